@@ -1,0 +1,43 @@
+# `make demo`: a server with both models on phantom mammograms.  `make test`: lint, types and tests.
+# Both create the environment first. PYTHON: a Python 3.10 to 3.12.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8000
+
+.PHONY: demo test lint types pytest pydicom3 env clean
+.DEFAULT_GOAL := env
+
+env: $(VENV)/installed
+demo: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m monai_mammo.demo --port $(PORT)
+
+test: lint types pytest pydicom3
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+pytest: $(VENV)/installed
+	$(BIN)/pytest --durations=15
+
+# The core must also work with pydicom 3, which MONAI Label cannot have: an overlay, not a second environment.
+pydicom3: $(VENV)/pydicom3/installed
+	PYTHONPATH=$(VENV)/pydicom3 $(BIN)/pytest -q tests/dicom tests/datasets tests/test_transforms.py
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
+	    { echo "Python 3.10 to 3.12 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[label,dev]'
+	@touch $@
+
+$(VENV)/pydicom3/installed: $(VENV)/installed
+	$(BIN)/python -m pip install -q --upgrade --no-deps --target $(VENV)/pydicom3 'pydicom==3.0.1' 'highdicom==0.27.0'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo runs build *.egg-info
