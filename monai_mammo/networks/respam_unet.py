@@ -1,0 +1,264 @@
+"""Paper B's network for tumour regions: a U-Net whose encoder is made of residual parallel attention (ResPAM).
+
+One network with its readings and its ablation; losses, cropping and sliding windows are MONAI's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from os import PathLike
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from monai_mammo.networks.attention import PAM, conv_bn_relu, initialise, read_imagenet_weights, some_of
+
+__all__ = ["MODES", "STEMS", "ResPAMUNet"]
+
+MODES = ("expand8", "double", "concat", "keep", "plain")
+"""Readings of the paper's halving in equation 1 against the numbers in its figure 3, see `ResPAMUNet`."""
+
+STEMS = ("unet", "resnet")
+"""Where the encoder's first level lies: at full size, or at half of it as in a ResNet."""
+
+
+class Bottleneck(nn.Module):
+    """ResNet-50's block of 1x1, 3x3 and 1x1 convolution; the stride is in the 3x3."""
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def res_pam(in_channels: int, channels: int, mode: str, learnable_fusion: bool) -> nn.Sequential:
+    """ResPAM (equations 5 and 6): three bottlenecks, the first of stride 2, and behind them the attention.
+
+    Args:
+        in_channels: channels of the input.
+        channels: the bottleneck's inner channels in ResNet-50; 4 * `channels` come out in every mode.
+        mode: see `ResPAMUNet`.
+        learnable_fusion: see `PAM`.
+    """
+    out = 4 * channels
+    inner, expanded = {"expand8": (channels, 2 * out), "double": (2 * channels, 2 * out)}.get(mode, (channels, out))
+    layers: list[tuple[str, nn.Module]] = [
+        ("0", Bottleneck(in_channels, inner, expanded, stride=2)),
+        ("1", Bottleneck(expanded, inner, expanded, stride=1)),
+        ("2", Bottleneck(expanded, inner, expanded, stride=1)),
+    ]
+    if mode == "concat":
+        layers.append(("pam", PAM(expanded, out // 2, learnable_fusion=learnable_fusion, concat=True)))
+    elif mode != "plain":
+        layers.append(("pam", PAM(expanded, out, learnable_fusion=learnable_fusion)))
+    return nn.Sequential(OrderedDict(layers))
+
+
+class UpLevel(nn.Module):
+    """One decoder level: bilinear doubling, the skip connection beside it, 3x3 convolutions, dropout of channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, convolutions: int, dropout: float) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * convolutions
+        self.convs = nn.Sequential(*(conv_bn_relu(widths[i], widths[i + 1]) for i in range(convolutions)))
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, S, 2H, 2W), C + S = in_channels, to (B, out_channels, 2H, 2W)."""
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.dropout(self.convs(torch.cat((skip, x), dim=1)))
+
+
+class ResPAMUNet(nn.Module):
+    """ResPAM U-Net for tumour regions (paper B): four ResPAM levels down, four bilinear levels up.
+
+    The paper halves the channels in its attention (equation 1) and yet draws the unhalved numbers. `mode` is how the
+    two are brought together; every mode has the drawn 64, 256, 512, 1024, 2048 channels at its levels:
+
+    - "expand8": the bottleneck expands by 8 in place of 4, the attention halves. Violates nothing; the default.
+    - "double": the bottleneck is twice as wide, the attention halves. Violates nothing, 1.7 times the parameters.
+    - "concat": the attention halves, its two weighted maps are put side by side. Gives up equation 4.
+    - "keep": the attention does not halve. Gives up equation 1.
+    - "plain": no attention; the ablation.
+
+    Args:
+        spatial_dims: 2; the network works on images only.
+        in_channels: channels of the input; the paper's is 3, a grey mammogram repeated.
+        out_channels: score maps: 1 for a sigmoid, 2 or more for a softmax.
+        mode: see above.
+        stem: "unet" (the first level at the image's size, the figure to the letter) or "resnet" (7x7 convolution of
+            stride 2, a quarter of the cost; the score map is doubled bilinearly at the end).
+        width: channels of the first level, a multiple of 4; the paper's is 64, and everything scales with it.
+        dropout: probability of dropping a channel of the deepest map and behind each of the three levels above it;
+            in the train state it makes Monte-Carlo samples.
+        learnable_fusion: see `PAM`.
+        checkpointing: in training, keep only the levels' borders and compute each level again on the way back: a
+            sixth of the memory for an eighth more time. The batch statistics then enter the running means twice.
+
+    Raises:
+        ValueError: an argument outside the above.
+
+    Example:
+        >>> network = ResPAMUNet(spatial_dims=2, in_channels=3, out_channels=2, stem="resnet", width=8).eval()
+        >>> network(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 2, 224, 224])
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        *,
+        mode: str = "expand8",
+        stem: str = "unet",
+        width: int = 64,
+        dropout: float = 0.0,
+        learnable_fusion: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 2:
+            raise ValueError(f"ResPAMUNet works on images: spatial_dims is 2, not {spatial_dims}")
+        if mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+        if stem not in STEMS:
+            raise ValueError(f"stem is one of {', '.join(STEMS)}, not {stem!r}")
+        if width < 4 or width % 4:
+            raise ValueError(f"width is a positive multiple of 4, not {width}")
+
+        self.mode, self.stem, self.checkpointing = mode, stem, checkpointing
+        self.multiple = 16 if stem == "unet" else 32
+        w = width
+        kernel, stride = (3, 1) if stem == "unet" else (7, 2)
+        self.conv1 = nn.Conv2d(in_channels, w, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(w)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv_bn_relu(w, w)
+        self.layer1 = res_pam(w, w, mode, learnable_fusion)
+        self.layer2 = res_pam(4 * w, 2 * w, mode, learnable_fusion)
+        self.layer3 = res_pam(8 * w, 4 * w, mode, learnable_fusion)
+        self.layer4 = res_pam(16 * w, 8 * w, mode, learnable_fusion)
+        self.dropout = nn.Dropout2d(dropout)
+        self.up3 = UpLevel(32 * w + 16 * w, 8 * w, convolutions=2, dropout=dropout)
+        self.up2 = UpLevel(8 * w + 8 * w, 4 * w, convolutions=2, dropout=dropout)
+        self.up1 = UpLevel(4 * w + 4 * w, 2 * w, convolutions=2, dropout=dropout)
+        self.up0 = UpLevel(2 * w + w, w, convolutions=1, dropout=0.0)
+        self.out = nn.Conv2d(w, out_channels, 1)
+        initialise(self)
+
+    def _down(self, level: nn.Module, x: Tensor) -> Tensor:
+        if self.checkpointing and self.training:
+            return checkpoint(level, x, use_reentrant=False)
+        return level(x)
+
+    def _up(self, level: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+        if self.checkpointing and self.training:
+            return checkpoint(level, x, skip, use_reentrant=False)
+        return level(x, skip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
+
+        Raises:
+            ValueError: a side of the image is not a multiple of 16 (stem "unet") or 32 (stem "resnet").
+        """
+        height, width, n = x.shape[2], x.shape[3], self.multiple
+        if height % n != 0 or width % n != 0:
+            raise ValueError(
+                f'image of {height} x {width} pixels: with stem "{self.stem}" both sides are multiples of {n}; the '
+                f"next valid size is {(height + n - 1) // n * n} x {(width + n - 1) // n * n}"
+            )
+        x0 = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        x1 = self._down(self.layer1, x0)
+        x2 = self._down(self.layer2, x1)
+        x3 = self._down(self.layer3, x2)
+        x = self.dropout(self._down(self.layer4, x3))
+        x = self._up(self.up3, x, x3)
+        x = self._up(self.up2, x, x2)
+        x = self._up(self.up1, x, x1)
+        x = self.out(self._up(self.up0, x, x0))
+        if self.stem == "resnet":
+            # A 1x1 convolution and bilinear resampling change places exactly, and a score map is 64 times smaller.
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return x
+
+    def load_imagenet_weights(self, path: str | PathLike[str]) -> list[str]:
+        """Read what fits from a state dict file of a ResNet-50 with torchvision's names.
+
+        A convolution is taken together with its normalisation or not at all. At width 64 these are, of the three
+        blocks that each ResPAM has of ResNet-50's three, four, six and three:
+
+        - "plain", "keep", "concat": all of them.
+        - "expand8": the 3x3 of every block, and the first block's leading 1x1; the rest has other widths.
+        - "double": none.
+
+        With stem "resnet" the 7x7 convolution is taken in every mode, and where the network takes one channel its
+        weights are summed over RGB. Attention and decoder stay as they are.
+
+        Args:
+            path: file written by `torch.save(state_dict, path)`.
+
+        Returns:
+            The names of the parameters and buffers that were read.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no state dict, or lacks names of a ResNet-50, or nothing in it fits.
+        """
+        weights = read_imagenet_weights(path, self.conv1.in_channels)
+        own = self.state_dict()
+        taken: dict[str, Tensor] = {}
+        missing, other_shape = [], []
+        for conv, norm in self._resnet50_units():
+            names = [name for name in own if name.startswith((f"{conv}.", f"{norm}."))]
+            absent = [name for name in names if name not in weights]
+            missing += absent
+            if absent:
+                continue
+            if all(weights[name].shape == own[name].shape for name in names):
+                taken |= {name: weights[name] for name in names}
+            else:
+                other_shape.append(f"{conv}.weight")
+        if missing:
+            raise ValueError(
+                f"{path} is not a ResNet-50: it lacks {some_of(missing)}; give a state dict with torchvision's names"
+            )
+        # Only these two modes change the trunk's widths on purpose; anywhere else another shape is another network.
+        if not taken or (other_shape and self.mode not in ("expand8", "double")):
+            raise ValueError(
+                f"{path} does not fit this network (other shape: {some_of(other_shape)}); give a ResNet-50 and build "
+                'the network with width=64, in_channels 1 or 3, and not with mode="double" and stem="unet"'
+            )
+        self.load_state_dict(taken, strict=False)
+        return list(taken)
+
+    def _resnet50_units(self) -> Iterator[tuple[str, str]]:
+        """The convolutions that ResNet-50 has under the same name, each with its normalisation."""
+        if self.stem == "resnet":
+            yield "conv1", "bn1"
+        for layer in range(1, 5):
+            for block in range(3):
+                for k in range(1, 4):
+                    yield f"layer{layer}.{block}.conv{k}", f"layer{layer}.{block}.bn{k}"
+            yield f"layer{layer}.0.downsample.0", f"layer{layer}.0.downsample.1"
