@@ -1,0 +1,31 @@
+"""The one error of all reading: which file, why it cannot be used, what to do about it.
+
+Not a hierarchy: callers show the message; nobody needs to tell the cases apart by type.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class MammogramError(ValueError):
+    """A file or its content cannot be used; says which, why, and what helps.
+
+    The message never contains a patient attribute: whoever raises it states tags, sizes and codes, not the values
+    of identifying attributes.
+
+    Args:
+        path: the file (or, where there is no file, the thing) that cannot be used.
+        reason: what is wrong with it, without a closing full stop.
+        remedy: what the user can do, without a closing full stop.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str, remedy: str) -> None:
+        # All three go into args, so that the error survives pickling between a DataLoader's worker and its parent.
+        super().__init__(path, reason, remedy)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}. {self.remedy}."
