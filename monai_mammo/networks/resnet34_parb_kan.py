@@ -17,8 +17,6 @@ __all__ = ["HEADS", "ResNet34PARBKAN"]
 HEADS = ("linear", "mlp", "kan1", "kan2", "kan3", "rbf")
 """The heads of `ResNet34PARBKAN`; kan1 to kan3 are three readings of paper A's section 1.4."""
 
-MIN_SIDE = 32
-
 
 class BasicBlock(nn.Module):
     """ResNet's block of two 3x3 convolutions; the stride is in the first."""
@@ -117,6 +115,7 @@ class ResNet34PARBKAN(nn.Module):
             return PARB(channels, se_kernel_size, s2_reduce) if parb else nn.Identity()
 
         self.num_features = 8 * width
+        self.min_side = 32
         self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -139,11 +138,11 @@ class ResNet34PARBKAN(nn.Module):
         Raises:
             ValueError: a side of the image is shorter than 32 pixels.
         """
-        height, width = x.shape[2], x.shape[3]
-        if height < MIN_SIDE or width < MIN_SIDE:
+        height, width, least = x.shape[2], x.shape[3], self.min_side
+        if height < least or width < least:
             raise ValueError(
-                f"image of {height} x {width} pixels: ResNet34PARBKAN divides each side by 32, so both sides are at "
-                f"least 32; the next valid size is {max(height, MIN_SIDE)} x {max(width, MIN_SIDE)}"
+                f"image of {height} x {width} pixels: ResNet34PARBKAN divides each side by {least}, so both sides are "
+                f"at least {least}; the next valid size is {max(height, least)} x {max(width, least)}"
             )
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.parb1(self.layer1(x))

@@ -5,7 +5,6 @@ One network with its readings and its ablation; losses, cropping and sliding win
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from os import PathLike
 
@@ -51,40 +50,66 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-def res_pam(in_channels: int, channels: int, mode: str, learnable_fusion: bool) -> nn.Sequential:
-    """ResPAM (equations 5 and 6): three bottlenecks, the first of stride 2, and behind them the attention.
+class ResPAM(nn.Sequential):
+    """Residual parallel attention (equations 5 and 6): three bottlenecks, the first of stride 2, then the attention.
 
     Args:
         in_channels: channels of the input.
         channels: the bottleneck's inner channels in ResNet-50; 4 * `channels` come out in every mode.
         mode: see `ResPAMUNet`.
         learnable_fusion: see `PAM`.
+        checkpointing: see `ResPAMUNet`.
     """
-    out = 4 * channels
-    inner, expanded = {"expand8": (channels, 2 * out), "double": (2 * channels, 2 * out)}.get(mode, (channels, out))
-    layers: list[tuple[str, nn.Module]] = [
-        ("0", Bottleneck(in_channels, inner, expanded, stride=2)),
-        ("1", Bottleneck(expanded, inner, expanded, stride=1)),
-        ("2", Bottleneck(expanded, inner, expanded, stride=1)),
-    ]
-    if mode == "concat":
-        layers.append(("pam", PAM(expanded, out // 2, learnable_fusion=learnable_fusion, concat=True)))
-    elif mode != "plain":
-        layers.append(("pam", PAM(expanded, out, learnable_fusion=learnable_fusion)))
-    return nn.Sequential(OrderedDict(layers))
+
+    def __init__(
+        self, in_channels: int, channels: int, mode: str, *, learnable_fusion: bool, checkpointing: bool
+    ) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        out = 4 * channels
+        inner = 2 * channels if mode == "double" else channels
+        expanded = 2 * out if mode in ("expand8", "double") else out
+        self.add_module("0", Bottleneck(in_channels, inner, expanded, stride=2))
+        self.add_module("1", Bottleneck(expanded, inner, expanded, stride=1))
+        self.add_module("2", Bottleneck(expanded, inner, expanded, stride=1))
+        if mode == "concat":
+            self.add_module("pam", PAM(expanded, out // 2, learnable_fusion=learnable_fusion, concat=True))
+        elif mode != "plain":
+            self.add_module("pam", PAM(expanded, out, learnable_fusion=learnable_fusion))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, 2H, 2W) to (B, 4 * channels, H, W)."""
+        if not torch.jit.is_scripting() and self.checkpointing and self.training:
+            return checkpoint(self.run, x, use_reentrant=False)
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The level itself, without checkpointing."""
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class UpLevel(nn.Module):
     """One decoder level: bilinear doubling, the skip connection beside it, 3x3 convolutions, dropout of channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, convolutions: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, convolutions: int, dropout: float, checkpointing: bool
+    ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [in_channels] + [out_channels] * convolutions
         self.convs = nn.Sequential(*(conv_bn_relu(widths[i], widths[i + 1]) for i in range(convolutions)))
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, C, H, W) and (B, S, 2H, 2W), C + S = in_channels, to (B, out_channels, 2H, 2W)."""
+        if not torch.jit.is_scripting() and self.checkpointing and self.training:
+            return checkpoint(self.run, x, skip, use_reentrant=False)
+        return self.run(x, skip)
+
+    def run(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The level itself, without checkpointing."""
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.dropout(self.convs(torch.cat((skip, x), dim=1)))
 
@@ -147,7 +172,13 @@ class ResPAMUNet(nn.Module):
         if width < 4 or width % 4:
             raise ValueError(f"width is a positive multiple of 4, not {width}")
 
-        self.mode, self.stem, self.checkpointing = mode, stem, checkpointing
+        def down(in_channels: int, channels: int) -> ResPAM:
+            return ResPAM(in_channels, channels, mode, learnable_fusion=learnable_fusion, checkpointing=checkpointing)
+
+        def up(in_channels: int, out_channels: int, convolutions: int, dropout: float) -> UpLevel:
+            return UpLevel(in_channels, out_channels, convolutions, dropout, checkpointing)
+
+        self.mode, self.stem = mode, stem
         self.multiple = 16 if stem == "unet" else 32
         w = width
         kernel, stride = (3, 1) if stem == "unet" else (7, 2)
@@ -155,27 +186,17 @@ class ResPAMUNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(w)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv_bn_relu(w, w)
-        self.layer1 = res_pam(w, w, mode, learnable_fusion)
-        self.layer2 = res_pam(4 * w, 2 * w, mode, learnable_fusion)
-        self.layer3 = res_pam(8 * w, 4 * w, mode, learnable_fusion)
-        self.layer4 = res_pam(16 * w, 8 * w, mode, learnable_fusion)
+        self.layer1 = down(w, w)
+        self.layer2 = down(4 * w, 2 * w)
+        self.layer3 = down(8 * w, 4 * w)
+        self.layer4 = down(16 * w, 8 * w)
         self.dropout = nn.Dropout2d(dropout)
-        self.up3 = UpLevel(32 * w + 16 * w, 8 * w, convolutions=2, dropout=dropout)
-        self.up2 = UpLevel(8 * w + 8 * w, 4 * w, convolutions=2, dropout=dropout)
-        self.up1 = UpLevel(4 * w + 4 * w, 2 * w, convolutions=2, dropout=dropout)
-        self.up0 = UpLevel(2 * w + w, w, convolutions=1, dropout=0.0)
+        self.up3 = up(32 * w + 16 * w, 8 * w, convolutions=2, dropout=dropout)
+        self.up2 = up(8 * w + 8 * w, 4 * w, convolutions=2, dropout=dropout)
+        self.up1 = up(4 * w + 4 * w, 2 * w, convolutions=2, dropout=dropout)
+        self.up0 = up(2 * w + w, w, convolutions=1, dropout=0.0)
         self.out = nn.Conv2d(w, out_channels, 1)
         initialise(self)
-
-    def _down(self, level: nn.Module, x: Tensor) -> Tensor:
-        if self.checkpointing and self.training:
-            return checkpoint(level, x, use_reentrant=False)
-        return level(x)
-
-    def _up(self, level: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
-        if self.checkpointing and self.training:
-            return checkpoint(level, x, skip, use_reentrant=False)
-        return level(x, skip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
@@ -190,14 +211,14 @@ class ResPAMUNet(nn.Module):
                 f"next valid size is {(height + n - 1) // n * n} x {(width + n - 1) // n * n}"
             )
         x0 = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        x1 = self._down(self.layer1, x0)
-        x2 = self._down(self.layer2, x1)
-        x3 = self._down(self.layer3, x2)
-        x = self.dropout(self._down(self.layer4, x3))
-        x = self._up(self.up3, x, x3)
-        x = self._up(self.up2, x, x2)
-        x = self._up(self.up1, x, x1)
-        x = self.out(self._up(self.up0, x, x0))
+        x1 = self.layer1(x0)
+        x2 = self.layer2(x1)
+        x3 = self.layer3(x2)
+        x = self.dropout(self.layer4(x3))
+        x = self.up3(x, x3)
+        x = self.up2(x, x2)
+        x = self.up1(x, x1)
+        x = self.out(self.up0(x, x0))
         if self.stem == "resnet":
             # A 1x1 convolution and bilinear resampling change places exactly, and a score map is 64 times smaller.
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
