@@ -18,30 +18,29 @@ __all__ = [
     "PARB",
     "S2Attention",
     "SEAttention",
+    "conv",
     "conv_bn_relu",
-    "initialise",
     "read_imagenet_weights",
     "some_of",
     "spatial_shift",
 ]
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU; at stride 1 the size is kept."""
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    """A padded convolution without bias for use before a normalisation; at stride 1 the size is kept.
+
+    Its weights start from Kaiming's normal distribution (fan-out), as in a ResNet.
+    """
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """`conv`, batch normalisation, ReLU; the size is kept."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        conv(in_channels, out_channels, kernel_size), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
     )
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw every convolution below `module` from Kaiming's normal distribution (fan-out, ReLU), as for a ResNet."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def read_imagenet_weights(path: str | PathLike[str], in_channels: int) -> dict[str, Tensor]:
@@ -178,7 +177,7 @@ class PARB(nn.Module):
         super().__init__()
         self.se = SEAttention(channels, se_kernel_size)
         self.s2 = S2Attention(channels, s2_reduce)
-        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv = conv(channels, channels, 1)
         self.bn = nn.BatchNorm2d(channels)
         nn.init.zeros_(self.bn.weight)
 

@@ -70,8 +70,8 @@ class KANLinear(nn.Module):
         self.grid_size = grid_size
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + 3))
-        # SiLU(tanh(normal)) has a mean square of about 0.16; with this scale the outputs start at about one.
-        nn.init.normal_(self.base_weight, std=2.5 * in_features**-0.5)
+        # SiLU(tanh(normal)) has a mean square of about 0.16; with this scale the outputs start at about a half.
+        nn.init.normal_(self.base_weight, std=1.25 * in_features**-0.5)
         nn.init.normal_(self.spline_weight, std=0.1 * in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,9 +107,9 @@ class BilinearKAN(nn.Module):
         super().__init__()
         self.squash = Squash(in_features)
         self.kan = KANLinear(in_features, bases)
-        # Each form starts as the identity and a random form of the same norm: products of small numbers are smaller
-        # still, and with the usual small weights this head stands still for the first epochs.
-        self.bilinear = nn.Parameter(torch.eye(bases) + torch.randn(interactions, bases, bases) * bases**-0.5)
+        # Random forms of the identity's norm. Smaller ones learn slowly, for products of small numbers are smaller
+        # still; the identity itself would start all forms alike and without a negative value, and stay stuck there.
+        self.bilinear = nn.Parameter(bases**-0.5 * torch.randn(interactions, bases, bases))
         self.out = nn.Linear(interactions, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class LowRankBilinearKAN(nn.Module):
         self.squash = Squash(in_features)
         self.base_weight = nn.Parameter(1 + 0.1 * torch.randn(in_features))
         self.spline_weight = nn.Parameter(0.1 * torch.randn(in_features, grid_size + 3))
-        # The mean square of SiLU(tanh(normal)) again: both factors of a product start at about one.
+        # 1 / sqrt(0.16) = 2.5, see KANLinear: both factors of a product start at about one.
         self.left = nn.Parameter(2.5 * in_features**-0.5 * torch.randn(interactions, in_features))
         self.right = nn.Parameter(2.5 * in_features**-0.5 * torch.randn(interactions, in_features))
         self.out = nn.Linear(interactions, num_classes)

@@ -9,7 +9,7 @@ from os import PathLike
 
 from torch import Tensor, nn
 
-from monai_mammo.networks.attention import PARB, initialise, read_imagenet_weights, some_of
+from monai_mammo.networks.attention import PARB, conv, read_imagenet_weights, some_of
 from monai_mammo.networks.kan import BilinearKAN, KANHead, LowRankBilinearKAN, RBFKANHead
 
 __all__ = ["HEADS", "ResNet34PARBKAN"]
@@ -23,16 +23,14 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = conv(in_channels, channels, 3, stride)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = conv(channels, channels, 3)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            self.downsample = nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
@@ -116,7 +114,7 @@ class ResNet34PARBKAN(nn.Module):
 
         self.num_features = 8 * width
         self.min_side = 32
-        self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = conv(in_channels, width, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -130,7 +128,6 @@ class ResNet34PARBKAN(nn.Module):
         self.parb4 = attention(8 * width)
         self.dropout = nn.Dropout(dropout)
         self.head = _head(head, self.num_features, num_classes)
-        initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The pooled features in front of dropout and head, for embeddings: (B, in_channels, H, W) to (B, 8 * width).

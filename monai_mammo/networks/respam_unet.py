@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai_mammo.networks.attention import PAM, conv_bn_relu, initialise, read_imagenet_weights, some_of
+from monai_mammo.networks.attention import PAM, conv, conv_bn_relu, read_imagenet_weights, some_of
 
 __all__ = ["MODES", "STEMS", "ResPAMUNet"]
 
@@ -29,18 +29,16 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.conv1 = conv(in_channels, channels, 1)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.conv2 = conv(channels, channels, 3, stride)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.conv3 = conv(channels, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            self.downsample = nn.Sequential(conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
@@ -182,7 +180,7 @@ class ResPAMUNet(nn.Module):
         self.multiple = 16 if stem == "unet" else 32
         w = width
         kernel, stride = (3, 1) if stem == "unet" else (7, 2)
-        self.conv1 = nn.Conv2d(in_channels, w, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv1 = conv(in_channels, w, kernel, stride)
         self.bn1 = nn.BatchNorm2d(w)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv_bn_relu(w, w)
@@ -196,7 +194,6 @@ class ResPAMUNet(nn.Module):
         self.up1 = up(4 * w + 4 * w, 2 * w, convolutions=2, dropout=dropout)
         self.up0 = up(2 * w + w, w, convolutions=1, dropout=0.0)
         self.out = nn.Conv2d(w, out_channels, 1)
-        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
@@ -251,8 +248,8 @@ class ResPAMUNet(nn.Module):
         own = self.state_dict()
         taken: dict[str, Tensor] = {}
         missing, other_shape = [], []
-        for conv, norm in self._resnet50_units():
-            names = [name for name in own if name.startswith((f"{conv}.", f"{norm}."))]
+        for weight, norm in self._resnet50_units():
+            names = [name for name in own if name.startswith((f"{weight}.", f"{norm}."))]
             absent = [name for name in names if name not in weights]
             missing += absent
             if absent:
@@ -260,7 +257,7 @@ class ResPAMUNet(nn.Module):
             if all(weights[name].shape == own[name].shape for name in names):
                 taken |= {name: weights[name] for name in names}
             else:
-                other_shape.append(f"{conv}.weight")
+                other_shape.append(f"{weight}.weight")
         if missing:
             raise ValueError(
                 f"{path} is not a ResNet-50: it lacks {some_of(missing)}; give a state dict with torchvision's names"
