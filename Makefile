@@ -10,7 +10,7 @@ PORT   ?= 8000
 
 env: $(VENV)/installed
 demo: $(VENV)/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m monai_mammo.demo --port $(PORT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python apps/mammo/demo.py --port $(PORT)
 
 test: lint types pytest pydicom3
 

@@ -1,0 +1,140 @@
+"""`make demo`: phantom studies, weights for both bundles, and the server; each step only where it is still missing.
+
+Everything is written below `demo/`, save the weights, which go where the bundles expect them once they are whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+
+from monai_mammo.datasets import phantom
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "demo"
+STUDIES = DEMO / "studies"
+TRAINING = DEMO / "training"
+console = Console()
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One training on phantoms: which bundle, on which datalist, into which weights, for how many epochs."""
+
+    bundle: str
+    datalist: str
+    weights: str
+    values: tuple[str, ...]
+
+
+LESSONS = (
+    Lesson("mammo_quality_classification", "quality", "model.pt", ("--epochs", "12", "--batch_size", "16")),
+    Lesson("mammo_tumor_segmentation", "segmentation_roi", "model.pt", ("--mode", "roi", "--epochs", "12")),
+    Lesson("mammo_tumor_segmentation", "segmentation_whole", "model_whole.pt", ("--mode", "whole", "--epochs", "12")),
+)
+
+
+def main() -> int:
+    """Prepare what is missing, then serve until interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--prepare-only", action="store_true", help="do not start the server")
+    arguments = parser.parse_args()
+    write_phantoms(STUDIES, patients=4, seed=1)
+    for number, lesson in enumerate(LESSONS, 1):
+        train(lesson, f"{number}/{len(LESSONS)}")
+    return 0 if arguments.prepare_only else serve(arguments.port)
+
+
+def write_phantoms(folder: Path, patients: int, seed: int) -> None:
+    """Write a phantom study folder, whole or not at all."""
+    if folder.is_dir():
+        return
+    partial = folder.with_name(folder.name + ".part")
+    phantom.write_phantoms(partial, patients, seed, progress=True)
+    if folder == TRAINING:
+        phantom.segmentation_datalist(partial)
+        phantom.quality_datalist(partial)
+    partial.rename(folder)
+
+
+def train(lesson: Lesson, count: str) -> None:
+    """Train a bundle on phantoms unless it has weights; a run that was broken off goes on."""
+    bundle = ROOT / "bundles" / lesson.bundle
+    weights = bundle / "models" / lesson.weights
+    if weights.is_file():
+        return
+    write_phantoms(TRAINING, patients=16, seed=0)
+    run = DEMO / "runs" / f"{lesson.bundle}_{lesson.datalist}"
+    run.mkdir(parents=True, exist_ok=True)
+    console.print(f"training {count}: {lesson.bundle} on phantoms ({' '.join(lesson.values)}); log: {run / 'train.log'}")
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
+    command += ["--bundle_root", str(bundle), "--dataset_dir", str(TRAINING / lesson.datalist)]
+    command += ["--ckpt_dir", str(run), "--output_dir", str(run), "--resume", "True", *lesson.values]
+    with (run / "train.log").open("a") as log:  # the progress bar goes to the terminal, the log's lines to the file
+        done = subprocess.run(command, cwd=bundle, stdout=log, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"the training failed; see {run / 'train.log'}")
+    weights.parent.mkdir(exist_ok=True)
+    (run / lesson.weights).rename(weights)
+
+
+def serve(port: int) -> int:
+    """Start the server, say what to do with it once it answers, and stop it with this process."""
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        ["monailabel", "start_server", "--app", str(ROOT / "apps" / "mammo"), "--studies", str(STUDIES)]
+        + ["--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
+        start_new_session=True,
+    )
+    try:
+        while server.poll() is None and not answers(f"{address}/info/"):
+            time.sleep(0.5)
+        if server.poll() is None:
+            console.print(Panel(what_to_try(address), title="monai_mammo demo", expand=False))
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
+def answers(address: str) -> bool:
+    """Whether the server is up."""
+    try:
+        with urllib.request.urlopen(address, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def what_to_try(address: str) -> str:
+    """The first steps of a newcomer."""
+    return (
+        f"The server is at {address}  (interface: {address}/docs/, images and models: {address}/info/)\n\n"
+        "3D Slicer: extension MONAILabel, enter the address as server, connect, Next Sample, then Run.\n"
+        "From a shell:\n"
+        f"  curl -X POST {address}/activelearning/random\n"
+        f"  curl -X POST '{address}/infer/mammo_quality_classification?image=<id>&output=json'\n"
+        f"  curl -X POST '{address}/infer/mammo_tumor_segmentation?image=<id>&output=image' -o mask.nrrd\n\n"
+        f"Your own mammograms: copy DICOM files into {STUDIES}\n"
+        "The models were trained on phantoms alone: nothing they say is about a patient. Not for diagnostic use.\n"
+        "Ctrl-C stops the server."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Datalists: the Decathlon-style `dataset.json` between what prepares data and what trains on it.
+
+One entry an image (or a lesion); paths are relative to the file's folder. Keys beside `image` and `label`:
+`patient` always; `box` (row0, column0, row1, column1; half-open), `laterality`, `view`, `spacing` (mm; row, column),
+`cause` and the data set's own where they are known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_mammo.dicom.errors import MammogramError
+
+SECTIONS = ("training", "validation", "test")
+_NOT_IMAGES = {".json", ".csv", ".txt", ".md", ".xml", ".html", ".log", ".pt", ".yaml"}
+
+
+def write_datalist(
+    folder: str | Path,
+    entries: Iterable[Mapping[str, Any]],
+    splits: Mapping[str, Sequence[str]],
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    description: str = "",
+    licence: str = "",
+) -> Path:
+    """Write `folder/dataset.json`, every entry in the section of its patient.
+
+    Args:
+        folder: made if it does not exist; paths in the entries may be absolute and become relative to it.
+        entries: see the module's text; each names its `patient`.
+        splits: patients of each of `training`, `validation`, `test`.
+        name, description, licence: of the data set.
+        labels: meaning of the label's values.
+
+    Returns:
+        the file's path. It is written whole or not at all.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    section_of = {patient: section for section, patients in splits.items() for patient in patients}
+    document: dict[str, Any] = {
+        "name": name,
+        "description": description,
+        "licence": licence,
+        "modality": {"0": "MG"},
+        "labels": dict(labels),
+        **{section: [] for section in SECTIONS},
+    }
+    for entry in entries:
+        document[section_of[entry["patient"]]].append(_relative(entry, folder))
+    partial = folder / "dataset.json.part"
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(folder / "dataset.json")
+    return folder / "dataset.json"
+
+
+def load_datalist(dataset_dir: str | Path, section: str) -> list[dict[str, Any]]:
+    """Entries of one section of `dataset_dir/dataset.json`, with absolute paths, checked before anything is trained.
+
+    Raises:
+        MammogramError: the file is absent or no datalist, the section is absent or empty, or a file that an entry
+            names does not exist.
+    """
+    file = Path(dataset_dir) / "dataset.json"
+    remedy = "Make it with `monai-mammo prepare`, or see the README for its form"
+    if not file.is_file():
+        raise MammogramError(file, "there is no datalist here", remedy)
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise MammogramError(file, f"it is no JSON ({error})", remedy) from error
+    if not isinstance(document, dict) or not isinstance(document.get(section), list) or not document[section]:
+        raise MammogramError(file, f"it has no entries under '{section}'", remedy)
+    return [_checked(entry, file, f"{section}[{number}]") for number, entry in enumerate(document[section])]
+
+
+def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
+    """What the bundles' inference runs on: the datalist's test section, or every image file below the folder.
+
+    Raises:
+        MammogramError: the folder holds no image, or its datalist is unusable.
+    """
+    folder = Path(dataset_dir)
+    if (folder / "dataset.json").is_file():
+        return [
+            {key: value for key, value in entry.items() if key != "label"} for entry in load_datalist(folder, "test")
+        ]
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.suffix.lower() not in _NOT_IMAGES and not file.name.startswith(".")
+    )
+    if not files:
+        raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms as dataset_dir")
+    return [{"image": str(file)} for file in files]
+
+
+def _relative(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The entry with its files named relative to the datalist's folder."""
+    files = {key: entry[key] for key in ("image", "label") if isinstance(entry.get(key), (str, Path))}
+    return {**entry, **{key: Path(os.path.relpath(file, folder)).as_posix() for key, file in files.items()}}
+
+
+def _checked(entry: Any, file: Path, where: str) -> dict[str, Any]:
+    remedy = "Correct the datalist or restore the file"
+    if not isinstance(entry, dict) or "image" not in entry:
+        raise MammogramError(file, f"the entry {where} names no image", remedy)
+    checked = dict(entry)
+    for key in ("image", "label"):
+        if isinstance(entry.get(key), str):
+            path = file.parent / entry[key]
+            if not path.is_file():
+                raise MammogramError(path, f"the {key} of {where} in {file.name} does not exist", remedy)
+            checked[key] = str(path.resolve())
+    return checked

@@ -1,0 +1,350 @@
+"""What is measured, and how surely: reports of both tasks with 95 % intervals by patient.
+
+Two handlers for a MONAI evaluator. Each keeps one record per image, gathers the records of all ranks at the end of
+the epoch, puts the metrics into `engine.state.metrics` and, given an `output_dir`, writes them with intervals.
+Not here: drawing, and comparisons between systems.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.metrics import compute_hausdorff_distance
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import bootstrap
+from sklearn.metrics import roc_auc_score
+
+from monai_mammo.transforms import bounding_box
+
+Record = dict[str, Any]
+Metrics = dict[str, float]
+
+SEGMENTATION_TITLES = {
+    "mean_dice": "Dice, mean over lesions",
+    "mean_iou": "IoU, mean over lesions",
+    "pooled_dice": "Dice, pooled pixels",
+    "pooled_iou": "IoU, pooled pixels",
+    "two_class_mean_iou": "IoU, mean of tumour and background (pooled, inside the crop)",
+    "mean_hd95_mm": "95 % Hausdorff distance, mean (mm)",
+    "mean_hd95_px": "95 % Hausdorff distance, mean (pixels; spacing unknown)",
+    "missed": "Share of lesions without any predicted pixel",
+    "false_alarm": "Share of lesion-free images with a prediction",
+}
+
+
+def patient_intervals(
+    records: Sequence[Record],
+    statistic: Callable[[Sequence[Record]], Metrics],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile-bootstrap intervals of metrics; what is resampled is patients, with all their images.
+
+    Args:
+        records: one per image, each with a `patient`.
+        statistic: metrics of a list of records.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        (low, high) by metric; NaN for both with fewer than two patients.
+    """
+    by_patient: dict[str, list[Record]] = {}
+    for record in records:
+        by_patient.setdefault(record["patient"], []).append(record)
+    groups, names = list(by_patient.values()), list(statistic(records))
+    if len(groups) < 2:
+        return dict.fromkeys(names, (math.nan, math.nan))
+
+    def of_sample(chosen: np.ndarray) -> np.ndarray:
+        metrics = statistic([record for index in chosen for record in groups[index]])
+        return np.array([metrics.get(name, math.nan) for name in names])
+
+    samples = bootstrap(
+        (np.arange(len(groups)),), of_sample, vectorized=False, n_resamples=resamples, method="percentile", rng=seed
+    ).bootstrap_distribution
+    samples = samples.reshape(len(names), -1)
+    low, high = (np.nanpercentile(samples, level, axis=1) for level in (2.5, 97.5))
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def overlap_record(
+    pred: np.ndarray, label: np.ndarray, region: Sequence[int] | None = None, spacing: Sequence[float] | None = None
+) -> Record:
+    """Pixel counts and surface distance of one predicted mask.
+
+    Args:
+        pred, label: masks (rows, columns) of one size; nonzero is tumour.
+        region: `[row0, column0, row1, column1]` that the network saw; background is counted inside it only.
+        spacing: (row, column) mm per pixel; None gives the distance in pixels.
+
+    Returns:
+        `tp`, `fp`, `fn`, `tn` in pixels and `hd95` (NaN where either mask is empty).
+    """
+    pred, label = pred > 0, label > 0
+    tp, fp, fn = int((pred & label).sum()), int((pred & ~label).sum()), int((~pred & label).sum())
+    row0, column0, row1, column1 = region if region is not None else (0, 0, *pred.shape)
+    rows = min(row1, pred.shape[0]) - max(row0, 0)
+    columns = min(column1, pred.shape[1]) - max(column0, 0)
+    return {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": max(0, rows * columns - tp - fp - fn),
+        "hd95": _hausdorff95(pred, label, spacing or (1.0, 1.0)),
+    }
+
+
+def segmentation_metrics(records: Sequence[Record]) -> Metrics:
+    """Every definition of overlap in use, each under its own name, from records of :func:`overlap_record`.
+
+    Images without a lesion count for the pooled metrics and `false_alarm`, not for the means over lesions. A missed
+    lesion has Dice and IoU 0 and no Hausdorff distance.
+    """
+    tp, fp, fn, tn = (np.array([record[name] for record in records], dtype=float) for name in ("tp", "fp", "fn", "tn"))
+    lesion, found = tp + fn > 0, tp + fp > 0
+    dice = _ratio(2 * tp[lesion], 2 * tp[lesion] + fp[lesion] + fn[lesion])
+    iou = _ratio(tp[lesion], tp[lesion] + fp[lesion] + fn[lesion])
+    tumour_iou = _ratio(tp.sum(), tp.sum() + fp.sum() + fn.sum())
+    distances = np.array([record["hd95"] for record in records], dtype=float)
+    unit = "mm" if all(record.get("spacing") for record in records) else "px"
+    return {
+        "mean_dice": _mean(dice),
+        "mean_iou": _mean(iou),
+        "pooled_dice": float(_ratio(2 * tp.sum(), 2 * tp.sum() + fp.sum() + fn.sum())),
+        "pooled_iou": float(tumour_iou),
+        "two_class_mean_iou": float((tumour_iou + _ratio(tn.sum(), tn.sum() + fp.sum() + fn.sum())) / 2),
+        f"mean_hd95_{unit}": _mean(distances[~np.isnan(distances)]),
+        "missed": _mean(~found[lesion]),
+        "false_alarm": _mean(found[~lesion]),
+    }
+
+
+def quality_metrics(records: Sequence[Record]) -> Metrics:
+    """Classification metrics with each class as the positive one, from `probability` (of incomplete) and `label`.
+
+    The decision is at 0.5. Ratios whose denominator is zero are NaN.
+    """
+    label = np.array([record["label"] for record in records], dtype=int)
+    probability = np.array([record["probability"] for record in records], dtype=float)
+    verdict = (probability >= 0.5).astype(int)
+    metrics = {"accuracy": _mean(verdict == label)}
+    recalls = []
+    for positive, name in ((1, "incomplete"), (0, "complete")):
+        tp = float(((verdict == positive) & (label == positive)).sum())
+        precision = float(_ratio(tp, (verdict == positive).sum()))
+        recall = float(_ratio(tp, (label == positive).sum()))
+        recalls.append(recall)
+        metrics |= {
+            f"precision_{name}": precision,
+            f"recall_{name}": recall,
+            f"f1_{name}": float(_ratio(2 * tp, (verdict == positive).sum() + (label == positive).sum())),
+            f"auc_{name}": _auc(label == positive, probability if positive else 1 - probability),
+        }
+    return metrics | {"balanced_accuracy": float(np.mean(recalls))}
+
+
+def confusion_matrix(records: Sequence[Record]) -> dict[str, int]:
+    """Counts of (truth, verdict) with incomplete as the positive class."""
+    pairs = [(record["label"], int(record["probability"] >= 0.5)) for record in records]
+    return {
+        "true_positive": pairs.count((1, 1)),
+        "false_positive": pairs.count((0, 1)),
+        "false_negative": pairs.count((1, 0)),
+        "true_negative": pairs.count((0, 0)),
+    }
+
+
+class Report:
+    """Collect a record per image from an evaluator and report metrics with intervals by patient.
+
+    Args:
+        output_dir: where `metrics.json` and `per_image.csv` go; None keeps the metrics in `engine.state.metrics`
+            alone and computes no interval (validation while training).
+        resamples: bootstrap samples of the intervals.
+    """
+
+    title = ""
+    titles: Mapping[str, str] = {}
+
+    def __init__(self, output_dir: str | Path | None = None, resamples: int = 1000) -> None:
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.resamples = resamples
+        self.records: list[Record] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into an evaluator whose postprocessing decollates."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.records.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._summarise)
+
+    def record(self, output: Mapping[str, Any]) -> Record:
+        """The record of one image's decollated output."""
+        raise NotImplementedError("a report says what it records of an image")
+
+    def metrics(self, records: Sequence[Record]) -> Metrics:
+        """The metrics of a list of records."""
+        raise NotImplementedError("a report says what its metrics are")
+
+    def extra(self, records: Sequence[Record]) -> dict[str, Any]:
+        """What else goes into `metrics.json`."""
+        return {}
+
+    def _collect(self, engine: Engine) -> None:
+        for output in engine.state.output:
+            self.records.append(self.record(output) | _identity(output))
+
+    def _summarise(self, engine: Engine) -> None:
+        records = _of_all_ranks(self.records)
+        metrics = self.metrics(records)
+        engine.state.metrics.update(metrics)
+        if self.output_dir is None or (dist.is_initialized() and dist.get_rank() != 0):
+            return
+        intervals = patient_intervals(records, self.metrics, self.resamples)
+        summary = {
+            "images": len(records),
+            "patients": len({record["patient"] for record in records}),
+            "metrics": {
+                name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
+                for name, value in metrics.items()
+            },
+            **self.extra(records),
+        }
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        (self.output_dir / "metrics.json").write_text(json.dumps(_without_nan(summary), indent=2) + "\n")
+        _write_csv(self.output_dir / "per_image.csv", records)
+        self._print(summary)
+
+    def _print(self, summary: Mapping[str, Any]) -> None:
+        table = Table(title=f"{self.title}: {summary['images']} images of {summary['patients']} patients")
+        for heading in ("metric", "value", "95 % interval by patient"):
+            table.add_column(heading)
+        for name, entry in summary["metrics"].items():
+            table.add_row(
+                self.titles.get(name, name.replace("_", " ")),
+                f"{entry['value']:.4f}",
+                f"{entry['low']:.4f} to {entry['high']:.4f}",
+            )
+        console = Console(width=110)
+        console.print(table)
+        for name, value in summary.items():
+            if name not in ("images", "patients", "metrics"):
+                console.print(f"{name}: {value}")
+        console.print(f"written: {self.output_dir}")
+
+
+class SegmentationReport(Report):
+    """Dice, IoU and Hausdorff distance of predicted masks.
+
+    Args:
+        label_key: the reference mask, of the prediction's size.
+        output_dir, resamples: as for :class:`Report`.
+    """
+
+    title = "Tumour segmentation"
+    titles = SEGMENTATION_TITLES
+
+    def __init__(self, label_key: str = "label", output_dir: str | Path | None = None, resamples: int = 1000) -> None:
+        super().__init__(output_dir, resamples)
+        self.label_key = label_key
+
+    def record(self, output: Mapping[str, Any]) -> Record:
+        """Counts of one image; `pred` is a label map (1, rows, columns)."""
+        pred, label = (np.asarray(torch.as_tensor(output[key]).cpu())[0] for key in ("pred", self.label_key))
+        at_original = self.label_key != "label"
+        region = [int(value) for value in output["region"]] if at_original and "region" in output else None
+        spacing = _spacing(output) if at_original else None
+        return overlap_record(pred, label, region, spacing) | {"spacing": spacing}
+
+    def metrics(self, records: Sequence[Record]) -> Metrics:
+        """See :func:`segmentation_metrics`."""
+        return segmentation_metrics(records)
+
+
+class QualityReport(Report):
+    """Accuracy, precision, recall, F1, AUC and the confusion matrix of complete / incomplete."""
+
+    title = "Complete or incomplete mammogram"
+
+    def record(self, output: Mapping[str, Any]) -> Record:
+        """Truth and probability of one image; `pred` holds the two classes' probabilities."""
+        return {"label": int(output["label"]), "probability": float(output["pred"][1])}
+
+    def metrics(self, records: Sequence[Record]) -> Metrics:
+        """See :func:`quality_metrics`."""
+        return quality_metrics(records)
+
+    def extra(self, records: Sequence[Record]) -> dict[str, Any]:
+        """The confusion matrix."""
+        return {"confusion_matrix": confusion_matrix(records)}
+
+
+def _identity(output: Mapping[str, Any]) -> Record:
+    image = output["image"]
+    source = str(image.meta.get("filename_or_obj", "")) if hasattr(image, "meta") else ""
+    return {"image": Path(source).name, "patient": str(output.get("patient", source))}
+
+
+def _spacing(output: Mapping[str, Any]) -> list[float] | None:
+    """Millimetres per pixel that the datalist gives, None where it gives none."""
+    spacing = output.get("spacing")
+    return [float(value) for value in spacing] if spacing is not None and len(spacing) == 2 else None
+
+
+def _hausdorff95(pred: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> float:
+    box = bounding_box(pred | label)
+    if box is None or not pred.any() or not label.any():
+        return math.nan
+    # Distances to a mask are unchanged outside its extent: only the union's box is looked at.
+    window = (slice(max(box[0] - 1, 0), box[2] + 1), slice(max(box[1] - 1, 0), box[3] + 1))
+    pair = [torch.as_tensor(np.ascontiguousarray(mask[window]))[None, None].float() for mask in (pred, label)]
+    return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing)))
+
+
+def _of_all_ranks(records: list[Record]) -> list[Record]:
+    """Every rank's records; the validation sampler gives every image to one rank only."""
+    if not dist.is_initialized():
+        return list(records)
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, records)
+    return [record for rank in gathered for record in rank]
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(
+            np.asarray(denominator) > 0, np.asarray(numerator) / np.asarray(denominator, dtype=float), np.nan
+        )
+
+
+def _mean(values: Any) -> float:
+    values = np.asarray(values, dtype=float)
+    return float(values.mean()) if values.size else math.nan
+
+
+def _auc(positive: np.ndarray, score: np.ndarray) -> float:
+    return float(roc_auc_score(positive, score)) if 0 < positive.sum() < positive.size else math.nan
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_csv(path: Path, records: Sequence[Record]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(records[0]) if records else ["image"])
+        writer.writeheader()
+        writer.writerows(records)

@@ -1,0 +1,130 @@
+"""Predictor: a bundle folder and an image in, the bundle's own results out.
+
+The only place where a model meets an image. It executes what the bundle's `configs/inference.yaml` describes and repeats none of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import decollate_batch, list_data_collate
+from monai.inferers import Inferer, SimpleInferer
+
+
+def prefers_bfloat16(device: str | torch.device) -> bool:
+    """Whether the device computes bfloat16 in hardware, so that mixed precision is worth it there."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+class MixedPrecisionInferer(Inferer):
+    """The bundles' AMP switch: the network's forward pass under bfloat16 autocast, its result as float32.
+
+    MONAI's engines autocast on CUDA only; an inferer works on every device, in training and in serving alike.
+    bfloat16 keeps float32's range, so no gradient scaler is needed.
+
+    Args:
+        amp: whether to autocast at all.
+        inferer: what runs the network; the plain forward pass by default.
+    """
+
+    def __init__(self, amp: bool = True, inferer: Inferer | None = None) -> None:
+        super().__init__()
+        self.amp = amp
+        self.inferer = inferer if inferer is not None else SimpleInferer()
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the network on a batch (B, C, rows, columns)."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            output = self.inferer(inputs, network, *args, **kwargs)
+        return output.float()
+
+
+class Predictor:
+    """Run a bundle on images.
+
+    Args:
+        bundle: the bundle's folder.
+        weights: a state dict file; by default the one that the bundle's config names (`weights`).
+        device: as torch names it; by default the config's.
+        overrides: values that replace ones of the config by id, as on the command line (`{"mode": "whole"}`).
+
+    Raises:
+        FileNotFoundError: there is no bundle there, or it has no weights yet.
+
+    Example::
+
+        predictor = Predictor("bundles/mammo_tumor_segmentation", overrides={"mode": "roi"})
+        result = predictor("mammogram.dcm", point=[1520, 833])
+        mask = result["pred"]  # (1, rows, columns), at the mammogram's own pixels
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.bundle = Path(bundle).resolve()
+        config = self.bundle / "configs" / "inference.yaml"
+        if not config.is_file():
+            raise FileNotFoundError(f"{self.bundle} is no bundle: it has no configs/inference.yaml")
+        self.parser = ConfigParser()
+        self.parser.read_config(str(config))
+        self.parser.update({**(overrides or {}), "bundle_root": str(self.bundle)})
+        if device is not None:
+            self.parser["device"] = str(device)
+        self.metadata: dict[str, Any] = json.loads((self.bundle / "configs" / "metadata.json").read_text())
+        self.device = torch.device(self.parser.get_parsed_content("device"))
+        self.weights = Path(weights or self.parser.get_parsed_content("weights"))
+        self.network = self._load_network()
+        self.preprocessing = self.parser.get_parsed_content("preprocessing")
+        self.inferer = self.parser.get_parsed_content("inferer")
+        self.postprocessing = self.parser.get_parsed_content("postprocessing")
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Meaning of the output's indices, from the bundle's metadata."""
+        channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        return {int(index): name for index, name in channels.items()}
+
+    @torch.inference_mode()
+    def __call__(self, image: str | Path, **given: Any) -> dict[str, Any]:
+        """Run the bundle on one image.
+
+        Args:
+            image: any file that `MammogramReader` reads.
+            given: what the bundle's preprocessing takes beside the image (`box`, `point`).
+
+        Returns:
+            the data dictionary after the bundle's postprocessing.
+
+        Raises:
+            MammogramError: the image or what is given with it cannot be used.
+        """
+        data = self.preprocessing({"image": str(image), **given})
+        batch = list_data_collate([data])
+        batch["pred"] = self.inferer(batch["image"].to(self.device), self.network)
+        return self.postprocessing(decollate_batch(batch)[0])
+
+    def _load_network(self) -> torch.nn.Module:
+        if not self.weights.is_file():
+            raise FileNotFoundError(
+                f"{self.bundle.name} has no weights at {self.weights}: train it with `python -m monai.bundle run "
+                f"training --config_file configs/train.yaml --bundle_root {self.bundle} --dataset_dir <your data>`, "
+                "or run `make demo`, which trains both bundles on phantoms"
+            )
+        network = self.parser.get_parsed_content("network_def")
+        network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        return network.to(self.device).eval()

@@ -1,0 +1,85 @@
+"""What the bundles' training configs need beside MONAI: progress, the best weights, resumption.
+
+Not a trainer loop: the engines are MONAI's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+
+
+def latest_checkpoint(directory: str | Path) -> str:
+    """Newest complete checkpoint of a training run.
+
+    A process killed while it writes leaves a torn file behind: a torch checkpoint is a zip archive whose index
+    comes last, so a torn one is recognised and the one before it is taken.
+
+    Args:
+        directory: where `checkpoint_epoch=<n>.pt` files are; it need not exist.
+
+    Returns:
+        the file's path, or an empty string where there is none to resume from.
+    """
+    found = sorted(
+        Path(directory).glob("checkpoint_epoch=*.pt"), key=lambda file: int(file.stem.split("=")[1]), reverse=True
+    )
+    return next((str(file) for file in found if zipfile.is_zipfile(file)), "")
+
+
+class TrainingProgress(ProgressBar):
+    """A progress bar over the epoch's steps with the loss, as a handler that needs no arguments to attach."""
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        """Show the loss of a MONAI trainer at every step."""
+        super().attach(engine, output_transform=lambda output: {"loss": output[0]["loss"]})
+
+
+class BestWeights:
+    """Keep the network's weights of the best validation so far, as the plain state dict that a bundle ships.
+
+    Rank 0 writes. The file is replaced in one step, so a process killed at any moment leaves the former weights whole. The best
+    value is part of the run's checkpoint (`state_dict`), so a resumed run does not replace better weights by worse.
+
+    Args:
+        network: the trained network, wrapped for several processes or not.
+        path: where the state dict goes.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.best = -math.inf
+
+    def attach(self, evaluator: Engine) -> None:
+        """Look at the evaluator's key metric after every validation."""
+        evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, evaluator: Engine) -> None:
+        """Save the weights if the key metric is better than ever before."""
+        metric = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+        if math.isnan(metric) or metric <= self.best:
+            return
+        self.best = metric
+        if idist.get_rank() != 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".part")
+        torch.save(getattr(self.network, "module", self.network).state_dict(), partial)
+        os.replace(partial, self.path)
+
+    def state_dict(self) -> dict[str, float]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a run's best value."""
+        self.best = state["best"]

@@ -1,0 +1,294 @@
+"""Transforms of mammograms that MONAI has not: regions of interest in original pixels, and their invertible crop.
+
+A region is `[row0, column0, row1, column1]`, half-open, in pixels of the original image; it may reach beyond the
+image (the crop pads with zeros). Everything else in the bundles' pipelines is MONAI's own. Image arrays are
+(channel, rows, columns) in [0, 1] with dark background, as `MammogramReader` gives them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import CropForeground, InvertibleTransform, MapTransform, Transform
+from monai.utils import convert_to_numpy
+from PIL import Image
+from skimage.filters import gaussian, threshold_otsu
+from skimage.measure import label as connected_components
+from skimage.measure import regionprops
+from skimage.morphology import binary_opening, disk
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from monai_mammo.dicom.errors import MammogramError
+
+Region = Sequence[float]
+
+
+def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
+    """Outline the breast: everything that is tissue, pectoral muscle included, labels and tape excluded.
+
+    The image is reduced to `working_size` on its longer side, its square root (which lifts the fatty rim) is
+    thresholded by Otsu's method, thin structures are opened away and the largest component is kept and filled.
+
+    Args:
+        pixels: float (rows, columns) in [0, 1], background dark.
+        working_size: pixels of the longer side at which the outline is found.
+
+    Returns:
+        bool (rows, columns); all False for an image without contrast.
+    """
+    image = torch.as_tensor(np.ascontiguousarray(pixels), dtype=torch.float32)[None, None]
+    factor = max(1.0, max(pixels.shape) / working_size)
+    small_shape = [max(1, round(side / factor)) for side in pixels.shape]
+    small = gaussian(adaptive_avg_pool2d(image, small_shape)[0, 0].clamp(0, 1).sqrt().numpy(), sigma=1)
+    if float(small.max() - small.min()) < 1e-3:
+        return np.zeros(pixels.shape, dtype=bool)
+    # Otsu parts dense from fatty tissue where there is little background; half of it parts tissue from air.
+    tissue = binary_opening(small > 0.5 * (small.min() + threshold_otsu(small)), disk(2))
+    components = connected_components(tissue)
+    if components.max() == 0:
+        return np.zeros(pixels.shape, dtype=bool)
+    largest = max(regionprops(components), key=lambda region: region.area)
+    outline = np.zeros(small_shape, dtype=np.uint8)
+    outline[largest.slice] = largest.image_filled
+    return interpolate(torch.as_tensor(outline)[None, None], size=pixels.shape)[0, 0].numpy().astype(bool)
+
+
+def bounding_box(mask: np.ndarray) -> list[int] | None:
+    """Extent of a mask as `[row0, column0, row1, column1]` (half-open); None if the mask is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return None
+    return [int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1]
+
+
+def fit_region(region: Region, size: Sequence[int], margin: float = 0.0) -> list[int]:
+    """Widen a region by a margin, then to the aspect ratio of `size`, about its centre.
+
+    Args:
+        region: `[row0, column0, row1, column1]`, half-open, in pixels.
+        size: (rows, columns) of what the crop is resized to; only the ratio counts.
+        margin: share of the region's side added on each of its four sides.
+
+    Returns:
+        whole pixels `[row0, column0, row1, column1]`; it may reach beyond the image.
+    """
+    row0, column0, row1, column1 = (float(value) for value in region)
+    height, width = (row1 - row0) * (1 + 2 * margin), (column1 - column0) * (1 + 2 * margin)
+    scale = max(height / size[0], width / size[1])
+    height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    top = round((row0 + row1 - height) / 2)
+    left = round((column0 + column1 - width) / 2)
+    return [top, left, top + height, left + width]
+
+
+class BreastMask(Transform):
+    """Array form of :func:`breast_mask`: (1, rows, columns) image to uint8 (1, rows, columns) outline."""
+
+    def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Outline the breast of the image's first channel."""
+        outline = torch.as_tensor(breast_mask(_first_channel(img))[None].astype(np.uint8))
+        return MetaTensor(outline, affine=img.affine) if isinstance(img, MetaTensor) else outline
+
+
+class BreastMaskd(MapTransform):
+    """Add the breast's outline at the image's own pixels under `output_key`."""
+
+    def __init__(self, keys: KeysCollection, output_key: str = "breast", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_key = output_key
+        self.mask = BreastMask()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Outline the breast of the one image key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[self.output_key] = self.mask(d[key])
+        return d
+
+
+class LesionRegiond(Transform):
+    """The region of the `roi` mode: a crop around one lesion (paper B works on crops; NETWORKS 1.2 of its reading).
+
+    In order of preference the lesion is given by a `box`, by a `point` (a square of `point_extent` about it), or by
+    its mask, so that training (mask or box) and annotation (a box or a click) share one description.
+
+    Args:
+        image_key: image whose shape bounds the given box or point.
+        mask_key: mask from which the box is taken where neither box nor point is given.
+        size: (rows, columns) to which the crop is resized later.
+        margin: share of the lesion's side added on each side; 0.2 makes the lesion about 40 % of the crop.
+        point_extent: side of the square about a point, as a share of the image's longer side.
+        region_key: where the region is put.
+
+    Raises:
+        MammogramError: the box or point lies outside the image, is no box, or nothing marks a lesion.
+    """
+
+    def __init__(
+        self,
+        image_key: str = "image",
+        mask_key: str = "label",
+        size: Sequence[int] = (224, 224),
+        margin: float = 0.2,
+        point_extent: float = 0.12,
+        region_key: str = "region",
+    ) -> None:
+        self.image_key, self.mask_key, self.region_key = image_key, mask_key, region_key
+        self.size, self.margin, self.point_extent = tuple(size), margin, point_extent
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the region of the lesion."""
+        d = dict(data)
+        d[self.region_key] = fit_region(self._box(d), self.size, self.margin)
+        return d
+
+    def _box(self, d: Mapping[Hashable, Any]) -> Region:
+        shape = tuple(d[self.image_key].shape[1:])
+        if d.get("box") is not None:
+            return self._checked_box(d, [float(value) for value in d["box"]], shape)
+        if d.get("point") is not None:
+            row, column = (float(value) for value in d["point"])
+            if not (0 <= row < shape[0] and 0 <= column < shape[1]):
+                raise _unusable(d[self.image_key], f"the point ({row:g}, {column:g}) lies outside the image {shape}")
+            half = self.point_extent * max(shape) / 2
+            return [row - half, column - half, row + half, column + half]
+        box = bounding_box(_first_channel(d[self.mask_key]) > 0) if self.mask_key in d else None
+        if box is None:
+            raise _unusable(d[self.image_key], "nothing marks a lesion (no box, no point, no non-empty mask)")
+        return box
+
+    def _checked_box(self, d: Mapping[Hashable, Any], box: list[float], shape: tuple[int, ...]) -> Region:
+        if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
+            raise _unusable(d[self.image_key], f"{box} is no box [row0, column0, row1, column1]")
+        if box[0] >= shape[0] or box[1] >= shape[1] or box[2] <= 0 or box[3] <= 0:
+            raise _unusable(d[self.image_key], f"the box {box} lies outside the image {shape}")
+        return box
+
+
+class BreastRegiond(Transform):
+    """The region of the `whole` mode: the breast's bounding box, widened to the aspect ratio of `size`.
+
+    An image in which no breast is found is taken whole.
+
+    Args:
+        image_key: image in which the breast is sought.
+        size: (rows, columns) to which the crop is resized later.
+        margin: share of the breast's side added on each side.
+        region_key: where the region is put.
+    """
+
+    def __init__(
+        self,
+        image_key: str = "image",
+        size: Sequence[int] = (512, 512),
+        margin: float = 0.02,
+        region_key: str = "region",
+    ) -> None:
+        self.image_key, self.region_key = image_key, region_key
+        self.size, self.margin = tuple(size), margin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the region of the breast."""
+        d = dict(data)
+        pixels = _first_channel(d[self.image_key])
+        box = bounding_box(breast_mask(pixels)) or [0, 0, *pixels.shape]
+        d[self.region_key] = fit_region(box, self.size, self.margin)
+        return d
+
+
+class CropRegiond(MapTransform, InvertibleTransform):
+    """Crop `region_key`'s region, zeros where it reaches beyond the image; the inverse puts it back in its place.
+
+    Raises:
+        MammogramError: the keys' images differ in size (a mask of another size than its mammogram).
+    """
+
+    def __init__(self, keys: KeysCollection, region_key: str = "region", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.region_key = region_key
+        self.cropper = CropForeground()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop every key."""
+        d = dict(data)
+        _require_one_size({str(key): d[key] for key in self.key_iterator(d)})
+        region = np.asarray(d[self.region_key], dtype=int)
+        for key in self.key_iterator(d):
+            d[key] = self.cropper.crop_pad(d[key], region[:2], region[2:], mode="constant")
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Put every key's crop back into an image of the original size."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.cropper.inverse(d[key])
+        return d
+
+
+def _first_channel(img: NdarrayOrTensor) -> np.ndarray:
+    return np.asarray(convert_to_numpy(img)[0])
+
+
+def _source(img: Any) -> str:
+    return str(img.meta.get("filename_or_obj", "image")) if isinstance(img, MetaTensor) else "image"
+
+
+def _unusable(img: Any, reason: str) -> MammogramError:
+    return MammogramError(_source(img), reason, "Give a box or a point inside the image, in (row, column) pixels")
+
+
+def _require_one_size(images: Mapping[str, Any]) -> None:
+    (first, *others) = images
+    for other in others:
+        if images[other].shape[1:] != images[first].shape[1:]:
+            raise MammogramError(
+                _source(images[other]),
+                f"the {other} has {tuple(images[other].shape[1:])} pixels (rows, columns), "
+                f"the {first} {tuple(images[first].shape[1:])}",
+                f"Give a {other} of the {first}'s size",
+            )
+
+
+class SaveMaskd(MapTransform):
+    """Write masks as PNG files (0 and 255) of the mammogram's own rows and columns.
+
+    A mask is named after its image's path below `data_root`, flattened, so that equal file names in different folders
+    do not collide, and after its box where the data has one, so that two lesions of one image do not either.
+
+    Args:
+        keys: masks (1, rows, columns), nonzero is tumour.
+        output_dir: made if it does not exist.
+        data_root: folder that the names leave out.
+        image_key: whose metadata name the image's file.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        data_root: str | Path,
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir, self.data_root, self.image_key = Path(output_dir), data_root, image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key's mask."""
+        d = dict(data)
+        below = Path(os.path.relpath(_source(d[self.image_key]), self.data_root)).with_suffix("")
+        parts = [part for part in below.parts if part != ".."]
+        if d.get("box") is not None:
+            parts.append("-".join(f"{float(value):g}" for value in d["box"]))
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for key in self.key_iterator(d):
+            mask = np.where(_first_channel(d[key]) > 0, 255, 0).astype(np.uint8)
+            Image.fromarray(mask).save(self.output_dir / ("_".join(parts) + ".png"))
+        return d

@@ -1,0 +1,115 @@
+"""What a bundle says of itself: metadata, required ids, and one description of processing in training and serving."""
+
+import json
+from importlib.metadata import version
+
+import jsonschema
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
+
+from .conftest import CASES, SMALL
+
+# The required part of MONAI's metadata schema (meta_schema_20240725), whose own copy is fetched from the network.
+TENSOR = {
+    "type": "object",
+    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data"],
+    "properties": {
+        "num_channels": {"type": "integer", "minimum": 1},
+        "dtype": {"type": "string"},
+        "is_patch_data": {"type": "boolean"},
+        "channel_def": {"type": "object", "patternProperties": {"^[0-9]+$": {"type": "string"}}},
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "required": [
+        *("schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version"),
+        *("required_packages_version", "task", "description", "authors", "copyright", "network_data_format"),
+    ],
+    "properties": {
+        "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "changelog": {"type": "object", "minProperties": 1},
+        "required_packages_version": {"type": "object", "minProperties": 1},
+        "network_data_format": {
+            "type": "object",
+            "required": ["inputs", "outputs"],
+            "properties": {
+                "inputs": {"type": "object", "required": ["image"], "properties": {"image": TENSOR}},
+                "outputs": {"type": "object", "required": ["pred"], "properties": {"pred": TENSOR}},
+            },
+        },
+    },
+}
+BUNDLES = sorted({case.bundle for case in CASES.values()})
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_metadata_follow_the_schema_and_the_installed_versions(root, name):
+    metadata = json.loads((root / "bundles" / name / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, SCHEMA)
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["required_packages_version"]["monai_mammo"] == version("monai-mammo")
+    assert metadata["monai_version"] == version("monai")
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("file", ["LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"])
+def test_the_bundle_has_every_file_of_the_specification(root, name, file):
+    assert (root / "bundles" / name / file).stat().st_size > 0
+
+
+def test_every_property_that_monai_asks_for_is_there(case, bundle, phantoms):
+    values = {"bundle_root": str(bundle), "dataset_dir": str(phantoms / case.datalist), **case.values, **SMALL}
+    for file, kind in (("train.yaml", "train"), ("inference.yaml", "infer")):
+        workflow = ConfigWorkflow(
+            config_file=str(bundle / "configs" / file),
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            workflow_type=kind,
+            **{key: value for key, value in values.items() if key not in ("batch_size", "num_workers") or kind == "train"},
+        )
+        workflow.initialize()
+        assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("mammo_quality_classification", {"epochs": 50, "batch_size": 64, "learning_rate": 3e-4, "size": [224, 224]}),
+        ("mammo_tumor_segmentation", {"epochs": 100, "batch_size": 8, "learning_rate": 1e-3, "roi_size": [224, 224]}),
+    ],
+)
+def test_the_papers_hyperparameters_are_the_defaults(root, name, values):
+    config = ConfigParser.load_config_file(str(root / "bundles" / name / "configs" / "train.yaml"))
+    assert {key: config[key] for key in values} == values
+
+
+def test_the_network_takes_and_gives_what_the_metadata_say(root, case):
+    bundle = root / "bundles" / case.bundle
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "inference.yaml"),
+        device="cpu",
+        bundle_root=str(bundle),
+        width=8,
+    )
+
+
+def test_serving_prepares_an_image_as_training_does(case, bundle, phantoms):
+    parsers = {}
+    for file in ("train.yaml", "inference.yaml"):
+        parser = ConfigParser()
+        parser.read_config(str(bundle / "configs" / file))
+        parser.update({"bundle_root": str(bundle), "dataset_dir": str(phantoms / case.datalist), **SMALL})
+        parser.update({key: value for key, value in case.values.items() if key in parser.get()})
+        parsers[file] = parser
+    from monai_mammo.datasets.datalist import load_datalist
+
+    entry = load_datalist(phantoms / case.datalist, "validation")[0]
+    trained = parsers["train.yaml"].get_parsed_content("validate#preprocessing")(dict(entry))["image"]
+    given = {key: value for key, value in entry.items() if key != "label"}
+    served = parsers["inference.yaml"].get_parsed_content("preprocessing")(given)["image"]
+    torch.testing.assert_close(served.as_tensor(), trained.as_tensor(), rtol=0, atol=0)
+    for key in ("network_def", *(key for key in ("size", "roi_size", "roi_margin", "whole_size") if key in parser.get())):
+        assert parsers["train.yaml"].get(key) == parsers["inference.yaml"].get(key)

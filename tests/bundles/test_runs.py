@@ -1,0 +1,193 @@
+"""The bundles at work on phantoms: train, evaluate, infer, export, resume, two processes, bad datalists."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from monai.bundle import ckpt_export, onnx_export
+from PIL import Image
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.predictor import Predictor
+
+from .conftest import SMALL, run_config
+
+pytestmark = pytest.mark.slow
+
+
+def command_line(values) -> list[str]:
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+
+
+def train(case, bundle, dataset_dir, **values) -> None:
+    run_config(bundle, ["train.yaml"], "training", dataset_dir=str(dataset_dir), **{**case.values, **SMALL, **values})
+
+
+@pytest.fixture
+def trained(case, bundle, phantoms):
+    """The case's bundle after one epoch."""
+    train(case, bundle, phantoms / case.datalist, epochs=1)
+    return bundle
+
+
+def network_of(case, bundle) -> Predictor:
+    values = {key: value for key, value in (case.values | SMALL).items() if key not in ("batch_size", "num_workers")}
+    return Predictor(bundle, overrides=values)
+
+
+def test_one_epoch_from_the_command_line_leaves_weights_and_a_log(case, bundle, phantoms):
+    values = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "epochs": 1, **case.values, **SMALL}
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
+        + command_line(values),
+        cwd=bundle,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "loss" in done.stderr  # the progress bar
+    state = torch.load(bundle / "models" / case.weights, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert list((bundle / "eval").rglob("events.out.tfevents*"))
+
+
+def test_evaluation_reports_every_metric_with_an_interval(case, trained, phantoms):
+    run_config(
+        trained,
+        ["train.yaml", "evaluate.yaml"],
+        "evaluating",
+        dataset_dir=str(phantoms / case.datalist),
+        output_dir=str(trained / "out"),
+        resamples=50,
+        section="training",
+        **case.values,
+        **SMALL,
+    )
+    report = json.loads((trained / "out" / "metrics.json").read_text())
+    expected = (
+        {"accuracy", "balanced_accuracy", "auc_incomplete", "auc_complete", "precision_complete", "f1_incomplete"}
+        if case.datalist == "quality"
+        else {"mean_dice", "mean_iou", "pooled_dice", "pooled_iou", "two_class_mean_iou", "missed"}
+    )
+    assert expected <= set(report["metrics"])
+    for name in expected:
+        entry = report["metrics"][name]
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    with (trained / "out" / "per_image.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == report["images"]
+    if case.datalist == "quality":
+        assert sum(report["confusion_matrix"].values()) == report["images"]
+
+
+def test_inference_gives_a_result_for_every_image_at_its_own_size(case, trained, phantoms):
+    values = {key: value for key, value in (case.values | SMALL).items() if key not in ("batch_size", "num_workers")}
+    run_config(
+        trained,
+        ["inference.yaml"],
+        "run",
+        workflow_type="infer",
+        dataset_dir=str(phantoms / case.datalist),
+        output_dir=str(trained / "out"),
+        **values,
+    )
+    entries = json.loads((phantoms / case.datalist / "dataset.json").read_text())["test"]
+    if case.datalist == "quality":
+        with (trained / "out" / "predictions.csv").open() as file:
+            rows = list(csv.reader(file))
+        assert len(rows) == len(entries)
+        assert all(float(row[1]) + float(row[2]) == pytest.approx(1, abs=1e-3) for row in rows)
+    else:
+        masks = sorted((trained / "out").glob("*.png"))
+        assert len(masks) == len(entries)
+        for mask in masks:
+            assert Image.open(mask).size == (256, 320)
+
+
+def test_the_exported_networks_compute_the_same(case, trained):
+    predictor = network_of(case, trained)
+    size = predictor.parser.get_parsed_content("size")
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = predictor.network(image)
+    common = {
+        "net_id": "network_def",
+        "meta_file": str(trained / "configs" / "metadata.json"),
+        "config_file": str(trained / "configs" / "inference.yaml"),
+        "ckpt_file": str(trained / "models" / case.weights),
+        "bundle_root": str(trained),
+        "width": SMALL["width"],
+    }
+    ckpt_export(filepath=str(trained / "model.ts"), **common)
+    scripted = torch.jit.load(str(trained / "model.ts"))
+    torch.testing.assert_close(scripted(image), expected, rtol=1e-4, atol=1e-5)
+    onnx_export(filepath=str(trained / "model.onnx"), input_shape=[1, 3, *size], **common)
+    session = onnxruntime.InferenceSession(str(trained / "model.onnx"), providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    np.testing.assert_allclose(result, expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_run_goes_on_where_the_last_whole_checkpoint_is(case, bundle, phantoms):
+    values = {"output_dir": str(bundle / "run")}
+    train(case, bundle, phantoms / case.datalist, epochs=2, **values)
+    newest = max((bundle / "run").glob("checkpoint_epoch=*.pt"), key=lambda file: file.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:1000])  # as a process killed while it wrote leaves it
+    train(case, bundle, phantoms / case.datalist, epochs=3, resume=True, **values)
+    names = {file.name for file in (bundle / "run").glob("checkpoint_epoch=*.pt")}
+    assert "checkpoint_epoch=3.pt" in names
+    state = torch.load(bundle / "run" / "checkpoint_epoch=3.pt", weights_only=True)
+    assert state["trainer"]["iteration"] == 3 * state["trainer"]["epoch_length"]
+
+
+def test_two_processes_train_together(case, bundle, phantoms):
+    values = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "epochs": 1, **case.values, **SMALL}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle"]
+        + ["run", "training", "--config_file", "['configs/train.yaml','configs/multi_gpu_train.yaml']"]
+        + command_line(values),
+        cwd=bundle,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = torch.load(bundle / "models" / case.weights, weights_only=True)
+    network_of(case, bundle).network.load_state_dict(state)  # the plain network's names, no wrapper's
+
+
+def test_a_missing_file_is_named_before_training_starts(case, bundle, phantoms, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    document = json.loads((phantoms / case.datalist / "dataset.json").read_text())
+    document["training"][0]["image"] = "gone.dcm"
+    (folder / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(MammogramError, match=r"gone\.dcm.*does not exist"):
+        train(case, bundle, folder, epochs=1)
+
+
+def test_a_mask_of_another_size_is_named(case, bundle, phantoms, tmp_path):
+    if case.datalist == "quality":
+        pytest.skip("the quality task has no masks")
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms") / case.datalist
+    document = json.loads((folder / "dataset.json").read_text())
+    Image.new("L", (100, 50), 255).save(folder / "odd.png")
+    document["training"][0]["label"] = "odd.png"
+    (folder / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(Exception, match=r"odd\.png.*\(50, 100\)"):
+        train(case, bundle, folder, epochs=1)
+
+
+def test_an_empty_folder_is_named(case, trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    values = {key: value for key, value in (case.values | SMALL).items() if key not in ("batch_size", "num_workers")}
+    with pytest.raises(MammogramError, match="no image in this folder"):
+        run_config(trained, ["inference.yaml"], "run", workflow_type="infer", dataset_dir=str(tmp_path / "empty"), **values)

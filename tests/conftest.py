@@ -1,0 +1,35 @@
+"""What several test files share: where the samples are, the bundles, and one small phantom study set."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of real mammograms; the test is skipped where there is none."""
+    folder = os.environ.get("MAMMO_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MAMMO_TEST_DATA does not name a folder of real mammograms")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """Six phantom patients with datalists for both tasks; tests must not write into it."""
+    from monai_mammo.datasets import phantom
+
+    out = tmp_path_factory.mktemp("phantoms")
+    phantom.write_phantoms(out, patients=6, seed=7, rows=320, columns=256)
+    phantom.segmentation_datalist(out)
+    phantom.quality_datalist(out)
+    return out
