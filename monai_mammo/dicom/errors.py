@@ -5,7 +5,32 @@ Not a hierarchy: callers show the message; nobody needs to tell the cases apart 
 
 from __future__ import annotations
 
+import struct
+import zlib
 from os import PathLike
+
+from PIL.Image import DecompressionBombError
+from pydicom.errors import InvalidDicomError
+
+# What parsers and codecs raise on broken content. Their texts may quote the file, and so are never passed on.
+DECODER_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    DecompressionBombError,
+    EOFError,
+    ImportError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 class MammogramError(ValueError):

@@ -1,0 +1,16 @@
+"""Mammograms in: what is in a file, read once and in one way for the whole program."""
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.header import MammogramHeader
+from monai_mammo.dicom.reader import Mammogram, MammogramReader, MaskReader, read_header, read_mammogram, read_mask
+
+__all__ = [
+    "Mammogram",
+    "MammogramError",
+    "MammogramHeader",
+    "MammogramReader",
+    "MaskReader",
+    "read_header",
+    "read_mammogram",
+    "read_mask",
+]

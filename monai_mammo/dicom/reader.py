@@ -1,0 +1,231 @@
+"""Read mammograms and masks from DICOM and common image files, alone or through MONAI's LoadImaged.
+
+The only way in which training, bundles, app and batch read images, so that all see the same pixels: (rows, columns),
+[0, 1], dark background. It reads as stored: it neither flips nor crops nor resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from monai.data.image_reader import ImageReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from pydicom.dataset import FileDataset
+
+from monai_mammo.dicom.display import ForProcessing, to_display
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.header import MammogramHeader, PixelElement, describe, index_to_world, parse
+from monai_mammo.dicom.pixels import check_size, read_stored
+from monai_mammo.dicom.raster import Raster, read_raster, sniff, to_labels, to_unit
+
+_HEAD = 352  # bytes; the longest signature, NIfTI's, ends there
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mammogram(MammogramHeader):
+    """A mammogram: its header and `pixels`, float32 (rows, columns) in [0, 1] with dark background."""
+
+    pixels: np.ndarray = field(repr=False)
+
+
+def read_mammogram(path: str | PathLike[str], *, voi: int = 0, for_processing: ForProcessing = "refuse") -> Mammogram:
+    """Read a mammogram from DICOM, PNG, JPEG, TIFF, NIfTI or NRRD; the content decides, not the file's name.
+
+    DICOM is displayed as the standard says: see `monai_mammo.dicom.display.to_display`. Other files are scaled as
+    `monai_mammo.dicom.raster.to_unit` says.
+
+    Args:
+        path: the file.
+        voi: which of several VOI LUTs or windows of a DICOM file, counted from 0.
+        for_processing: FOR PROCESSING images are refused ("refuse") or shown by logarithm and percentiles ("log").
+
+    Raises:
+        MammogramError: the file cannot be used; the message says why and what helps.
+    """
+    path, kind = _identify(path)
+    if kind != "dicom":
+        return _from_raster(path, kind, read_raster(path, kind))
+    with path.open("rb") as file:
+        dataset, element, header = _open_dicom(path, file)
+        pixels = to_display(path, read_stored(path, file, dataset, element), dataset, header, voi, for_processing)
+    return Mammogram(pixels=pixels, **_values(header))
+
+
+def read_header(path: str | PathLike[str]) -> MammogramHeader:
+    """Read what is known of a mammogram without decoding a DICOM file's pixels; errors as `read_mammogram`'s.
+
+    Only a fault within the pixels stays undetected. Other formats hold little beside pixels and are read whole.
+    """
+    path, kind = _identify(path)
+    if kind != "dicom":
+        mammogram = _from_raster(path, kind, read_raster(path, kind))
+        return MammogramHeader(**_values(mammogram))
+    with path.open("rb") as file:
+        _, element, header = _open_dicom(path, file)
+    if element is None:
+        raise MammogramError(path, "there are no pixel data", "Export or download the file again")
+    check_size(path, header.rows, header.columns)
+    return header
+
+
+def read_mask(path: str | PathLike[str]) -> np.ndarray:
+    """Read a mask: uint8 labels (rows, columns), in the same orientation as `read_mammogram` gives its image.
+
+    Takes the same files. Values up to 31 are labels and stay; a mask of 0 and one larger value becomes 0 and 1; grey
+    levels are refused (`monai_mammo.dicom.raster.to_labels`). A DICOM file's stored values are taken as they are.
+
+    Raises:
+        MammogramError: the file cannot be used as a mask.
+    """
+    return _read_mask(path)[0]
+
+
+class MammogramReader(ImageReader):
+    """MONAI image reader of mammograms: `LoadImaged(keys, reader=MammogramReader, ensure_channel_first=True)`.
+
+    Gives float32 (rows, columns), and metadata of plain values whose keys are the same for every file, so that
+    MONAI's collate function takes images with and without spacing together: `spacing` is NaN where unknown, texts are
+    "" where unknown. No patient identifier is among them.
+
+    Args:
+        voi: see `read_mammogram`.
+        for_processing: see `read_mammogram`.
+    """
+
+    def __init__(self, voi: int = 0, for_processing: ForProcessing = "refuse") -> None:
+        super().__init__()
+        self.voi = voi
+        self.for_processing = for_processing
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Accept every name: the content decides."""
+        return True
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Path:
+        """Take one path. The file is opened in `get_data`: LoadImage replaces errors of `read` by a text of its own."""
+        return _one_path(data)
+
+    def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read the file: (rows, columns) pixels and their metadata.
+
+        Raises:
+            MammogramError: as `read_mammogram`.
+        """
+        mammogram = read_mammogram(img, voi=self.voi, for_processing=self.for_processing)
+        meta = _geometry(mammogram.pixels.shape, mammogram.affine)
+        meta |= {
+            "spacing": np.asarray(mammogram.spacing or (np.nan, np.nan), dtype=np.float64),
+            "view": mammogram.view or "",
+            "laterality": mammogram.laterality or "",
+            "intent": mammogram.intent or "",
+            "format": mammogram.format,
+            "sop_instance_uid": mammogram.sop_instance_uid,
+            "manufacturer": mammogram.manufacturer,
+        }
+        return mammogram.pixels, meta
+
+
+class MaskReader(ImageReader):
+    """MONAI image reader of masks, beside `MammogramReader`: `LoadImaged("label", reader=MaskReader, ...)`.
+
+    Gives uint8 labels (rows, columns) as `read_mask`, with the affine that the file states.
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Accept every name: the content decides."""
+        return True
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Path:
+        """Take one path; as in `MammogramReader`, the file is opened in `get_data`."""
+        return _one_path(data)
+
+    def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read the file: (rows, columns) labels and their metadata.
+
+        Raises:
+            MammogramError: as `read_mask`.
+        """
+        labels, affine = _read_mask(img)
+        return labels, _geometry(labels.shape, affine)
+
+
+def _identify(path: str | PathLike[str]) -> tuple[Path, str]:
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise MammogramError(path, "it is a folder", "Give the path of one image file")
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except FileNotFoundError:
+        raise MammogramError(path, "there is no such file", "Check the path") from None
+    except (OSError, ValueError) as error:
+        raise MammogramError(path, f"it cannot be opened ({type(error).__name__})", "Check its permissions") from error
+    if not head:
+        raise MammogramError(path, "the file is empty", "Export or download it again")
+    # Without a preamble, a DICOM file begins with an attribute of group 0002 or 0008.
+    if head[128:132] == b"DICM" or (head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0"):
+        return path, "dicom"
+    kind = sniff(path, head)
+    if kind is None:
+        raise MammogramError(
+            path,
+            "it is neither DICOM nor PNG, JPEG, TIFF, NIfTI or NRRD",
+            "Give one of these; the name does not matter",
+        )
+    return path, kind
+
+
+def _open_dicom(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None, MammogramHeader]:
+    dataset, element = parse(path, file)
+    return dataset, element, describe(path, dataset)
+
+
+def _from_raster(path: Path, kind: str, raster: Raster) -> Mammogram:
+    rows, columns = raster.values.shape
+    affine = index_to_world(raster.spacing) if raster.affine is None else raster.affine
+    return Mammogram(
+        path=path,
+        format=kind,
+        rows=rows,
+        columns=columns,
+        spacing=raster.spacing,
+        affine=affine,
+        pixels=to_unit(path, raster.values),
+    )
+
+
+def _read_mask(path: str | PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    path, kind = _identify(path)
+    if kind != "dicom":
+        raster = read_raster(path, kind, labels=True)
+        affine = index_to_world(raster.spacing) if raster.affine is None else raster.affine
+        return to_labels(path, raster.values), affine
+    with path.open("rb") as file:
+        dataset, element, header = _open_dicom(path, file)
+        return to_labels(path, read_stored(path, file, dataset, element)), header.affine
+
+
+def _values(header: MammogramHeader) -> dict[str, Any]:
+    return {entry.name: getattr(header, entry.name) for entry in fields(MammogramHeader)}
+
+
+def _one_path(data: Sequence[Any] | Any) -> Path:
+    paths = ensure_tuple(data)
+    if len(paths) != 1:
+        raise MammogramError(str(paths[0]) if paths else "", f"{len(paths)} files are given for one image", "Give one")
+    return Path(paths[0])
+
+
+def _geometry(shape: tuple[int, ...], affine: np.ndarray) -> dict[str, Any]:
+    return {
+        MetaKeys.AFFINE: affine.copy(),
+        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
+    }
