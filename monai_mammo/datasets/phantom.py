@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
+from scipy.ndimage import binary_dilation
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
@@ -32,6 +33,7 @@ from monai_mammo.datasets.phantom_dicom import PHOTOMETRIC, TRANSFER_SYNTAXES, V
 from monai_mammo.datasets.phantom_pixels import draw
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mammogram
 
 ROWS, COLUMNS = 960, 704
 """The default image: 24 x 17.6 cm at 0.25 mm."""
@@ -161,7 +163,7 @@ def scenes(number: int, seed: int, truncated: int, field_mm: tuple[float, float]
 
 
 def segmentation_datalist(out: Path) -> Path:
-    """Write `segmentation/dataset.json` (an entry a mass) and `segmentation_whole/dataset.json` (an entry an image).
+    """Write `segmentation_roi/dataset.json` (an entry a mass) and `segmentation_whole/dataset.json` (an entry an image).
 
     The second has the union of an image's masses as its label, an empty mask where there is none. The patients are
     split alike in all datalists of a study set.
@@ -188,7 +190,7 @@ def segmentation_datalist(out: Path) -> Path:
         wholes.append(_entry(image, out, label=path))
     labels = {"0": "background", "1": "mass"}
     write_datalist(unions.parent, wholes, sides, name="phantom masses, whole mammograms", labels=labels, **_ABOUT)
-    return write_datalist(out / "segmentation", lesions, sides, name="phantom masses", labels=labels, **_ABOUT)
+    return write_datalist(out / "segmentation_roi", lesions, sides, name="phantom masses", labels=labels, **_ABOUT)
 
 
 def quality_datalist(out: Path) -> Path:
@@ -206,6 +208,44 @@ def quality_datalist(out: Path) -> Path:
     labels = {"0": "complete", "1": "incomplete"}
     sides = _sides(out, images)
     return write_datalist(out / "quality", entries, sides, name="phantom completeness", labels=labels, **_ABOUT)
+
+
+def contact_sheet(out: Path, file: Path, tile_height: int = 320) -> None:
+    """Save a picture of a study set: every image as `read_mammogram` shows it, hung by view, masses outlined.
+
+    Args:
+        out: folder of phantom studies.
+        file: picture to write; its suffix decides the format.
+        tile_height: of one image, pixels.
+
+    Raises:
+        MammogramError: `out` holds no phantom studies, or an image cannot be read.
+    """
+    images = sorted(read_truth(out), key=lambda i: (i.patient, i.view, "RL".index(i.laterality)))
+    tiles = [_tile(out, image, tile_height) for image in images]
+    width, height = (max(tile.size[axis] for tile in tiles) + 4 for axis in (0, 1))
+    per_row = 4 if len(tiles) <= 12 else 8
+    sheet = Image.new("RGB", (min(per_row, len(tiles)) * width, -(-len(tiles) // per_row) * height), (60, 60, 60))
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % per_row * width + 2, index // per_row * height + 2))
+    sheet.save(file)
+
+
+def _tile(out: Path, image: PhantomImage, height: int) -> Image.Image:
+    size = (max(1, round(height * image.columns / image.rows)), height)
+    grey = Image.fromarray((read_mammogram(out / image.file).pixels * 255).astype(np.uint8))
+    picture = np.array(grey.resize(size, Image.Resampling.BOX).convert("RGB"))
+    for lesion in image.lesions:
+        mask = np.asarray(Image.open(out / lesion.mask).resize(size, Image.Resampling.BOX)) > 127
+        picture[binary_dilation(mask, iterations=3) & ~binary_dilation(mask, iterations=2)] = (255, 210, 0)
+    tile = Image.fromarray(picture)
+    text = f"{image.laterality}-{image.view} " + ("complete" if image.complete else f"incomplete ({image.cause})")
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=max(9, height // 24))
+    right = 0 if image.laterality == "R" else size[0] - pen.textlength(text, font) - 8  # the side without breast
+    colour = (150, 220, 150) if image.complete else (255, 150, 120)
+    pen.text((right + 4, 4), text, colour, font)
+    pen.text((right + 4, 8 + height // 22), image.patient, (130, 130, 130), font)
+    return tile
 
 
 def _breasts(number: int, rng: np.random.Generator) -> tuple[Breast, Breast]:
