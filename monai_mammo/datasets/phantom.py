@@ -243,8 +243,8 @@ def _tile(out: Path, image: PhantomImage, height: int) -> Image.Image:
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=max(9, height // 24))
     right = 0 if image.laterality == "R" else size[0] - pen.textlength(text, font) - 8  # the side without breast
     colour = (150, 220, 150) if image.complete else (255, 150, 120)
-    pen.text((right + 4, 4), text, colour, font)
-    pen.text((right + 4, 8 + height // 22), image.patient, (130, 130, 130), font)
+    for line, words, ink in ((4, text, colour), (8 + height // 22, image.patient, (150, 150, 150))):
+        pen.text((right + 4, line), words, ink, font, stroke_width=2, stroke_fill=(0, 0, 0))
     return tile
 
 

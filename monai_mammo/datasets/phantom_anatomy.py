@@ -36,7 +36,7 @@ _CUT_MOTION = {
     "superior": (0.0, -100.0, 0.0, 0.0),
     "posterior": (-100.0, 0.0, 0.0, 0.0),
     "pectoral": (-100.0, 0.0, 0.0, 0.0),
-    "nipple": (40.0, 0.0, 0.6, 0.15),
+    "nipple": (34.0, 0.0, 0.7, 0.15),
 }
 # Share of the breast's area that a truncation takes away: enough to see, not more than a real repeat would show.
 _LOSS = {"nipple": (0.06, 0.14), "pectoral": (0.24, 0.34), "posterior": (0.12, 0.25)}
@@ -163,10 +163,10 @@ class Breast:
             (0.95, -4.6),
             (0.72, -3.0),
             (0.58, -2.0),
-            (0.55, -1.45),
-            (0.62, -1.0),
-            (0.77, -0.62),
-            (0.94, -0.28),
+            (0.57, -1.45),
+            (0.66, -1.0),
+            (0.81, -0.62),
+            (0.95, -0.28),
             (1.00, 0.0),
             (0.965, 0.20 + 0.04 * s),
             (0.80, 0.43 + 0.07 * s),
@@ -189,7 +189,7 @@ def _resample(line: np.ndarray, step: float = 0.4) -> np.ndarray:
     return np.stack([np.interp(at, length, line[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def _with_nipple(line: np.ndarray, tip: np.ndarray, height: float = 7.0, half_width: float = 5.5) -> np.ndarray:
+def _with_nipple(line: np.ndarray, tip: np.ndarray, height: float = 5.0, half_width: float = 5.0) -> np.ndarray:
     """Raise a nipple, seen in profile, on the skin line at the point nearest to `tip`."""
     tangent = np.gradient(line, axis=0)
     normal = np.stack([tangent[:, 1], -tangent[:, 0]], axis=1)
@@ -284,33 +284,40 @@ def draw_breast(patient_size: np.ndarray, density: str, masses: int, rng: np.ran
     """
     size = np.clip(patient_size + rng.normal(0.0, 0.04, size=3), 0.0, 1.0)
     breast = Breast(
-        depth=70.0 + 36.0 * float(size[0]),
-        half_height=62.0 + 26.0 * float(size[1]),
+        depth=78.0 + 36.0 * float(size[0]),
+        half_height=68.0 + 26.0 * float(size[1]),
         sag=float(size[2]),
         pectoral_share=float(rng.uniform(0.66, 0.9)),
         density=density,
     )
-    found = [_draw_mass(breast, rng) for _ in range(masses)]
-    return replace(breast, masses=tuple(found))
+    for _ in range(masses):
+        breast = replace(breast, masses=(*breast.masses, _draw_mass(breast, rng)))
+    return breast
 
 
 def _draw_mass(breast: Breast, rng: np.random.Generator) -> Mass:
-    """A mass that lies in the breast, clear of skin and pectoral muscle, in both views."""
+    """A mass that lies in the breast, clear of skin, pectoral muscle and the other masses, in both views."""
     major = float(np.exp(rng.uniform(np.log(4.5), np.log(14.0))))
     axes = (major, major * float(rng.uniform(0.65, 0.95)))
-    for _ in range(500):
+    for _ in range(1000):
         x = float(rng.uniform(0.2, 0.85)) * breast.depth
-        y = {
-            "CC": float(rng.uniform(-0.7, 0.7)) * breast.half_height,
-            "MLO": float(rng.uniform(-0.9, 0.5)) * breast.depth,
-        }
-        clear = all(breast.depth_below_skin(np.array(x), np.array(y[v]), v) > major * 1.3 + 6.0 for v in VIEWS)
-        if clear and x > float(breast.pectoral_edge(np.array(y["MLO"]))) + 1.3 * major:
+        cc, mlo = rng.uniform(-0.7, 0.7) * breast.half_height, rng.uniform(-0.9, 0.5) * breast.depth
+        y = {"CC": float(cc), "MLO": float(mlo)}
+        if _is_free(breast, x, y, 1.3 * major):
             break
-    else:  # the middle of a breast is always free
-        x, y = 0.5 * breast.depth, {"CC": 0.0, "MLO": 0.0}
+    else:
+        raise ValueError(f"no room for another mass of {2 * major:.0f} mm in a breast with {len(breast.masses)}")
     margin = str(rng.choice(["circumscribed", "lobulated", "obscured", "spiculated"]))
     amplitude = {"circumscribed": 0.025, "lobulated": 0.10, "obscured": 0.06, "spiculated": 0.06}[margin]
     lobes = tuple((amplitude * float(a), 2 * np.pi * float(p)) for a, p in rng.uniform(0, 1, (6, 2)))
     angle = {view: float(rng.uniform(0, np.pi)) for view in VIEWS}
-    return Mass(x, y, axes, angle, margin, float(rng.uniform(0.16, 0.34)), lobes)
+    return Mass(x, y, axes, angle, margin, float(rng.uniform(0.17, 0.33)), lobes)
+
+
+def _is_free(breast: Breast, x: float, y: Mapping[str, float], reach: float) -> bool:
+    if x < float(breast.pectoral_edge(np.array(y["MLO"]))) + reach:
+        return False
+    if any(breast.depth_below_skin(np.array(x), np.array(y[view]), view) < reach + 6.0 for view in VIEWS):
+        return False
+    others = [(o.x, o.y[view], y[view], 1.3 * max(o.half_axes)) for o in breast.masses for view in VIEWS]
+    return all(np.hypot(x - ox, here - oy) > reach + size for ox, oy, here, size in others)

@@ -34,6 +34,7 @@ MAGNIFICATION = 1.05
 BITS = 12
 _MAXIMUM = 2**BITS - 1
 _CENTRE, _WIDTH = 1900, 3600
+_SIGMOID_WIDTH = 2200  # at 3600, air would be dark grey
 _ORIENTATION = {("L", "CC"): ["A", "R"], ("R", "CC"): ["P", "L"], ("L", "MLO"): ["A", "FR"], ("R", "MLO"): ["P", "FL"]}
 _VIEW_CODE = {"CC": ("399162004", "cranio-caudal"), "MLO": ("399368009", "medio-lateral oblique")}
 _GANTRY_ANGLE = {("L", "CC"): "0", ("R", "CC"): "0", ("L", "MLO"): "45", ("R", "MLO"): "-45"}
@@ -199,7 +200,7 @@ def _describe_values(ds: Dataset, encoding: Encoding) -> None:
         ds.VOILUTSequence = Sequence([_voi_table(inverse)])
     elif encoding.voi == "SIGMOID":
         ds.WindowCenter = f"{_MAXIMUM - _CENTRE if inverse else _CENTRE}"
-        ds.WindowWidth = f"{_WIDTH}"
+        ds.WindowWidth = f"{_SIGMOID_WIDTH}"
         ds.VOILUTFunction = "SIGMOID"
     else:  # a linear window of PS3.3 C.11.2.1.2.1 is centred half a value lower than its centre says
         centres = (_CENTRE, _CENTRE + 300)
@@ -212,8 +213,8 @@ def _describe_values(ds: Dataset, encoding: Encoding) -> None:
 def _voi_table(inverse: bool) -> Dataset:
     """A film-like S curve as a table over all stored values."""
     values = np.arange(_MAXIMUM + 1)
-    low, high = (1 / (1 + np.exp(4 * (_CENTRE - end) / _WIDTH)) for end in (0, _MAXIMUM))
-    curve = (1 / (1 + np.exp(4 * (_CENTRE - values) / _WIDTH)) - low) / (high - low)
+    low, high = (1 / (1 + np.exp(4 * (_CENTRE - end) / _SIGMOID_WIDTH)) for end in (0, _MAXIMUM))
+    curve = (1 / (1 + np.exp(4 * (_CENTRE - values) / _SIGMOID_WIDTH)) - low) / (high - low)
     table = np.round(curve * _MAXIMUM).astype("<u2")
     if inverse:
         table = (_MAXIMUM - table[::-1]).astype("<u2")

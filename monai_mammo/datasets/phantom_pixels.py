@@ -15,7 +15,7 @@ from monai_mammo.datasets.phantom_anatomy import Mass, PhantomView
 _TILE = 512
 _TILE_MM = 0.4  # one sample of a noise tile
 # Share of the tissue cone that glandular tissue fills, and its brightness, by ACR density category.
-_GLAND = {"a": (0.12, 0.20), "b": (0.32, 0.24), "c": (0.56, 0.28), "d": (0.80, 0.31)}
+_GLAND = {"a": (0.10, 0.15), "b": (0.34, 0.20), "c": (0.62, 0.24), "d": (0.90, 0.27)}
 
 
 def draw(scene: PhantomView, rows: int, columns: int, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -78,24 +78,24 @@ def _tissue(scene: PhantomView, x: np.ndarray, y: np.ndarray, skin: np.ndarray, 
     """Fat, glandular tissue, ligaments and muscle, before thickness and skin."""
     breast = scene.breast
     share, brightness = _GLAND[breast.density]
-    clouds, lace = _noise_tile(rng, 1.7), _noise_tile(rng, 1.15)
+    clouds, lace = _noise_tile(rng, 1.7), _noise_tile(rng, 1.3)
     cloud, fine = _sample(clouds, x, y), _sample(lace, x, y)
     # Ligaments and ducts run towards the nipple: noise in polar coordinates about it, warped a little.
-    nipple = breast.nipple_x(scene.view)
-    dx, dy = nipple + 6.0 - x, y
+    dx, dy = breast.nipple_x(scene.view) + 8.0 - x, y
     distance = np.hypot(dx, dy)
     angle = np.arctan2(dy, dx)
-    streak = _sample(clouds, 0.55 * distance + 2.5 * fine, 62.0 * angle + 2.0 * cloud)
-    lines = _ridges(streak, 0.06) + 0.6 * _ridges(fine, 0.10)
+    streak = _sample(lace, 0.5 * distance + 3.0 * cloud, 48.0 * angle + 5.0 * cloud)
+    thread = _sample(clouds, 0.5 * distance + 2.0 * fine, 55.0 * angle + 5.0 * cloud + 57.0)
     inside = _cone(scene, x, y)
-    gland = _step(inside - 1.05 + share + 0.38 * cloud + 0.16 * fine + 0.10 * streak, 0.22) * np.clip(2 * inside, 0, 1)
-    behind_nipple = np.exp(-((distance / 16.0) ** 2))
-    deep = np.clip(skin / 12.0, 0, 1)  # the subcutaneous fat stays dark
-    tissue = 0.36 + 0.030 * cloud + 0.022 * fine  # fat
-    tissue += deep * gland * brightness * (1.0 + 0.30 * fine + 0.18 * streak)
-    tissue += (0.25 + 0.75 * deep) * lines * (0.035 + 0.075 * np.clip(inside + 0.4, 0, 1))
-    tissue += 0.10 * behind_nipple
-    return (tissue + _muscle(scene, x, y, fine, streak)).astype(np.float32)
+    gland = _step(inside - 1.0 + share + 0.36 * cloud + 0.18 * fine + 0.20 * streak, 0.26)
+    gland *= np.clip(1.6 * inside + 0.2, 0, 1)
+    deep = np.clip((skin - 2.0) / 9.0, 0, 1)  # the subcutaneous fat stays dark
+    tissue = 0.36 + 0.030 * cloud + 0.020 * fine + 0.018 * streak  # fat
+    tissue += deep * gland * brightness * (1.0 + 0.24 * fine + 0.22 * streak)
+    web = _ridges(thread, 0.07) + 0.5 * _ridges(fine, 0.10)
+    tissue += (0.2 + 0.8 * deep) * web * (0.030 + 0.06 * np.clip(inside + 0.5, 0, 1))
+    tissue += 0.10 * np.exp(-((distance / 17.0) ** 2))  # ducts gather behind the nipple
+    return (tissue + _muscle(scene, x, y, cloud)).astype(np.float32)
 
 
 def _cone(scene: PhantomView, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -106,18 +106,16 @@ def _cone(scene: PhantomView, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     else:
         half, tilt = 0.72 * scene.breast.depth, -0.24 * scene.breast.depth  # and towards the axilla
     middle = tilt * (1.0 - along)
-    narrow = np.clip(1.0 - 0.62 * along, 0.3, 1.0)
-    return 1.0 - ((along - 0.56) / 0.48) ** 2 - ((y - middle) / (0.82 * half * narrow)) ** 2
+    narrow = np.clip(1.0 - 0.55 * along, 0.3, 1.0)
+    return 1.0 - ((along - 0.58) / 0.54) ** 2 - ((y - middle) / (0.98 * half * narrow)) ** 2
 
 
-def _muscle(scene: PhantomView, x: np.ndarray, y: np.ndarray, fine: np.ndarray, streak: np.ndarray) -> np.ndarray:
-    """Pectoral muscle: a bright striated triangle in MLO, at most a crescent at the chest wall in CC."""
-    if scene.view == "MLO":
-        edge = scene.breast.pectoral_edge(y)
-    else:
-        edge = 2.0 - 14.0 * (y / scene.breast.half_height) ** 2 - 6.0
-    fibres = 0.03 * np.sin((x + 0.42 * y) / 1.9 + 1.5 * fine)
-    return _step(edge - x + 1.2 * fine, 1.6) * (0.27 + fibres + 0.02 * streak)
+def _muscle(scene: PhantomView, x: np.ndarray, y: np.ndarray, cloud: np.ndarray) -> np.ndarray:
+    """Pectoral muscle: a bright, faintly striated triangle in MLO, at most a crescent at the chest wall in CC."""
+    crescent = -24.0 - 16.0 * (y / scene.breast.half_height) ** 2
+    edge = scene.breast.pectoral_edge(y) if scene.view == "MLO" else crescent
+    fibres = 0.012 * np.sin((x + 0.42 * y) / 2.1 + 2.0 * cloud)
+    return _step(edge - x + 0.7 * cloud, 1.8) * (0.25 + 0.02 * cloud + fibres)
 
 
 def _mass(
@@ -158,4 +156,4 @@ def _film(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grain = rng.standard_normal(image.shape, dtype=np.float32)
     grain = gaussian_filter(grain, 0.6)
     image = image + 0.006 + grain * (0.004 + 0.020 * np.sqrt(np.clip(image, 0, None)))
-    return np.clip(image, 0.0, 1.0)
+    return np.clip(image / (1.0 + (image / 1.02) ** 4) ** 0.25, 0.0, 1.0)  # a film's shoulder
