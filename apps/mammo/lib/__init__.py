@@ -1,0 +1,1 @@
+"""Parts of the MONAI Label app, one module a concept; nothing outside the app imports them."""

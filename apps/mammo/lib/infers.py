@@ -1,0 +1,166 @@
+"""The three models as MONAI Label inference tasks: what a viewer asks is put to the bundle, what it says is answered.
+
+Pre- and post-processing are the bundle's alone. Images are 2-D; viewers get and send volumes of one slice.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.utils import convert_to_numpy
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from .errors import RequestRefused
+from .masks import geometry_of, result_format, write_mask
+from .models import ServedModel
+
+Answer = tuple[np.ndarray, dict[str, Any]]
+
+
+class MammogramInfer(InferTask):
+    """A request for one image in, a mask file and what else there is to say out."""
+
+    def __init__(
+        self, model: ServedModel, type: InferType, labels: list[str], dimension: int, description: str
+    ) -> None:
+        super().__init__(type, labels, dimension, description)
+        self.model = model
+
+    def is_valid(self) -> bool:
+        """Listed even without weights: using it then says how to train them."""
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        """Answer a request whose `image` is a path.
+
+        Returns:
+            the mask's file (None if the request has `result_write_to_file` false), and the JSON beside it.
+
+        Raises:
+            MammogramError: the image, or the place marked in it, cannot be used.
+            RequestRefused: anything else in the request cannot be fulfilled.
+        """
+        result_format(request)
+        path = Path(request["image"])
+        mask, params = self.answer(self.model(path, **self.given(request)))
+        if not request.get("result_write_to_file", True):
+            return None, params
+        return write_mask(mask, geometry_of(path, mask.shape), request), params
+
+    def given(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the request gives to the model beside the image."""
+        return {}
+
+    @abstractmethod
+    def answer(self, result: dict[str, Any]) -> Answer:
+        """The mask (rows, columns) in the image's own pixels, and the JSON beside it."""
+
+
+class TumourSegmentation(MammogramInfer):
+    """Tumours in the whole mammogram, without any hint."""
+
+    def __init__(self, model: ServedModel) -> None:
+        description = "Segments tumours in a whole mammogram"
+        super().__init__(model, InferType.SEGMENTATION, [model.labels[1]], 2, description)
+
+    def answer(self, result: dict[str, Any]) -> Answer:
+        """The tumour mask, and how sure the model is."""
+        return _tumour(result, self.labels[0])
+
+
+class LesionSegmentation(MammogramInfer):
+    """The tumour at a place that the user marks.
+
+    Slicer sends an interactive model of dimension 2 through a slow path that visits every pixel in Python; our masks
+    are volumes of one slice, so the model says 3 and Slicer loads them at once.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        description = "Segments the tumour at a marked point or in a marked box"
+        super().__init__(model, InferType.DEEPGROW, [model.labels[1]], 3, description)
+
+    def given(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The place marked: the first there is of these, in pixels of the original image.
+
+        - `box`: [row0, column0, row1, column1], half-open;
+        - `roi`: Slicer's [x0, x1, y0, y1, z0, z1], ends included, in any order;
+        - `point`: [row, column];
+        - `foreground`: Slicer's points [[x, y, z], ...]; one is a point, several span a box.
+
+        Slicer's `background` points are not used: the model has no such input.
+        """
+        if request.get("box"):
+            return {"box": _numbers(request, "box", 4)}
+        if request.get("roi"):
+            x0, x1, y0, y1 = _numbers(request, "roi", 6)[:4]
+            return {"box": [min(y0, y1), min(x0, x1), max(y0, y1) + 1, max(x0, x1) + 1]}
+        if request.get("point"):
+            return {"point": _numbers(request, "point", 2)}
+        if request.get("foreground"):
+            return _from_points(request)
+        raise RequestRefused(400, "nothing marks a lesion", "Give a point or a box with the request")
+
+    def answer(self, result: dict[str, Any]) -> Answer:
+        """The tumour mask, and how sure the model is."""
+        return _tumour(result, self.labels[0])
+
+
+class QualityCheck(MammogramInfer):
+    """Whether the mammogram shows the whole breast.
+
+    Of type segmentation, with the breast's outline for a mask, since Slicer lists no classification models and
+    needs a mask; the outline is named by the verdict, and `params["quality"]` holds the numbers.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        description = "Says whether a mammogram is complete; its mask is the breast's outline, named by the verdict"
+        super().__init__(model, InferType.SEGMENTATION, [model.labels[0], model.labels[1]], 2, description)
+
+    def answer(self, result: dict[str, Any]) -> Answer:
+        """The breast's outline, and the verdict."""
+        complete, incomplete = (float(value) for value in convert_to_numpy(result["pred"]))
+        verdict = self.labels[int(incomplete > complete)]
+        quality = {
+            "verdict": verdict,
+            f"probability_{self.labels[0]}": complete,
+            f"probability_{self.labels[1]}": incomplete,
+        }
+        outline = convert_to_numpy(result["breast"])[0]
+        return (outline > 0).astype(np.uint8), {"label_names": {verdict: 1}, "quality": quality}
+
+
+def _tumour(result: dict[str, Any], label: str) -> Answer:
+    mask = convert_to_numpy(result["pred"])[0].astype(np.uint8)
+    highest = float(convert_to_numpy(result["probability"]).max())
+    found = {"pixels": int(np.count_nonzero(mask)), "highest_probability": highest}
+    return mask, {"label_names": {label: 1}, "tumour": found}
+
+
+def _from_points(request: dict[str, Any]) -> dict[str, Any]:
+    points = request["foreground"]
+    if not isinstance(points, list):
+        raise RequestRefused(400, "'foreground' is no list of points", "Give it as [[x, y, z], ...]")
+    pairs = [
+        _numbers({"foreground": point}, "foreground", len(point) if isinstance(point, list) else 0) for point in points
+    ]
+    if any(len(pair) not in (2, 3) for pair in pairs):
+        raise RequestRefused(400, "'foreground' has a point that is not [x, y, z]", "Give it as [[x, y, z], ...]")
+    columns, rows = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if len(pairs) == 1:
+        return {"point": [rows[0], columns[0]]}
+    return {"box": [min(rows), min(columns), max(rows) + 1, max(columns) + 1]}
+
+
+def _numbers(request: dict[str, Any], name: str, count: int) -> list[float]:
+    values = request[name]
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        or not np.isfinite(values).all()
+    ):
+        raise RequestRefused(400, f"'{name}' is not a list of {count} numbers", "Give pixels of the original image")
+    return [float(value) for value in values]

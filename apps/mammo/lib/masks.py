@@ -1,0 +1,116 @@
+"""Masks as files: where a viewer shows an image, and a mask written so that it overlays it.
+
+Not here: reading masks (the library does) and what they mean. Arrays are (rows, columns), files (x, y, 1).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+
+from .errors import RequestRefused
+
+RESULT_EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
+LABEL_EXTENSIONS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".png", ".tiff", ".tif")
+RESULT_TYPES = ("uint8", "int16", "uint16", "int32", "float32")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where ITK (3D Slicer, SimpleITK) places an image: (x, y, z) spacing in mm, origin and row-major direction."""
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def geometry_of(path: Path, shape: tuple[int, ...]) -> Geometry:
+    """The geometry that a mask of `shape` (rows, columns) needs to overlay an image file; only its header is read.
+
+    A file that ITK cannot open (so that no ITK viewer shows it either) gets the identity with a spacing of 1.
+
+    Raises:
+        RequestRefused: ITK sees an image of another size, over which no mask of this shape can lie.
+    """
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return Geometry()
+    dimension = reader.GetDimension()
+    if reader.GetSize()[:2] != (shape[1], shape[0]):
+        raise RequestRefused(
+            422,
+            f"viewers see {' x '.join(map(str, reader.GetSize()))} pixels in this file, its reader "
+            f"{shape[1]} x {shape[0]}",
+            "Convert the image to DICOM or PNG without rotation tags",
+        )
+    unit = Geometry()
+    given, axes = np.reshape(reader.GetDirection(), (dimension, dimension)), min(dimension, 3)
+    direction = np.eye(3)
+    direction[:axes, :axes] = given[:axes, :axes]
+    return Geometry(
+        spacing=(*reader.GetSpacing()[:3], *unit.spacing[dimension:]),
+        origin=(*reader.GetOrigin()[:3], *unit.origin[dimension:]),
+        direction=tuple(direction.flatten().tolist()),
+    )
+
+
+def write_mask(mask: np.ndarray, geometry: Geometry, request: dict[str, Any]) -> str:
+    """Write a mask to a temporary file of size (x, y, 1), which the caller deletes.
+
+    Args:
+        mask: (rows, columns) labels.
+        geometry: of the image beneath.
+        request: its `result_extension`, `result_dtype` and `result_compress` are honoured.
+
+    Returns:
+        the file's path.
+
+    Raises:
+        RequestRefused: an extension or a type that is not offered.
+    """
+    extension, dtype = result_format(request)
+    image = SimpleITK.GetImageFromArray(mask[np.newaxis].astype(dtype))
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    handle, path = tempfile.mkstemp(prefix="mask-", suffix=extension)
+    os.close(handle)
+    SimpleITK.WriteImage(image, path, useCompression=bool(request.get("result_compress", True)))
+    return path
+
+
+def result_format(request: dict[str, Any]) -> tuple[str, str]:
+    """The file extension and NumPy type that a request asks for (`.nrrd` and `uint8` unless it says otherwise).
+
+    Raises:
+        RequestRefused: an extension or a type that is not offered.
+    """
+    extension, dtype = request.get("result_extension") or ".nrrd", request.get("result_dtype") or "uint8"
+    for name, value, offered in (
+        ("result_extension", extension, RESULT_EXTENSIONS),
+        ("result_dtype", dtype, RESULT_TYPES),
+    ):
+        if value not in offered:
+            raise RequestRefused(400, f"{name} {value!r} is not offered", f"Use one of {', '.join(offered)}")
+    return extension, dtype
+
+
+def label_extension(name: str) -> str:
+    """The extension of a label file.
+
+    Raises:
+        RequestRefused: not a mask's extension.
+    """
+    for extension in LABEL_EXTENSIONS:
+        if name.lower().endswith(extension):
+            return extension
+    raise RequestRefused(415, "the label's file type is not a mask's", f"Save it as {', '.join(LABEL_EXTENSIONS)}")

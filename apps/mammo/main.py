@@ -1,0 +1,170 @@
+"""The mammography app: `monailabel start_server --app apps/mammo --studies DIR --host 127.0.0.1`.
+
+It joins the library and the two bundles to MONAI Label's server. Not here: anything about networks or pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
+from lib.datastore import MammogramDatastore
+from lib.errors import RequestRefused, install_error_handlers, unknown
+from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
+from lib.models import ServedModel
+from lib.strategies import Random
+from lib.trainers import BundleTraining
+from monai_mammo.dicom.reader import read_mammogram
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from monai_mammo.dicom.errors import MammogramError
+
+QUALITY = "mammo_quality_classification"
+SEGMENTATION = "mammo_tumor_segmentation"
+LESION = "mammo_tumor_segmentation_roi"
+SESSION_NAME = re.compile(r"[0-9a-f-]{36}")
+
+
+class MammoApp(MONAILabelApp):
+    """Quality check and tumour segmentation of mammograms for 3D Slicer and other MONAI Label clients.
+
+    Args:
+        app_dir: this folder.
+        studies: the folder of images.
+        conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
+            `device` (as torch names it), `seed` (of the random strategy); each has a default.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        here = Path(app_dir).resolve()
+        self.bundles = Path(conf.get("bundles") or here.parents[1] / "bundles").resolve()
+        self.weights = Path(conf.get("weights") or here / "model").resolve()
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="Mammography",
+            description="Quality check and tumour segmentation of mammograms. Not for diagnostic use",
+            version="0.1.0",
+        )
+        server = sys.modules.get("monailabel.app")  # absent in the process of a training
+        if server:
+            install_error_handlers(server.app)
+
+    def init_datastore(self) -> Datastore:
+        """The folder of images."""
+        if self.studies.startswith(("http://", "https://")):
+            raise MONAILabelException(
+                MONAILabelError.APP_INIT_ERROR, f"{self.studies} is no folder: this app reads images of a local folder"
+            )
+        return MammogramDatastore(self.studies)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """The three models."""
+        return {
+            QUALITY: QualityCheck(self._served(QUALITY, QUALITY)),
+            SEGMENTATION: TumourSegmentation(self._served(SEGMENTATION, SEGMENTATION, mode="whole")),
+            LESION: LesionSegmentation(self._served(LESION, SEGMENTATION, mode="roi")),
+        }
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """A training for each model, under its name."""
+        return {
+            QUALITY: self._training(QUALITY, QUALITY, quality_datalist),
+            SEGMENTATION: self._training(SEGMENTATION, SEGMENTATION, whole_datalist, mode="whole"),
+            LESION: self._training(LESION, SEGMENTATION, lesion_datalist, mode="roi"),
+        }
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Random choice."""
+        seed = self.conf.get("seed")
+        return {"random": Random(int(seed) if seed else None)}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model on an image of the datastore or of a session; never on another path.
+
+        Raises:
+            RequestRefused: no such model or image, or the request cannot be fulfilled.
+        """
+        store = datastore or self.datastore()
+        assert isinstance(store, MammogramDatastore)
+        task = self._infers.get(request.get("model", ""))
+        if task is None:
+            raise unknown("model", str(request.get("model")))
+        path, image_id = self._image(request, store)
+        try:
+            file, params = task({**request, "image": str(path)})
+        except MammogramError as error:
+            raise self._unusable(path, image_id, error, store) from error
+        label = file
+        tag = request.get("label_tag") or "original"
+        if file and image_id and request.get("save_label"):
+            info = {"model": request["model"], "params": params}
+            label = store.save_label(image_id, file, tag, info)
+        return {"label": label, "tag": tag, "file": file, "params": params}
+
+    def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Refused: it would open any path it is given."""
+        raise RequestRefused(404, "there are no whole-slide images here", "Use /infer/<model>")
+
+    def bundle_path(self, model: str) -> None:
+        """MONAI Label asks this first of all before it starts a training: the moment to refuse an unknown model."""
+        if model not in self._trainers:
+            raise unknown("model to train", str(model))
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Train a model on the annotations; never inside the server.
+
+        Raises:
+            RequestRefused: asked to train inside the server, which would stop answering meanwhile.
+        """
+        if self._server_mode:
+            raise RequestRefused(400, "this server does not train in its own process", "Leave out run_sync")
+        return super().train(request)
+
+    def _served(self, name: str, bundle: str, **overrides: Any) -> ServedModel:
+        return ServedModel(self.bundles / bundle, self.weights / f"{name}.pt", {**self._device(), **overrides})
+
+    def _training(self, name: str, bundle: str, make_datalist: Any, **overrides: Any) -> BundleTraining:
+        folder, weights = self.bundles / bundle, self.weights / f"{name}.pt"
+        description = f"Trains {name} on the annotations, split by patient"
+        return BundleTraining(folder, weights, make_datalist, {**self._device(), **overrides}, description)
+
+    def _device(self) -> dict[str, str]:
+        device = self.conf.get("device")
+        return {"device": f"$torch.device({device!r})"} if device else {}
+
+    def _image(self, request: dict[str, Any], store: MammogramDatastore) -> tuple[Path, str | None]:
+        """The file that a request means, and its id (None for a session's image)."""
+        image, session = request.get("image"), request.get("session")
+        if not isinstance(image, str):
+            raise RequestRefused(400, "the request's image is no id", "Give an id that /activelearning/random gave")
+        if session:
+            name = str(session.get("name")) if isinstance(session, dict) else ""
+            kept = self.sessions().get_session(name) if SESSION_NAME.fullmatch(name) else None
+            if kept is None or kept.image != image or not os.path.isfile(image):
+                raise unknown("session", name)
+            return Path(image), None
+        return store.readable_image(image), image
+
+    def _unusable(
+        self, path: Path, image_id: str | None, error: MammogramError, store: MammogramDatastore
+    ) -> RequestRefused:
+        """The refusal for an unusable image; noted in the datastore if the file, not the request, is at fault."""
+        file = path.name
+        if image_id:
+            file = store.image(image_id).file
+            try:
+                read_mammogram(path)
+            except MammogramError as found:
+                store.report_unreadable(image_id, found.reason, found.remedy)
+        return RequestRefused(422, error.reason, f"{error.remedy.rstrip('.')}.", file)
