@@ -73,7 +73,7 @@ def to_display(
         if _inverted(dataset, header):
             table = 1.0 - table
     table[padding] = 0.0
-    return _look_up(table.astype(np.float32), stored)
+    return _look_up(np.clip(table, 0.0, 1.0).astype(np.float32), stored)
 
 
 def _inverted(dataset: Dataset, header: MammogramHeader) -> bool:
@@ -119,10 +119,11 @@ def _modality(path: Path, dataset: Dataset, values: np.ndarray, signed: bool) ->
         return lut[np.clip(values - first, 0, len(lut) - 1)], 0.0, 2.0**bits - 1
     slope = (numbers(path, dataset, "RescaleSlope")[:1] or [1.0])[0]
     intercept = (numbers(path, dataset, "RescaleIntercept")[:1] or [0.0])[0]
-    if not slope or intercept is None:
-        raise MammogramError(path, "RescaleSlope is 0 or incomplete", _CORRECT)
-    rescaled = values * slope + intercept
-    return rescaled, float(rescaled.min()), float(rescaled.max())
+    rescaled = values * (slope or 0.0) + (intercept or 0.0)
+    low, high = float(rescaled.min()), float(rescaled.max())
+    if not low < high < np.inf:
+        raise MammogramError(path, "RescaleSlope and RescaleIntercept leave no usable values", _CORRECT)
+    return rescaled, low, high
 
 
 def _voi(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 
 from PIL.Image import DecompressionBombError
@@ -54,3 +56,17 @@ class MammogramError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}. {self.remedy}."
+
+
+@contextmanager
+def refusing(path: str | PathLike[str], what: str, remedy: str) -> Iterator[None]:
+    """Turn what a parser or codec raises in this block into a MammogramError that says `what` failed.
+
+    The original text is dropped: it may quote the file's content, and with it the patient.
+    """
+    try:
+        yield
+    except MammogramError:
+        raise
+    except DECODER_ERRORS as error:
+        raise MammogramError(path, f"{what} ({type(error).__name__})", remedy) from None

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_file_meta_info, read_partial
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from monai_mammo.dicom.errors import DECODER_ERRORS, MammogramError
+from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.views import read_laterality, read_view, shows_breast
 
 FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
@@ -137,43 +138,35 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
             found.append(PixelElement(BaseTag(tag), vr, length))
         return bool(found)
 
-    try:
+    with refusing(path, "the DICOM header cannot be parsed", _EXPORT_AGAIN):
         preamble = _has_preamble(file)
-        if preamble:
-            syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-            if syntax == DeflatedExplicitVRLittleEndian:
-                raise MammogramError(
-                    path, "the transfer syntax is Deflated Explicit VR Little Endian", "Convert it with dcmconv +te"
-                )
+        if preamble and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise MammogramError(
+                path, "the transfer syntax is Deflated Explicit VR Little Endian", "Convert it with dcmconv +te"
+            )
         dataset = read_partial(file, at_pixels, _LARGEST_VALUE, force=not preamble, specific_tags=_TAGS)
-    except MammogramError:
-        raise
-    except DECODER_ERRORS as error:
-        raise MammogramError(
-            path, f"the DICOM header cannot be parsed ({type(error).__name__})", _EXPORT_AGAIN
-        ) from None
+    _convert(path, dataset)
     if "TransferSyntaxUID" not in dataset.file_meta and found:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if found[0].vr is None else ExplicitVRLittleEndian
     return dataset, found[0] if found else None
+
+
+def _convert(path: Path, dataset: Dataset) -> None:
+    """Make pydicom convert every value now, so that a malformed one is refused here and by its name."""
+    for tag in list(dataset.keys()):
+        with refusing(path, f"{keyword_for_tag(tag) or tag} is malformed", "Correct the attribute, or export again"):
+            value = dataset[tag].value
+        if isinstance(value, Sequence):
+            for item in value:
+                _convert(path, item)
 
 
 def describe(path: Path, dataset: FileDataset) -> MammogramHeader:
     """Read the header's meaning; refuse what is no mammogram of one frame and one grey channel.
 
     Raises:
-        MammogramError: see `_refuse_other_content`; or an attribute has a value of the wrong kind.
+        MammogramError: see `_refuse_other_content`; or an attribute is missing or has a value of the wrong kind.
     """
-    try:
-        return _describe(path, dataset)
-    except MammogramError:
-        raise
-    except DECODER_ERRORS as error:
-        raise MammogramError(
-            path, f"the DICOM header holds malformed values ({type(error).__name__})", _EXPORT_AGAIN
-        ) from None
-
-
-def _describe(path: Path, dataset: FileDataset) -> MammogramHeader:
     sop_class = text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     _refuse_other_content(path, dataset, sop_class)
     view, modifiers = read_view(dataset)

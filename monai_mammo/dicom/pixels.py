@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import struct
-import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from pydicom.dataset import FileDataset
 from pydicom.fileutil import read_undefined_length_value
 from pydicom.tag import SequenceDelimiterTag, Tag
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from monai_mammo.dicom.errors import DECODER_ERRORS, MammogramError
+from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import PixelElement, integer, text
 
 MAX_PIXELS = 100_000_000
@@ -26,28 +25,71 @@ MAX_PIXELS = 100_000_000
 
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _EXPORT_AGAIN = "Export or download the file again"
 _UNCOMPRESS = "Convert it to Explicit VR Little Endian, for example with gdcmconv --raw"
 _WRONG_CONTENT = "Give a greyscale mammogram of 8 or 16 bits"
 
 
-def check_size(path: Path, rows: int, columns: int) -> None:
+class Layout(NamedTuple):
+    """How the pixels lie in the file, as the header says and `check_layout` has confirmed."""
+
+    shape: tuple[int, int]
+    allocated: int
+    stored_bits: int
+    element: PixelElement
+
+
+def check_size(path: Path, rows: int, columns: int, limit: int = MAX_PIXELS) -> None:
     """Refuse an image of no or too many pixels, from its header alone.
 
     Raises:
-        MammogramError: a side is less than 1, or the image has more than `MAX_PIXELS`.
+        MammogramError: a side is less than 1, or the image has more than `limit` pixels.
     """
     if rows < 1 or columns < 1:
         raise MammogramError(path, f"the header claims {rows} x {columns} pixels", _EXPORT_AGAIN)
-    if rows * columns > MAX_PIXELS:
+    if rows * columns > limit:
         raise MammogramError(
             path,
-            f"the header claims {rows} x {columns} pixels, more than the {MAX_PIXELS} that are allowed",
+            f"the header claims {rows} x {columns} pixels, more than the {limit} that are allowed",
             "Check that the file is a mammogram and not damaged",
         )
 
 
-def read_stored(path: Path, file: BinaryIO, dataset: FileDataset, element: PixelElement | None) -> np.ndarray:
+def check_layout(
+    path: Path, file: BinaryIO, dataset: FileDataset, element: PixelElement | None, limit: int = MAX_PIXELS
+) -> Layout:
+    """Check that the pixel data are there, grey, and of a size that the file can hold, without reading them.
+
+    Raises:
+        MammogramError: they are not.
+    """
+    if element is None:
+        raise MammogramError(path, "there are no pixel data, or the file is truncated before them", _EXPORT_AGAIN)
+    if element.tag != _PIXEL_DATA:
+        raise MammogramError(path, "the pixel data are floating point numbers", _WRONG_CONTENT)
+    shape = integer(path, dataset, "Rows"), integer(path, dataset, "Columns")
+    check_size(path, *shape, limit)
+    allocated, stored_bits = _check_bits(path, dataset)
+    syntax = _syntax(dataset)
+    if (syntax in _NATIVE) == (element.length == _UNDEFINED_LENGTH):
+        raise MammogramError(
+            path, f'the pixel data are not laid out as the transfer syntax "{syntax.name}" demands', _EXPORT_AGAIN
+        )
+    if syntax in _NATIVE:
+        claimed = shape[0] * shape[1] * allocated // 8
+        available = os.fstat(file.fileno()).st_size - file.tell() - _value_offset(element)
+        if min(available, element.length) < claimed:
+            raise MammogramError(
+                path,
+                f"the file is truncated: {claimed} bytes of pixels are claimed, "
+                f"{max(0, min(available, element.length))} are there",
+                _EXPORT_AGAIN,
+            )
+    return Layout(shape, allocated, stored_bits, element)
+
+
+def read_stored(path: Path, file: BinaryIO, dataset: FileDataset, layout: Layout) -> np.ndarray:
     """Decode the pixels of a parsed file whose `file` stands at the pixel data element.
 
     Returns:
@@ -55,33 +97,42 @@ def read_stored(path: Path, file: BinaryIO, dataset: FileDataset, element: Pixel
         where PixelRepresentation says that they are signed.
 
     Raises:
-        MammogramError: no, too many, too few, coloured or undecodable pixels; sizes are checked before memory is taken.
+        MammogramError: the pixels cannot be decoded, or are not what the header says.
     """
-    if element is None:
-        raise MammogramError(path, "there are no pixel data, or the file is truncated before them", _EXPORT_AGAIN)
-    if element.tag != _PIXEL_DATA:
-        raise MammogramError(path, "the pixel data are floating point numbers", _WRONG_CONTENT)
-    rows, columns = integer(path, dataset, "Rows"), integer(path, dataset, "Columns")
-    check_size(path, rows, columns)
-    allocated, stored_bits = _check_layout(path, dataset)
-    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
-    if element.length == _UNDEFINED_LENGTH:
-        value = _read_encapsulated(path, file, syntax, (rows, columns))
+    encapsulated = layout.element.length == _UNDEFINED_LENGTH
+    file.seek(_value_offset(layout.element), os.SEEK_CUR)
+    if encapsulated:
+        value = _read_encapsulated(path, file, _syntax(dataset), layout.shape)
     else:
-        value = _read_native(path, file, element, rows * columns * allocated // 8)
-    array = _decode(path, dataset, element, value, syntax)
-    if array.shape != (rows, columns) or array.dtype.itemsize * 8 != allocated:
-        raise MammogramError(
-            path, f"decoding gave {array.shape} pixels, the header says {(rows, columns)}", _EXPORT_AGAIN
-        )
+        claimed = layout.shape[0] * layout.shape[1] * layout.allocated // 8
+        # What follows the image (padding, a forgotten second frame) would only take memory.
+        value = file.read(claimed).ljust(claimed + claimed % 2, b"\0")
+    # What a header may lack and the decoders need.
+    dataset.SamplesPerPixel, dataset.BitsStored, dataset.HighBit = 1, layout.stored_bits, layout.stored_bits - 1
+    dataset.PixelRepresentation = integer(path, dataset, "PixelRepresentation", 0)
+    dataset.NumberOfFrames = 1
+    with refusing(path, f'the pixel data of transfer syntax "{_syntax(dataset).name}" cannot be decoded', _UNCOMPRESS):
+        dataset.add_new(_PIXEL_DATA, layout.element.vr or "OW", value)
+        dataset["PixelData"].is_undefined_length = encapsulated
+        array = dataset.pixel_array
+    if array.shape != layout.shape:
+        raise MammogramError(path, f"decoding gave {array.shape} pixels, the header says {layout.shape}", _EXPORT_AGAIN)
     stored = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.dtype.itemsize}")
-    if stored_bits < allocated:
+    if layout.stored_bits < layout.allocated:
         # PS3.5 8.1.1: bits beyond those stored may hold anything (once, overlays) and are no part of the pixel.
-        stored = stored & stored.dtype.type(2**stored_bits - 1)
+        stored = stored & stored.dtype.type(2**layout.stored_bits - 1)
     return stored
 
 
-def _check_layout(path: Path, dataset: FileDataset) -> tuple[int, int]:
+def _syntax(dataset: FileDataset) -> UID:
+    return UID(str(dataset.file_meta.TransferSyntaxUID))
+
+
+def _value_offset(element: PixelElement) -> int:
+    return 12 if element.vr in ("OB", "OW", "UN") else 8
+
+
+def _check_bits(path: Path, dataset: FileDataset) -> tuple[int, int]:
     samples = integer(path, dataset, "SamplesPerPixel", 1)
     photometric = text(dataset, "PhotometricInterpretation").upper()
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
@@ -94,27 +145,13 @@ def _check_layout(path: Path, dataset: FileDataset) -> tuple[int, int]:
     if allocated not in (8, 16) or not 1 <= stored_bits <= allocated:
         raise MammogramError(path, f"{stored_bits} bits are stored in {allocated} allocated bits", _WRONG_CONTENT)
     if integer(path, dataset, "HighBit", stored_bits - 1) != stored_bits - 1:
-        raise MammogramError(path, "HighBit is not BitsStored - 1, which DICOM no longer allows", _UNCOMPRESS)
+        raise MammogramError(path, "HighBit is not BitsStored - 1, which DICOM no longer allows", _EXPORT_AGAIN)
     return allocated, stored_bits
 
 
-def _read_native(path: Path, file: BinaryIO, element: PixelElement, expected: int) -> bytes:
-    file.seek(8 if element.vr not in ("OB", "OW", "UN") else 12, os.SEEK_CUR)
-    available = min(element.length, os.fstat(file.fileno()).st_size - file.tell())
-    if available < expected:
-        raise MammogramError(
-            path, f"the file is truncated: {expected} bytes of pixels are claimed, {available} are there", _EXPORT_AGAIN
-        )
-    # Bytes after the image (padding, a forgotten second frame) would only take memory.
-    return file.read(expected + expected % 2)
-
-
 def _read_encapsulated(path: Path, file: BinaryIO, syntax: UID, shape: tuple[int, int]) -> bytes:
-    file.seek(12, os.SEEK_CUR)
-    try:
+    with refusing(path, "the file is truncated within its compressed pixels", _EXPORT_AGAIN):
         value = read_undefined_length_value(file, True, SequenceDelimiterTag)
-    except EOFError:
-        raise MammogramError(path, "the file is truncated within its compressed pixels", _EXPORT_AGAIN) from None
     if not value:
         raise MammogramError(path, "the pixel data are empty", _EXPORT_AGAIN)
     claimed = None if syntax == RLELossless else _codestream_shape(value)
@@ -124,21 +161,6 @@ def _read_encapsulated(path: Path, file: BinaryIO, syntax: UID, shape: tuple[int
             path, f"the compressed image has {claimed} pixels, the header says {shape} (rows, columns)", _EXPORT_AGAIN
         )
     return value
-
-
-def _decode(path: Path, dataset: FileDataset, element: PixelElement, value: bytes, syntax: UID) -> np.ndarray:
-    try:
-        dataset.add_new(_PIXEL_DATA, element.vr or "OW", value)
-        dataset["PixelData"].is_undefined_length = element.length == _UNDEFINED_LENGTH
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return dataset.pixel_array
-    except DECODER_ERRORS as error:
-        raise MammogramError(
-            path,
-            f'the pixel data of transfer syntax "{syntax.name}" cannot be decoded ({type(error).__name__})',
-            _UNCOMPRESS,
-        ) from None
 
 
 def _codestream_shape(value: bytes) -> tuple[int, int] | None:

@@ -12,12 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from monai_mammo.dicom.errors import DECODER_ERRORS, MammogramError
-from monai_mammo.dicom.pixels import check_size
+from monai_mammo.dicom.errors import MammogramError, refusing
+from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
 
 _EXPORT_AGAIN = "Save or download the file again"
 _ONE_SLICE = "Give one slice of one channel"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_TO_RAS = {
+    "left-posterior-superior": np.diag([-1.0, -1.0, 1.0, 1.0]),
+    "lps": np.diag([-1.0, -1.0, 1.0, 1.0]),
+    "right-anterior-superior": np.eye(4),
+    "ras": np.eye(4),
+}
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -48,7 +53,7 @@ def sniff(path: Path, head: bytes) -> str | None:
     return None
 
 
-def read_raster(path: Path, kind: str, labels: bool = False) -> Raster:
+def read_raster(path: Path, kind: str, labels: bool = False, limit: int = MAX_PIXELS) -> Raster:
     """Read an image of a kind that `sniff` named. Its size is checked before its pixels are read.
 
     NIfTI and NRRD index (x, y): they are transposed to rows and columns. A spacing of exactly 1 x 1 is what writers
@@ -59,19 +64,15 @@ def read_raster(path: Path, kind: str, labels: bool = False) -> Raster:
         path: the file.
         kind: its format.
         labels: keep a palette's indices and refuse colours (masks), instead of reading them as luminance.
+        limit: pixels that the image may have.
 
     Raises:
         MammogramError: damaged, too large, or not one slice of one channel.
     """
-    readers = {"nifti": _read_nifti, "nrrd": _read_nrrd}
-    try:
-        return readers[kind](path) if kind in readers else Raster(_read_picture(path, labels))
-    except MammogramError:
-        raise
-    except DECODER_ERRORS as error:
-        raise MammogramError(
-            path, f"the {kind.upper()} file is damaged or unreadable ({type(error).__name__})", _EXPORT_AGAIN
-        ) from None
+    with refusing(path, f"the {kind.upper()} file is damaged or unreadable", _EXPORT_AGAIN):
+        if kind == "nifti":
+            return _read_nifti(path, limit)
+        return _read_nrrd(path, limit) if kind == "nrrd" else Raster(_read_picture(path, labels, limit))
 
 
 def to_unit(path: Path, values: np.ndarray) -> np.ndarray:
@@ -84,8 +85,8 @@ def to_unit(path: Path, values: np.ndarray) -> np.ndarray:
     Raises:
         MammogramError: a value is not finite.
     """
-    if values.dtype in (np.uint8, np.uint16, np.bool_):
-        scale = 1 if values.dtype == np.bool_ else np.iinfo(values.dtype).max
+    if values.dtype.kind == "b" or (values.dtype.kind == "u" and values.dtype.itemsize <= 2):
+        scale = 1 if values.dtype.kind == "b" else np.iinfo(values.dtype).max
         pixels = values.astype(np.float32)
         pixels *= np.float32(1 / scale)
         return np.minimum(pixels, np.float32(1), out=pixels)
@@ -129,9 +130,9 @@ LARGEST_LABEL = 31
 """A mask whose values do not exceed this holds labels; no lesion catalogue needs more."""
 
 
-def _read_picture(path: Path, labels: bool) -> np.ndarray:
+def _read_picture(path: Path, labels: bool, limit: int) -> np.ndarray:
     with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
-        check_size(path, image.height, image.width)
+        check_size(path, image.height, image.width, limit)
         if getattr(image, "n_frames", 1) > 1:
             raise MammogramError(path, f"it has {image.n_frames} pages", "Give an image of one page")
         if image.mode == "P" and not labels:
@@ -151,11 +152,11 @@ def _read_picture(path: Path, labels: bool) -> np.ndarray:
         return values.astype(np.uint16) if image.mode == "I" and image.format == "PNG" else values
 
 
-def _read_nifti(path: Path) -> Raster:
+def _read_nifti(path: Path, limit: int) -> Raster:
     import nibabel
 
     image: Any = nibabel.load(path)
-    shape = _plane(path, tuple(int(side) for side in image.shape))
+    shape = _plane(path, tuple(int(side) for side in image.shape), limit)
     if image.get_data_dtype().kind not in "biuf":
         raise MammogramError(path, "the NIfTI file holds colours or complex numbers", _ONE_SLICE)
     values = np.asanyarray(image.dataobj).reshape(shape, order="F")
@@ -164,7 +165,7 @@ def _read_nifti(path: Path) -> Raster:
     return _transposed(values, zooms, np.asarray(image.affine, dtype=np.float64) @ np.diag([unit, unit, unit, 1.0]))
 
 
-def _read_nrrd(path: Path) -> Raster:
+def _read_nrrd(path: Path, limit: int) -> Raster:
     try:
         import nrrd
     except ImportError:
@@ -173,7 +174,7 @@ def _read_nrrd(path: Path) -> Raster:
     header = nrrd.read_header(str(path))
     if {"data file", "datafile"} & set(header):
         raise MammogramError(path, "the NRRD header points to another file", "Save header and pixels in one file")
-    shape = _plane(path, tuple(int(side) for side in header["sizes"]))
+    shape = _plane(path, tuple(int(side) for side in header["sizes"]), limit)
     values = nrrd.read(str(path), index_order="F")[0].reshape(shape, order="F")
     directions = header.get("space directions")
     if directions is None:
@@ -182,16 +183,15 @@ def _read_nrrd(path: Path) -> Raster:
     affine = np.eye(4)
     affine[: steps.shape[1], : steps.shape[0]] = steps.T
     affine[: steps.shape[1], 3] = header.get("space origin", np.zeros(steps.shape[1]))
-    lps = str(header.get("space", "")).lower() in ("left-posterior-superior", "lps")
-    return _transposed(
-        values, [float(step) for step in np.linalg.norm(steps, axis=1)[:2]], _LPS_TO_RAS @ affine if lps else affine
-    )
+    to_ras = _TO_RAS.get(str(header.get("space", "")).lower())
+    zooms = [float(step) for step in np.linalg.norm(steps, axis=1)[:2]]
+    return _transposed(values, zooms, None if to_ras is None else to_ras @ affine)
 
 
-def _plane(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+def _plane(path: Path, shape: tuple[int, ...], limit: int) -> tuple[int, int]:
     if len(shape) < 2 or any(side != 1 for side in shape[2:]):
         raise MammogramError(path, f"the array has the shape {shape}, not (x, y) or (x, y, 1)", _ONE_SLICE)
-    check_size(path, shape[1], shape[0])
+    check_size(path, shape[1], shape[0], limit)
     return shape[0], shape[1]
 
 

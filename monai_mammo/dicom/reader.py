@@ -19,8 +19,8 @@ from pydicom.dataset import FileDataset
 
 from monai_mammo.dicom.display import ForProcessing, to_display
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.header import MammogramHeader, PixelElement, describe, index_to_world, parse
-from monai_mammo.dicom.pixels import check_size, read_stored
+from monai_mammo.dicom.header import MammogramHeader, describe, index_to_world, parse
+from monai_mammo.dicom.pixels import MAX_PIXELS, Layout, check_layout, read_stored
 from monai_mammo.dicom.raster import Raster, read_raster, sniff, to_labels, to_unit
 
 _HEAD = 352  # bytes; the longest signature, NIfTI's, ends there
@@ -33,7 +33,13 @@ class Mammogram(MammogramHeader):
     pixels: np.ndarray = field(repr=False)
 
 
-def read_mammogram(path: str | PathLike[str], *, voi: int = 0, for_processing: ForProcessing = "refuse") -> Mammogram:
+def read_mammogram(
+    path: str | PathLike[str],
+    *,
+    voi: int = 0,
+    for_processing: ForProcessing = "refuse",
+    max_pixels: int = MAX_PIXELS,
+) -> Mammogram:
     """Read a mammogram from DICOM, PNG, JPEG, TIFF, NIfTI or NRRD; the content decides, not the file's name.
 
     DICOM is displayed as the standard says: see `monai_mammo.dicom.display.to_display`. Other files are scaled as
@@ -43,16 +49,17 @@ def read_mammogram(path: str | PathLike[str], *, voi: int = 0, for_processing: F
         path: the file.
         voi: which of several VOI LUTs or windows of a DICOM file, counted from 0.
         for_processing: FOR PROCESSING images are refused ("refuse") or shown by logarithm and percentiles ("log").
+        max_pixels: an image that claims more is refused before memory is taken.
 
     Raises:
         MammogramError: the file cannot be used; the message says why and what helps.
     """
     path, kind = _identify(path)
     if kind != "dicom":
-        return _from_raster(path, kind, read_raster(path, kind))
+        return _from_raster(path, kind, read_raster(path, kind, limit=max_pixels))
     with path.open("rb") as file:
-        dataset, element, header = _open_dicom(path, file)
-        pixels = to_display(path, read_stored(path, file, dataset, element), dataset, header, voi, for_processing)
+        dataset, layout, header = _open_dicom(path, file, max_pixels)
+        pixels = to_display(path, read_stored(path, file, dataset, layout), dataset, header, voi, for_processing)
     return Mammogram(pixels=pixels, **_values(header))
 
 
@@ -66,11 +73,7 @@ def read_header(path: str | PathLike[str]) -> MammogramHeader:
         mammogram = _from_raster(path, kind, read_raster(path, kind))
         return MammogramHeader(**_values(mammogram))
     with path.open("rb") as file:
-        _, element, header = _open_dicom(path, file)
-    if element is None:
-        raise MammogramError(path, "there are no pixel data", "Export or download the file again")
-    check_size(path, header.rows, header.columns)
-    return header
+        return _open_dicom(path, file)[2]
 
 
 def read_mask(path: str | PathLike[str]) -> np.ndarray:
@@ -157,14 +160,14 @@ class MaskReader(ImageReader):
 def _identify(path: str | PathLike[str]) -> tuple[Path, str]:
     path = Path(path)
     try:
-        if path.is_dir():
-            raise MammogramError(path, "it is a folder", "Give the path of one image file")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise MammogramError(path, "it is a folder or a device", "Give the path of one image file")
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except FileNotFoundError:
         raise MammogramError(path, "there is no such file", "Check the path") from None
-    except (OSError, ValueError) as error:
-        raise MammogramError(path, f"it cannot be opened ({type(error).__name__})", "Check its permissions") from error
+    except OSError as error:
+        raise MammogramError(path, f"it cannot be opened ({type(error).__name__})", "Check its permissions") from None
     if not head:
         raise MammogramError(path, "the file is empty", "Export or download it again")
     # Without a preamble, a DICOM file begins with an attribute of group 0002 or 0008.
@@ -180,9 +183,10 @@ def _identify(path: str | PathLike[str]) -> tuple[Path, str]:
     return path, kind
 
 
-def _open_dicom(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None, MammogramHeader]:
+def _open_dicom(path: Path, file: BinaryIO, limit: int = MAX_PIXELS) -> tuple[FileDataset, Layout, MammogramHeader]:
     dataset, element = parse(path, file)
-    return dataset, element, describe(path, dataset)
+    header = describe(path, dataset)
+    return dataset, check_layout(path, file, dataset, element, limit), header
 
 
 def _from_raster(path: Path, kind: str, raster: Raster) -> Mammogram:
@@ -206,8 +210,8 @@ def _read_mask(path: str | PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         affine = index_to_world(raster.spacing) if raster.affine is None else raster.affine
         return to_labels(path, raster.values), affine
     with path.open("rb") as file:
-        dataset, element, header = _open_dicom(path, file)
-        return to_labels(path, read_stored(path, file, dataset, element)), header.affine
+        dataset, layout, header = _open_dicom(path, file)
+        return to_labels(path, read_stored(path, file, dataset, layout)), header.affine
 
 
 def _values(header: MammogramHeader) -> dict[str, Any]:
