@@ -163,7 +163,7 @@ def scenes(number: int, seed: int, truncated: int, field_mm: tuple[float, float]
 
 
 def segmentation_datalist(out: Path) -> Path:
-    """Write `segmentation_roi/dataset.json` (an entry a mass) and `segmentation_whole/dataset.json` (an entry an image).
+    """Write `segmentation_roi/dataset.json` (an entry a mass) and `segmentation_whole/…` (an entry an image).
 
     The second has the union of an image's masses as its label, an empty mask where there is none. The patients are
     split alike in all datalists of a study set.

@@ -36,10 +36,10 @@ _CUT_MOTION = {
     "superior": (0.0, -100.0, 0.0, 0.0),
     "posterior": (-100.0, 0.0, 0.0, 0.0),
     "pectoral": (-100.0, 0.0, 0.0, 0.0),
-    "nipple": (34.0, 0.0, 0.7, 0.15),
+    "nipple": (34.0, 0.0, 0.7, 0.0),
 }
-# Share of the breast's area that a truncation takes away: enough to see, not more than a real repeat would show.
-_LOSS = {"nipple": (0.06, 0.14), "pectoral": (0.24, 0.34), "posterior": (0.12, 0.25)}
+# Share of the breast's area that a truncation takes away, of the muscle's where the muscle is what is missing.
+_LOSS = {"nipple": (0.06, 0.14), "pectoral": (0.65, 0.85), "posterior": (0.22, 0.34)}
 _CUT_SIDE = {  # the image edge, left breast
     "medial": "bottom",
     "lateral": "top",
@@ -242,10 +242,14 @@ class PhantomView:
         tissue = self.complete_pose.to_anatomy(x, y)
         inside = self.breast.depth_below_skin(*tissue, self.view) > 0
         tissue = (tissue[0][inside], tissue[1][inside])
+        target = tissue
+        if cause == "pectoral":
+            muscle = tissue[0] < self.breast.pectoral_edge(tissue[1])
+            target = (tissue[0][muscle], tissue[1][muscle])
         least, most = 0.0, 3.0
         for _ in range(12):  # the loss grows with the motion: bisection
             amount = 0.5 * (least + most)
-            loss = self._loss(self._moved(cause, amount, turn), tissue)
+            loss = self._loss(self._moved(cause, amount, turn), target)
             least, most = (amount, most) if loss < wanted else (least, amount)
         pose = self._moved(cause, most, turn)
         return replace(self, pose=pose, cause=cause, lost_fraction=self._loss(pose, tissue))

@@ -132,6 +132,9 @@ def _mass(
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     radius, theta = mass.radius(x[box], y[box], scene.view)
     core = radius < 1.0
+    pixel_mm2 = (scene.field_mm[0] / len(x)) ** 2 / np.prod(scene.pose.stretch)
+    if core.sum() * pixel_mm2 < 0.25 * np.pi * np.prod(mass.half_axes):
+        return added, visible
     softness = {"circumscribed": 0.07, "lobulated": 0.10, "obscured": 0.30, "spiculated": 0.16}[mass.margin]
     body = _step(1.0 - radius, softness) * (1.06 - 0.22 * radius**2)
     if mass.margin == "spiculated":
