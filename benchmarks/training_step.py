@@ -9,6 +9,7 @@ The goal is 1.10 at most.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -43,8 +44,12 @@ def main() -> None:
             bare += bare_steps(parser, chosen.steps)
             training += training_steps(parser, chosen.steps)
     slow, floor = statistics.median(training), statistics.median(bare)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {parser.get_parsed_content('device')}, ", end="")
-    print(f"stem {chosen.stem}, width {chosen.width}, batch {chosen.batch_size}, amp {parser.get_parsed_content('amp')}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {parser.get_parsed_content('device')}, ", end=""
+    )
+    print(
+        f"stem {chosen.stem}, width {chosen.width}, batch {chosen.batch_size}, amp {parser.get_parsed_content('amp')}"
+    )
     print(f"step of training: {slow * 1000:8.1f} ms (median of {len(training)})")
     print(f"bare step:        {floor * 1000:8.1f} ms (median of {len(bare)})")
     print(f"ratio:            {slow / floor:8.3f}")
@@ -83,7 +88,7 @@ def training_steps(parser: ConfigParser, steps: int) -> list[float]:
     trainer.state.epoch = 0
     trainer.run()
     handler.remove()
-    pairs = list(zip(starts[:-1], starts[1:], strict=True))[WARM_UP:]
+    pairs = list(itertools.pairwise(starts))[WARM_UP:]
     return [after - before for before, after in pairs]
 
 

@@ -24,6 +24,7 @@ from rich.table import Table
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.transforms import bounding_box
 
 Record = dict[str, Any]
@@ -201,8 +202,19 @@ class Report:
         return {}
 
     def _collect(self, engine: Engine) -> None:
-        for output in engine.state.output:
-            self.records.append(self.record(output) | _identity(output))
+        # MONAI parts what the postprocessing gives into `batch` and `output`; a record needs both.
+        for given, output in zip(engine.state.batch, engine.state.output, strict=True):
+            image = {**given, **output}
+            self.records.append(self.record(image) | self._identity(image))
+
+    def _identity(self, image: Mapping[str, Any]) -> Record:
+        meta = getattr(image["image"], "meta", {})
+        source = str(meta.get("filename_or_obj", ""))
+        if self.output_dir is not None and "patient" not in image:
+            raise MammogramError(
+                source, "its entry in the datalist names no patient", "Name the patient: intervals are by patient"
+            )
+        return {"image": Path(source).name, "patient": str(image.get("patient", source))}
 
     def _summarise(self, engine: Engine) -> None:
         records = _of_all_ranks(self.records)
@@ -287,12 +299,6 @@ class QualityReport(Report):
     def extra(self, records: Sequence[Record]) -> dict[str, Any]:
         """The confusion matrix."""
         return {"confusion_matrix": confusion_matrix(records)}
-
-
-def _identity(output: Mapping[str, Any]) -> Record:
-    image = output["image"]
-    source = str(image.meta.get("filename_or_obj", "")) if hasattr(image, "meta") else ""
-    return {"image": Path(source).name, "patient": str(output.get("patient", source))}
 
 
 def _spacing(output: Mapping[str, Any]) -> list[float] | None:

@@ -1,6 +1,7 @@
 """Predictor: a bundle folder and an image in, the bundle's own results out.
 
-The only place where a model meets an image. It executes what the bundle's `configs/inference.yaml` describes and repeats none of it.
+The only place where a model meets an image. It executes what the bundle's `configs/inference.yaml` describes and
+repeats none of it.
 """
 
 from __future__ import annotations

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zipfile
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
+
+from monai_mammo.dicom.errors import MammogramError
 
 
 def latest_checkpoint(directory: str | Path) -> str:
@@ -46,8 +50,9 @@ class TrainingProgress(ProgressBar):
 class BestWeights:
     """Keep the network's weights of the best validation so far, as the plain state dict that a bundle ships.
 
-    Rank 0 writes. The file is replaced in one step, so a process killed at any moment leaves the former weights whole. The best
-    value is part of the run's checkpoint (`state_dict`), so a resumed run does not replace better weights by worse.
+    Rank 0 writes. The file is replaced in one step, so a process killed at any moment leaves the former weights
+    whole. The best value is part of the run's checkpoint (`state_dict`), so a resumed run does not replace better
+    weights by worse.
 
     Args:
         network: the trained network, wrapped for several processes or not.
@@ -83,3 +88,20 @@ class BestWeights:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a run's best value."""
         self.best = state["best"]
+
+
+def name_cause_last() -> None:
+    """Let a bundle that fails end in the line that says why.
+
+    MONAI wraps every error in one that quotes the config's expression; the cause stands far above. This prints the
+    traceback as ever and then, if the first cause is a `MammogramError`, its file, reason and remedy.
+    """
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, traceback)
+        while error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(error, MammogramError):
+            print(f"\nerror: {error}", file=sys.stderr)  # noqa: T201
+
+    sys.excepthook = show

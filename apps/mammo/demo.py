@@ -77,7 +77,9 @@ def train(lesson: Lesson, count: str) -> None:
     write_phantoms(TRAINING, patients=16, seed=0)
     run = DEMO / "runs" / f"{lesson.bundle}_{lesson.datalist}"
     run.mkdir(parents=True, exist_ok=True)
-    console.print(f"training {count}: {lesson.bundle} on phantoms ({' '.join(lesson.values)}); log: {run / 'train.log'}")
+    console.print(
+        f"training {count}: {lesson.bundle} on phantoms ({' '.join(lesson.values)}); log: {run / 'train.log'}"
+    )
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
     command += ["--bundle_root", str(bundle), "--dataset_dir", str(TRAINING / lesson.datalist)]
     command += ["--ckpt_dir", str(run), "--output_dir", str(run), "--resume", "True", *lesson.values]
@@ -92,12 +94,11 @@ def train(lesson: Lesson, count: str) -> None:
 def serve(port: int) -> int:
     """Start the server, say what to do with it once it answers, and stop it with this process."""
     address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        ["monailabel", "start_server", "--app", str(ROOT / "apps" / "mammo"), "--studies", str(STUDIES)]
-        + ["--host", "127.0.0.1", "--port", str(port)],
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
-        start_new_session=True,
-    )
+    command = ["monailabel", "start_server", "--app", str(ROOT / "apps" / "mammo"), "--studies", str(STUDIES)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    # `monailabel` is a script that runs the first `python` on PATH.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    server = subprocess.Popen(command, env={**os.environ, "PATH": path}, start_new_session=True)
     try:
         while server.poll() is None and not answers(f"{address}/info/"):
             time.sleep(0.5)

@@ -33,7 +33,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(scope="module", params=list(CASES))
 def case(request) -> Case:
     return CASES[request.param]
 
@@ -41,7 +41,12 @@ def case(request) -> Case:
 @pytest.fixture
 def bundle(case, root, tmp_path) -> Path:
     """A copy of the case's bundle without weights."""
-    return shutil.copytree(root / "bundles" / case.bundle, tmp_path / case.bundle, ignore=shutil.ignore_patterns("*.pt"))
+    return copy_of(root / "bundles" / case.bundle, tmp_path)
+
+
+def copy_of(bundle: Path, folder: Path) -> Path:
+    """The bundle without its weights, where a test may write."""
+    return shutil.copytree(bundle, folder / bundle.name, ignore=shutil.ignore_patterns("*.pt", "eval"))
 
 
 def run_config(bundle: Path, files: list[str], run_id: str, workflow_type: str = "train", **values: Any) -> None:

@@ -66,7 +66,11 @@ def test_every_property_that_monai_asks_for_is_there(case, bundle, phantoms):
             config_file=str(bundle / "configs" / file),
             meta_file=str(bundle / "configs" / "metadata.json"),
             workflow_type=kind,
-            **{key: value for key, value in values.items() if key not in ("batch_size", "num_workers") or kind == "train"},
+            **{
+                key: value
+                for key, value in values.items()
+                if key not in ("batch_size", "num_workers") or kind == "train"
+            },
         )
         workflow.initialize()
         assert workflow.check_properties() == []
@@ -111,5 +115,8 @@ def test_serving_prepares_an_image_as_training_does(case, bundle, phantoms):
     given = {key: value for key, value in entry.items() if key != "label"}
     served = parsers["inference.yaml"].get_parsed_content("preprocessing")(given)["image"]
     torch.testing.assert_close(served.as_tensor(), trained.as_tensor(), rtol=0, atol=0)
-    for key in ("network_def", *(key for key in ("size", "roi_size", "roi_margin", "whole_size") if key in parser.get())):
+    for key in (
+        "network_def",
+        *(key for key in ("size", "roi_size", "roi_margin", "whole_size") if key in parser.get()),
+    ):
         assert parsers["train.yaml"].get(key) == parsers["inference.yaml"].get(key)
