@@ -1,20 +1,40 @@
-"""What the app's tests share: its folder on the path, studies with known content, bundles that need no training."""
+"""What the app's tests share: its folder on the path, images with known content, bundles that need no training."""
 
 from __future__ import annotations
 
-import re
+import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+from PIL import Image
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
+
+pytest.importorskip("monailabel", reason="the app's server needs the extra `label`")
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "apps" / "mammo"
-
-pytest.importorskip("monailabel", reason="the app's server needs the extra `label`")
 sys.path.insert(0, str(APP))
+
+QUALITY = "mammo_quality_classification"
+SEGMENTATION = "mammo_tumor_segmentation"
+LESION = "mammo_tumor_segmentation_roi"
 
 
 def blob(rows: int = 120, columns: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -29,13 +49,8 @@ def blob(rows: int = 120, columns: int = 90) -> tuple[np.ndarray, np.ndarray]:
 
 def write_dicom(path: Path, pixels: np.ndarray, patient: int = 1, spacing: float = 0.2, **encoding: str) -> Path:
     """A For Presentation mammogram of these pixels (left CC), uncompressed MONOCHROME2 unless said otherwise."""
-    from pydicom.uid import UID, ExplicitVRLittleEndian
-
-    from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
-
     path.parent.mkdir(parents=True, exist_ok=True)
     syntax = UID(encoding.get("syntax", ExplicitVRLittleEndian))
-    how = Encoding(syntax, encoding.get("photometric", "MONOCHROME2"), VOI[0])
     write_mammogram(
         path,
         pixels,
@@ -45,26 +60,142 @@ def write_dicom(path: Path, pixels: np.ndarray, patient: int = 1, spacing: float
         density="b",
         spacing=spacing,
         seed=0,
-        encoding=how,
+        encoding=Encoding(syntax, encoding.get("photometric", "MONOCHROME2"), VOI[0]),
     )
     return path
 
 
+def write_png(path: Path, pixels: np.ndarray) -> Path:
+    """The pixels as an 8-bit grey PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
+    return path
+
+
+def copy_bundles(folder: Path, **values: Any) -> Path:
+    """Both bundles with other values in their configs, where these have them."""
+    for source in sorted((ROOT / "bundles").iterdir()):
+        ignored = shutil.ignore_patterns("*.pt", "eval", "cache", "data")
+        shutil.copytree(source, folder / source.name, ignore=ignored)
+        (folder / source.name / "models").mkdir(exist_ok=True)
+        for name in ("train.yaml", "inference.yaml"):
+            file = folder / source.name / "configs" / name
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            for key, value in values.items():
+                if key in config and not (isinstance(config[key], str) and config[key].startswith("$")):
+                    config[key] = value
+            file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both bundles with networks and inputs so small that they train in seconds."""
-    folder = tmp_path_factory.mktemp("bundles")
-    for source in sorted((ROOT / "bundles").iterdir()):
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("*.pt", "eval", "cache"))
-        for name in ("train.yaml", "inference.yaml"):
-            config = folder / source.name / "configs" / name
-            text = config.read_text(encoding="utf-8")
-            for key, value in {
-                "width": "4",
-                "size": "[64, 64]",
-                "roi_size": "[64, 64]",
-                "whole_size": "[96, 64]",
-            }.items():
-                text = re.sub(rf"^{key}: [^$\"\n]*?(?= #|$)", f"{key}: {value}", text, flags=re.MULTILINE)
-            config.write_text(text, encoding="utf-8")
+    """Both bundles with networks and inputs so small that they train in seconds; without weights."""
+    folder = tmp_path_factory.mktemp("small")
+    return copy_bundles(folder, width=4, size=[64, 64], roi_size=[64, 64], whole_size=[96, 64])
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both bundles with weights: a small untrained quality network, and for a segmentation network a threshold.
+
+    So what is segmented is known: all that is bright.
+    """
+    folder = copy_bundles(tmp_path_factory.mktemp("bundles"), width=4, size=[64, 64])
+    file = folder / SEGMENTATION / "configs" / "inference.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config["network_def"] = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 2, "kernel_size": 1}
+    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    bright = {"weight": torch.zeros(2, 3, 1, 1), "bias": torch.tensor([0.0, -70.0])}
+    bright["weight"][1] = 100 / 3
+    for name in ("model.pt", "model_whole.pt"):
+        torch.save(bright, folder / SEGMENTATION / "models" / name)
+    parser = ConfigParser()
+    parser.read_config(str(folder / QUALITY / "configs" / "inference.yaml"))
+    torch.manual_seed(0)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / QUALITY / "models" / "model.pt")
     return folder
+
+
+@dataclass
+class Server:
+    """A running server and the folders it works on."""
+
+    url: str
+    studies: Path
+    weights: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+    http: httpx.Client
+
+    def infer(self, model: str, image: str, /, **params: Any) -> httpx.Response:
+        """POST /infer/<model> as Slicer does; the answer is multipart, or JSON where there is no mask."""
+        return self.http.post(f"/infer/{model}", params={"image": image}, data={"params": json.dumps(params)})
+
+    def is_up(self) -> bool:
+        """Whether it still answers."""
+        return self.process.poll() is None and self.http.get("/info/").status_code == 200
+
+
+def start_server(studies: Path, bundles: Path, folder: Path) -> Server:
+    """Start `monailabel start_server` on a free port of this machine, and wait until it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    weights, log = folder / "weights", folder / "server.log"
+    # A copy of the app keeps the server's logs and working folders out of the source tree.
+    app = folder / "repository" / "apps" / "mammo"
+    shutil.copytree(APP, app, ignore=shutil.ignore_patterns("logs", "model", "bin", "__pycache__"))
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--conf", "bundles", str(bundles), "--conf", "weights", str(weights), "--conf", "device", "cpu"]
+    home = folder / "home"
+    home.mkdir()
+    missing = folder / "missing"
+    missing.mkdir()
+    (missing / "torchvision.py").write_text("raise ImportError('the app must run without torchvision')")
+    nowhere = "http://127.0.0.1:9"  # whoever calls out fails
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(missing), "OMP_NUM_THREADS": "1"}
+    environment |= {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    client = httpx.Client(base_url=url, timeout=120, trust_env=False)
+    server = Server(url, studies, weights, process, log, client)
+    for _ in range(600):
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended at its start:\n{log.read_text()[-4000:]}")
+        try:
+            client.get("/info/").raise_for_status()
+            return server
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
+
+
+def stop_server(server: Server) -> None:
+    """End the server and what it started."""
+    server.http.close()
+    os.killpg(server.process.pid, signal.SIGTERM)
+    try:
+        server.process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
+    """A server over a folder with good and bad files; tests add files of their own names and share it."""
+    folder = tmp_path_factory.mktemp("server")
+    studies = folder / "studies"
+    pixels, _ = blob()
+    write_dicom(studies / "P1" / "L_CC.dcm", pixels, patient=1)
+    write_dicom(studies / "P2" / "1.2.840.55", pixels, patient=2, photometric="MONOCHROME1")
+    write_png(studies / "film.png", pixels)
+    (studies / "notes.dcm").write_text("this is no DICOM file")
+    running = start_server(studies, bundles, folder)
+    yield running
+    stop_server(running)

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_mammo.predictor import Predictor
 
-from .errors import RequestRefused
+from .errors import RequestRefused, cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,11 @@ class ServedModel:
             RequestRefused: the model has no weights yet (503).
         """
         with self._lock:
-            return self._current()(image, **given)
+            predictor = self._current()
+            try:
+                return predictor(image, **given)
+            except RuntimeError as error:
+                raise cause_of(error) from error
 
     def _current(self) -> Predictor:
         own = self.weights if self.weights.is_file() else None

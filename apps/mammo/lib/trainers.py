@@ -17,7 +17,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from .datalists import MakeDatalist
 from .datastore import MammogramDatastore
-from .errors import RequestRefused
+from .errors import RequestRefused, cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class BundleTraining(TrainTask):
 
         Raises:
             RequestRefused: a value that is not allowed, or too few annotations.
+            MammogramError: an image or label that was annotated has become unusable.
         """
         settings = self._settings(request)
         validation = settings.pop("validation")
@@ -75,9 +76,12 @@ class BundleTraining(TrainTask):
             **self.overrides,
             **settings,
         )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        try:
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        except RuntimeError as error:
+            raise cause_of(error) from error
         if not best.is_file():
             raise RuntimeError(
                 f"training {self.weights.stem} gave no weights: its validation metric was never a number. "

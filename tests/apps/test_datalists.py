@@ -1,0 +1,132 @@
+"""What the app's trainings are given: annotations as datalists, split by patient, free of identifiers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
+from lib.datastore import MammogramDatastore
+from lib.errors import RequestRefused
+from pydicom import dcmread
+
+from monai_mammo.datasets.datalist import load_datalist
+from monai_mammo.dicom.reader import read_mask
+
+from .conftest import blob, write_dicom, write_png
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> MammogramDatastore:
+    """Two images of each of three patients, and one picture without a header."""
+    studies = tmp_path / "studies"
+    for patient in (1, 2, 3):
+        for number in (1, 2):
+            write_dicom(studies / f"P{patient}" / f"{number}.dcm", blob()[0], patient=patient)
+    write_png(studies / "film.png", blob()[0])
+    return MammogramDatastore(studies)
+
+
+def save(datastore: MammogramDatastore, image_id: str, boxes: dict[int, list[list[int]]], **info: Any) -> None:
+    """Save a final label of boxes [row0, column0, row1, column1] by label value."""
+    mask = np.zeros((1, 120, 90), dtype=np.uint8)
+    for value, places in boxes.items():
+        for row0, column0, row1, column1 in places:
+            mask[0, row0:row1, column0:column1] = value
+    file = datastore.studies.parent / "label.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask), str(file))
+    datastore.save_label(image_id, str(file), "final", info)
+
+
+def entries_of(file: Path) -> list[dict[str, Any]]:
+    """Every entry of a datalist, with its section."""
+    return [
+        {**entry, "section": section}
+        for section in ("training", "validation")
+        for entry in load_datalist(file.parent, section)
+    ]
+
+
+def test_every_lesion_is_an_entry_of_its_own_with_its_box(datastore: MammogramDatastore, tmp_path: Path) -> None:
+    save(datastore, "P1-1", {1: [[5, 6, 15, 26], [60, 10, 70, 30]]})
+    save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
+    entries = entries_of(lesion_datalist(datastore, tmp_path / "data", 0.5, seed=0))
+    assert sorted(entry["box"] for entry in entries) == [[1, 2, 3, 4], [5, 6, 15, 26], [60, 10, 70, 30]]
+    mask = read_mask(next(entry["label"] for entry in entries if entry["box"] == [1, 2, 3, 4]))
+    assert mask.shape == (120, 90)
+    assert mask[1:3, 2:4].all()
+    assert mask.sum() == 4
+
+
+def test_a_normal_breast_is_an_entry_of_the_whole_mode_and_none_of_the_lesion_mode(
+    datastore: MammogramDatastore, tmp_path: Path
+) -> None:
+    save(datastore, "P1-1", {})
+    save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
+    assert len(entries_of(whole_datalist(datastore, tmp_path / "whole", 0.5, seed=0))) == 2
+    with pytest.raises(RequestRefused, match=r"1 patient"):
+        lesion_datalist(datastore, tmp_path / "lesions", 0.5, seed=0)
+
+
+def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastore, tmp_path: Path) -> None:
+    named = [{"name": "incomplete", "idx": 1}, {"name": "Tumour", "idx": 2}]
+    save(datastore, "P1-1", {1: [[0, 0, 100, 80]], 2: [[10, 20, 30, 40]]}, label_info=named)
+    save(datastore, "P2-1", {1: [[0, 0, 100, 80]]}, label_info=named[:1])
+    entries = entries_of(whole_datalist(datastore, tmp_path / "data", 0.5, seed=0))
+    sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
+    assert sizes == {"P1": 400, "P2": 0}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_is_on_both_sides_of_the_split(datastore: MammogramDatastore, tmp_path: Path, seed: int) -> None:
+    for image_id in datastore.list_images():
+        datastore.update_image_info(image_id, {"quality": "complete" if image_id.endswith("1") else "incomplete"})
+    entries = entries_of(quality_datalist(datastore, tmp_path / "data", 0.3, seed))
+    sides = {
+        section: {e["patient"] for e in entries if e["section"] == section} for section in ("training", "validation")
+    }
+    assert len(entries) == 7
+    assert not sides["training"] & sides["validation"]
+    assert len(sides["training"] | sides["validation"]) == 4
+
+
+def test_verdicts_become_labels_with_incomplete_as_one(datastore: MammogramDatastore, tmp_path: Path) -> None:
+    datastore.update_image_info("P1-1", {"quality": "complete"})
+    datastore.update_image_info("P2-1", {"quality": "incomplete"})
+    entries = entries_of(quality_datalist(datastore, tmp_path / "data", 0.5, seed=0))
+    assert {Path(entry["image"]).parent.name: entry["label"] for entry in entries} == {"P1": 0, "P2": 1}
+
+
+def test_the_datalist_holds_pseudonyms_only(datastore: MammogramDatastore, tmp_path: Path) -> None:
+    for patient in (1, 2):
+        save(datastore, f"P{patient}-1", {1: [[1, 2, 3, 4]]})
+    text = whole_datalist(datastore, tmp_path / "data", 0.5, seed=0).read_text()
+    dataset = dcmread(datastore.get_image_uri("P1-1"))
+    assert str(dataset.PatientID) not in text
+    assert str(dataset.PatientName) not in text
+    entries = [entry for section in ("training", "validation") for entry in json.loads(text)[section]]
+    assert {entry["patient"] for entry in entries} == {datastore.image(f"P{number}-1").patient for number in (1, 2)}
+
+
+@pytest.mark.parametrize("make", [lesion_datalist, whole_datalist, quality_datalist])
+def test_without_annotations_of_two_patients_there_is_nothing_to_train_on(
+    datastore: MammogramDatastore, tmp_path: Path, make: Any
+) -> None:
+    with pytest.raises(RequestRefused, match=r"0 patient"):
+        make(datastore, tmp_path / "none", 0.2, 0)
+    for image_id, verdict in (("P1-1", "complete"), ("P1-2", "incomplete")):
+        save(datastore, image_id, {1: [[1, 2, 3, 4]]})
+        datastore.update_image_info(image_id, {"quality": verdict})
+    with pytest.raises(RequestRefused, match=r"1 patient"):
+        make(datastore, tmp_path / "one", 0.2, 0)
+
+
+def test_verdicts_of_one_kind_only_are_nothing_to_train_on(datastore: MammogramDatastore, tmp_path: Path) -> None:
+    for patient in (1, 2, 3):
+        datastore.update_image_info(f"P{patient}-1", {"quality": "complete"})
+    with pytest.raises(RequestRefused, match="the same"):
+        quality_datalist(datastore, tmp_path / "data", 0.3, 0)
