@@ -164,7 +164,7 @@ def window(path: Path, values: np.ndarray, center: float, width: float, function
     if not smallest[function]:
         raise MammogramError(path, f"WindowWidth is {width:g}, which {function} does not allow", _CORRECT)
     if function == "SIGMOID":
-        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -700.0, 700.0)))
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 / width * (values - center), -700.0, 700.0)))
     if function == "LINEAR":
         center, width = center - 0.5, width - 1.0
     if width == 0.0:
@@ -181,7 +181,7 @@ def _lut(path: Path, item: Dataset, keyword: str, signed: bool) -> tuple[int, np
     entries, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
     if isinstance(data, bytes):
         # One word an entry; or, for tables of 8 bits, one byte.
-        data = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else np.uint16)
+        data = np.frombuffer(data, dtype=np.uint8 if bits == 8 and len(data) < 2 * entries else "<u2")
     lut = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]
     if len(lut) < entries:
         raise MammogramError(path, f"{keyword} has {len(lut)} entries, its descriptor says {entries}", _CORRECT)

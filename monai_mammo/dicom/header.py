@@ -7,6 +7,7 @@ program.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -138,14 +139,15 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
             found.append(PixelElement(BaseTag(tag), vr, length))
         return bool(found)
 
-    with refusing(path, "the DICOM header cannot be parsed", _EXPORT_AGAIN):
+    with warnings.catch_warnings(), refusing(path, "the DICOM header cannot be parsed", _EXPORT_AGAIN):
+        warnings.simplefilter("ignore")  # pydicom's quote the values that they complain of
         preamble = _has_preamble(file)
         if preamble and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise MammogramError(
                 path, "the transfer syntax is Deflated Explicit VR Little Endian", "Convert it with dcmconv +te"
             )
         dataset = read_partial(file, at_pixels, _LARGEST_VALUE, force=not preamble, specific_tags=_TAGS)
-    _convert(path, dataset)
+        _convert(path, dataset)
     if "TransferSyntaxUID" not in dataset.file_meta and found:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if found[0].vr is None else ExplicitVRLittleEndian
     return dataset, found[0] if found else None

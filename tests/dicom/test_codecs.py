@@ -1,0 +1,128 @@
+"""Every transfer syntax met in mammography gives the stored pixels, whichever decoder is at work."""
+
+import struct
+
+import numpy as np
+import openjpeg.utils
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+
+from monai_mammo.dicom import MammogramError, read_mammogram
+
+JPEG_LOSSLESS_SV1 = "1.2.840.10008.1.2.4.70"
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
+JPEG_2000 = "1.2.840.10008.1.2.4.91"
+RLE = "1.2.840.10008.1.2.5"
+
+
+def textured(bits, rows=37, columns=53):
+    """Smooth tissue with noise, using the whole range of its bits; odd sizes."""
+    rng = np.random.default_rng(bits)
+    smooth = np.add.outer(np.linspace(0, 1, rows), np.linspace(0, 1, columns)) / 2
+    values = np.clip(smooth + rng.normal(0, 0.02, smooth.shape), 0, 1) * (2**bits - 1)
+    values[0, 0], values[-1, -1] = 0, 2**bits - 1
+    return values.round().astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def jpeg_lossless_sv1(pixels, precision):
+    """Encode with predictor 1 and one Huffman table of 5 bits for all 17 categories (ITU-T T.81, annex H)."""
+    rows, columns = pixels.shape
+    predicted = np.empty(pixels.shape, dtype=np.int64)
+    values = pixels.astype(np.int64)
+    predicted[:, 1:] = values[:, :-1]
+    predicted[1:, 0] = values[:-1, 0]
+    predicted[0, 0] = 1 << (precision - 1)
+    bits = []
+    for difference in ((values - predicted + 32768) % 65536 - 32768).ravel().tolist():
+        category = abs(difference).bit_length()
+        bits.append(format(category, "05b"))
+        if 0 < category < 16:
+            amount = difference if difference > 0 else difference + (1 << category) - 1
+            bits.append(format(amount, f"0{category}b"))
+    stream = "".join(bits)
+    stream += "1" * (-len(stream) % 8)
+    data = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\x00")
+    huffman = b"\x00" + bytes([0, 0, 0, 0, 17] + [0] * 11) + bytes(range(17))
+    return b"".join(
+        [
+            b"\xff\xd8\xff\xc3" + struct.pack(">HBHHB", 11, precision, rows, columns, 1) + b"\x01\x11\x00",
+            b"\xff\xc4" + struct.pack(">H", 2 + len(huffman)) + huffman,
+            b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + data + b"\xff\xd9",
+        ]
+    )
+
+
+def jpeg_2000(pixels, precision, ratio=None):
+    return openjpeg.utils.encode_array(
+        pixels, bits_stored=precision, photometric_interpretation=2, compression_ratios=ratio
+    )
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", RLE])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_uncompressed_and_rle(make, syntax, bits):
+    pixels = textured(bits)
+    path = make(pixels, bits=bits, syntax="1.2.840.10008.1.2.1" if syntax == RLE else syntax)
+    if syntax == RLE:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLE)
+        dataset.save_as(path)
+    np.testing.assert_allclose(read_mammogram(path).pixels * (2**bits - 1), pixels, atol=0.01)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize(
+    ("syntax", "encode"), [(JPEG_LOSSLESS_SV1, jpeg_lossless_sv1), (JPEG_2000_LOSSLESS, jpeg_2000)]
+)
+def test_lossless_jpeg_and_jpeg_2000(make, syntax, encode, bits):
+    pixels = textured(bits)
+    path = make(pixels, bits=bits, syntax=syntax, PixelData=encapsulate([encode(pixels, bits)]))
+    np.testing.assert_allclose(read_mammogram(path).pixels * (2**bits - 1), pixels, atol=0.01)
+
+
+def test_several_fragments_and_an_offset_table(make):
+    pixels = textured(12)
+    data = encapsulate([jpeg_2000(pixels, 12)], fragments_per_frame=3, has_bot=True)
+    path = make(pixels, syntax=JPEG_2000_LOSSLESS, PixelData=data)
+    np.testing.assert_allclose(read_mammogram(path).pixels * 4095, pixels, atol=0.01)
+
+
+def test_lossy_jpeg_2000(make):
+    pixels = textured(12, 128, 96)
+    path = make(pixels, syntax=JPEG_2000, PixelData=encapsulate([jpeg_2000(pixels, 12, [10])]))
+    assert np.abs(read_mammogram(path).pixels - pixels / 4095).mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "original", "syntax"),
+    [("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm", JPEG_LS), ("JPGExtended.dcm", None, JPEG_EXTENDED)],
+)
+def test_codestreams_that_pydicom_ships(make, name, original, syntax):
+    source = pydicom.dcmread(get_testdata_file(name, download=False))
+    expected = (pydicom.dcmread(get_testdata_file(original, download=False)) if original else source).pixel_array
+    path = make(expected, bits=source.BitsStored, syntax=syntax, PixelData=source.PixelData)
+    low = -(2 ** (source.BitsStored - 1)) if source.PixelRepresentation else 0
+    shown = read_mammogram(path).pixels * (2**source.BitsStored - 1) + low
+    np.testing.assert_allclose(shown, expected, atol=0.05)
+
+
+def test_a_codestream_that_no_decoder_opens(make):
+    source = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm", download=False))
+    pixels = np.zeros((source.Rows, source.Columns), np.uint16)
+    with pytest.raises(MammogramError, match=r'"JPEG Extended .*cannot be decoded'):
+        read_mammogram(make(pixels, syntax=JPEG_EXTENDED, PixelData=source.PixelData))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+def test_a_file_without_preamble_and_meta_information(make, syntax):
+    """As old archives hold them: the data set alone."""
+    path = make(textured(12), syntax=syntax)
+    expected = read_mammogram(path).pixels
+    content = path.read_bytes()
+    (length,) = struct.unpack_from("<L", content, 140)
+    path.write_bytes(content[144 + length :])
+    np.testing.assert_array_equal(read_mammogram(path).pixels, expected)
