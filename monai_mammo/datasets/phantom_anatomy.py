@@ -8,6 +8,7 @@ the chest wall and the upper edge is (0, 0). A right breast is the mirror image 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -303,14 +304,14 @@ def _draw_mass(breast: Breast, rng: np.random.Generator) -> Mass:
     """A mass that lies in the breast, clear of skin, pectoral muscle and the other masses, in both views."""
     major = float(np.exp(rng.uniform(np.log(4.5), np.log(14.0))))
     axes = (major, major * float(rng.uniform(0.65, 0.95)))
-    for _ in range(1000):
+    for attempt in itertools.count(1):
         x = float(rng.uniform(0.2, 0.85)) * breast.depth
         cc, mlo = rng.uniform(-0.7, 0.7) * breast.half_height, rng.uniform(-0.9, 0.5) * breast.depth
         y = {"CC": float(cc), "MLO": float(mlo)}
-        if _is_free(breast, x, y, 1.3 * major):
+        if _is_free(breast, x, y, 1.3 * axes[0]):
             break
-    else:
-        raise ValueError(f"no room for another mass of {2 * major:.0f} mm in a breast with {len(breast.masses)}")
+        if attempt % 200 == 0:  # a crowded breast has room for a smaller one
+            axes = (0.8 * axes[0], 0.8 * axes[1])
     margin = str(rng.choice(["circumscribed", "lobulated", "obscured", "spiculated"]))
     amplitude = {"circumscribed": 0.025, "lobulated": 0.10, "obscured": 0.06, "spiculated": 0.06}[margin]
     lobes = tuple((amplitude * float(a), 2 * np.pi * float(p)) for a, p in rng.uniform(0, 1, (6, 2)))
