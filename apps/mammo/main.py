@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused, install_error_handlers, unknown
@@ -18,7 +19,6 @@ from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.models import ServedModel
 from lib.strategies import Random
 from lib.trainers import BundleTraining
-from monai_mammo.dicom.reader import read_mammogram
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
@@ -27,6 +27,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mammogram
 
 QUALITY = "mammo_quality_classification"
 SEGMENTATION = "mammo_tumor_segmentation"
@@ -111,6 +112,11 @@ class MammoApp(MONAILabelApp):
             info = {"model": request["model"], "params": params}
             label = store.save_label(image_id, file, tag, info)
         return {"label": label, "tag": tag, "file": file, "params": params}
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model on many images. MONAI Label's own defaults divide by zero on a machine without a GPU, and with
+        one worker end at the first bad image."""
+        return super().batch_infer({"multi_gpu": torch.cuda.is_available(), "max_workers": 2, **request}, datastore)
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refused: it would open any path it is given."""

@@ -1,0 +1,58 @@
+"""The app without its server: what it starts on, what it refuses, many images in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from main import MammoApp
+from monailabel.interfaces.exception import MONAILabelException
+
+from .conftest import APP, QUALITY, SEGMENTATION, blob, write_dicom, write_png
+
+
+def test_it_starts_on_an_empty_folder_and_offers_no_image(tmp_path: Path) -> None:
+    app = MammoApp(str(APP), str(tmp_path / "studies"), {"weights": str(tmp_path)})
+    assert app.info()["datastore"]["total"] == 0
+    assert app.next_sample({"strategy": "random"}) == {}
+
+
+def test_a_web_address_is_refused_as_studies(tmp_path: Path) -> None:
+    with pytest.raises(MONAILabelException) as refused:
+        MammoApp(str(APP), "https://example.org/dicom-web", {"weights": str(tmp_path)})
+    assert "local folder" in refused.value.msg
+
+
+def test_the_random_strategy_repeats_itself_for_one_seed_and_reaches_every_image(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    for number in range(4):
+        write_png(studies / f"{number}.png", blob()[0])
+    chosen = []
+    for _ in range(2):
+        app = MammoApp(str(APP), str(studies), {"weights": str(tmp_path), "seed": "7"})
+        chosen.append([app.next_sample({"strategy": "random"})["id"] for _ in range(30)])
+    assert chosen[0] == chosen[1]
+    assert set(chosen[0]) == {"0", "1", "2", "3"}
+
+
+def test_a_bad_image_does_not_end_a_batch(bundles: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    write_png(studies / "a.png", blob()[0])
+    torn = write_dicom(studies / "b.dcm", blob()[0], syntax="1.2.840.10008.1.2.4.90")
+    torn.write_bytes(torn.read_bytes()[:-1500])
+    write_png(studies / "c.png", blob()[0])
+    app = MammoApp(str(APP), str(studies), {"weights": str(tmp_path), "bundles": str(bundles), "device": "cpu"})
+    app.batch_infer({"model": SEGMENTATION, "images": "all"})
+    assert app.datastore().get_labeled_images("original") == ["a", "c"]
+
+
+def test_the_same_image_gives_the_same_verdict_in_every_format(bundles: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    write_dicom(studies / "dicom.dcm", blob()[0])
+    write_dicom(studies / "inverse.dcm", blob()[0], photometric="MONOCHROME1")
+    app = MammoApp(str(APP), str(studies), {"weights": str(tmp_path), "bundles": str(bundles), "device": "cpu"})
+    verdicts = [
+        app.infer({"model": QUALITY, "image": image, "result_write_to_file": False})["params"]["quality"]
+        for image in ("dicom", "inverse")
+    ]
+    assert verdicts[0]["probability_incomplete"] == pytest.approx(verdicts[1]["probability_incomplete"], abs=1e-3)
