@@ -22,7 +22,7 @@ from PIL import Image
 from skimage.filters import gaussian, threshold_otsu
 from skimage.measure import label as connected_components
 from skimage.measure import regionprops
-from skimage.morphology import binary_opening, disk
+from skimage.morphology import disk, opening
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from monai_mammo.dicom.errors import MammogramError
@@ -50,7 +50,7 @@ def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
     if float(small.max() - small.min()) < 1e-3:
         return np.zeros(pixels.shape, dtype=bool)
     # Otsu parts dense from fatty tissue where there is little background; half of it parts tissue from air.
-    tissue = binary_opening(small > 0.5 * (small.min() + threshold_otsu(small)), disk(2))
+    tissue = opening(small > 0.5 * (small.min() + threshold_otsu(small)), disk(2))
     components = connected_components(tissue)
     if components.max() == 0:
         return np.zeros(pixels.shape, dtype=bool)

@@ -22,7 +22,7 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram, read_mask
 from monai_mammo.transforms import bounding_box, breast_mask
 
-LEAST_LESION = 25
+LEAST_LESION = 100
 """Pixels below which a component of a mask is a speck, not a lesion."""
 
 QUALITY_SIZE = 512
