@@ -7,12 +7,12 @@ program.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from pydicom.config import IGNORE, disable_value_validation
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_file_meta_info, read_partial
@@ -139,8 +139,8 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
             found.append(PixelElement(BaseTag(tag), vr, length))
         return bool(found)
 
-    with warnings.catch_warnings(), refusing(path, "the DICOM header cannot be parsed", _EXPORT_AGAIN):
-        warnings.simplefilter("ignore")  # pydicom's quote the values that they complain of
+    # Unless told not to validate, pydicom quotes the values that it complains of in warnings and in its log.
+    with disable_value_validation(), refusing(path, "the DICOM header cannot be parsed", _EXPORT_AGAIN):
         preamble = _has_preamble(file)
         if preamble and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise MammogramError(
@@ -294,7 +294,7 @@ def _refuse_other_content(path: Path, dataset: FileDataset, sop_class: str) -> N
         raise MammogramError(path, "it is a breast tomosynthesis", "Give the two-dimensional mammogram of the study")
     known = {FOR_PRESENTATION, FOR_PROCESSING} | FILM_CLASSES
     if sop_class not in known and not (sop_class == "" and modality == "MG"):
-        name = UID(sop_class).name
+        name = UID(sop_class, IGNORE).name
         kind = "of an unknown SOP class" if name == sop_class else f'of the SOP class "{name}"'
         raise MammogramError(path, f"the DICOM object is {kind}", "Give a mammogram (modality MG)")
     if modality != "MG" and modality not in FILM_MODALITIES:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from pydicom.config import IGNORE
 from pydicom.dataset import FileDataset
 from pydicom.fileutil import read_undefined_length_value
 from pydicom.tag import SequenceDelimiterTag, Tag
@@ -125,7 +126,7 @@ def read_stored(path: Path, file: BinaryIO, dataset: FileDataset, layout: Layout
 
 
 def _syntax(dataset: FileDataset) -> UID:
-    return UID(str(dataset.file_meta.TransferSyntaxUID))
+    return UID(str(dataset.file_meta.TransferSyntaxUID), IGNORE)
 
 
 def _value_offset(element: PixelElement) -> int:

@@ -15,6 +15,9 @@ from PIL import Image
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
 
+LARGEST_LABEL = 31
+"""A mask whose values do not exceed this holds labels; no lesion catalogue needs more."""
+
 _EXPORT_AGAIN = "Save or download the file again"
 _ONE_SLICE = "Give one slice of one channel"
 _TO_RAS = {
@@ -124,10 +127,6 @@ def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
             "Check that it is the mask and not an image; else threshold it and save it without loss",
         )
     return (values != 0).astype(np.uint8)
-
-
-LARGEST_LABEL = 31
-"""A mask whose values do not exceed this holds labels; no lesion catalogue needs more."""
 
 
 def _read_picture(path: Path, labels: bool, limit: int) -> np.ndarray:
