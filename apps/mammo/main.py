@@ -57,9 +57,9 @@ class MammoApp(MONAILabelApp):
             description="Quality check and tumour segmentation of mammograms. Not for diagnostic use",
             version="0.1.0",
         )
-        server = sys.modules.get("monailabel.app")  # absent in the process of a training
-        if server:
-            install_error_handlers(server.app)
+        self._server = sys.modules.get("monailabel.app")  # absent in the process of a training
+        if self._server:
+            install_error_handlers(self._server.app)
 
     def init_datastore(self) -> Datastore:
         """The folder of images."""
@@ -133,7 +133,7 @@ class MammoApp(MONAILabelApp):
         Raises:
             RequestRefused: asked to train inside the server, which would stop answering meanwhile.
         """
-        if self._server_mode:
+        if self._server:
             raise RequestRefused(400, "this server does not train in its own process", "Leave out run_sync")
         return super().train(request)
 

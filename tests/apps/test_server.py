@@ -353,11 +353,11 @@ def test_a_prediction_can_be_kept_as_a_label(server: Server, client: Any, images
 
 
 def test_a_verdict_of_an_annotator_is_kept(server: Server) -> None:
-    route = {"params": {"image": "film"}}
+    route, image = "/datastore/image/info", {"image": "film"}
     for verdict, status in (("complete", 200), ("perhaps", 400)):
-        answer = server.http.put("/datastore/image/info", **route, data={"info": json.dumps({"quality": verdict})})
+        answer = server.http.put(route, params=image, data={"info": json.dumps({"quality": verdict})})
         assert answer.status_code == status
-    assert server.http.get("/datastore/image/info", **route).json()["quality"] == "complete"
+    assert server.http.get(route, params=image).json()["quality"] == "complete"
 
 
 def test_many_requests_at_once_get_each_its_own_answer(server: Server, images: dict[str, Path]) -> None:
