@@ -194,6 +194,8 @@ class ResPAMUNet(nn.Module):
         self.up1 = up(4 * w + 4 * w, 2 * w, convolutions=2, dropout=dropout)
         self.up0 = up(2 * w + w, w, convolutions=1, dropout=0.0)
         self.out = nn.Conv2d(w, out_channels, 1)
+        # Scores of about one at the start; torch's own, smaller weights leave a narrow network near zero for long.
+        nn.init.normal_(self.out.weight, std=w**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).

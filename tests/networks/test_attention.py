@@ -126,6 +126,7 @@ def test_parb_adds_both_attentions_once_it_has_learnt() -> None:
 def test_parb_starts_to_learn_from_its_zero_scale() -> None:
     parb = PARB(16)
     parb(torch.randn(2, 16, 7, 9)).square().sum().backward()
+    assert parb.bn.weight.grad is not None
     assert parb.bn.weight.grad.any()
 
 

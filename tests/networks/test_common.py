@@ -219,6 +219,7 @@ def test_torchscript_gives_the_same(case: Case) -> None:
         scripted(case.images(1, case.invalid))
 
 
+@pytest.mark.slow
 @each_network
 def test_onnx_gives_the_same(case: Case, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
@@ -228,6 +229,7 @@ def test_onnx_gives_the_same(case: Case, tmp_path: Path) -> None:
     program = torch.onnx.export(
         network, (case.images(2),), dynamo=True, dynamic_shapes=({0: batch},), optimize=False, verbose=False
     )
+    assert program is not None
     program.save(str(tmp_path / "model.onnx"))
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     for n in (1, 5):
