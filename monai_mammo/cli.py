@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from monai_mammo.datasets.prepare import Prepared, prepare_quality, prepare_segmentation
+from monai_mammo.datasets.sources import Defect
 from monai_mammo.dicom.errors import MammogramError
 
 app = typer.Typer(
@@ -67,18 +69,18 @@ def prepare(
 ) -> None:
     """Turn a data set into the bundles' datalists, split by patient."""
     from monai_mammo.datasets import cdd_cesm, mini_mias
-    from monai_mammo.datasets.prepare import prepare_quality, prepare_segmentation
 
     module = {DataSet.cdd_cesm: cdd_cesm, DataSet.mini_mias: mini_mias}[data_set]
     tasks = TASKS[data_set] if task is None else (task,)
     if not set(tasks) <= set(TASKS[data_set]):
         raise _stop(f"{module.NAME} has no outlines: only --task quality is possible")
     try:
-        images = module.images(source)
+        defects: list[Defect] = []
+        images = module.images(source, defects)
         for wanted in tasks:
             run = prepare_segmentation if wanted is Task.segmentation else prepare_quality
             prepared = run(images, out, name=module.NAME, licence=module.LICENCE, seed=seed, progress=_progress)
-            _show(prepared)
+            _show(prepared, defects + prepared.defects)
     except MammogramError as error:
         raise _stop(str(error)) from error
 
@@ -116,17 +118,17 @@ def _progress(items: Iterable[Any], what: str) -> Iterable[Any]:
     return track(items, description=what, console=console, total=len(items))
 
 
-def _show(prepared: Any) -> None:
+def _show(prepared: Prepared, defects: list[Defect]) -> None:
     table = Table(title="prepared")
     for heading in ("datalist", "entries"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for datalist in prepared.datalists:
         table.add_row(str(datalist), str(prepared.entries[datalist.parent.name]))
     console.print(table)
-    for name, reason in prepared.left_out:
-        console.print(f"left out: {name}: {reason}", highlight=False)
-    for reason, count in Counter(reason for _, reason in prepared.left_out).items():
-        console.print(f"{count} left out: {reason}", highlight=False)
+    for defect in defects:
+        console.print(str(defect), highlight=False, soft_wrap=True)
+    for reason, count in Counter(f"{defect.action}: {defect.reason}" for defect in defects).items():
+        console.print(f"{count} {reason}", highlight=False)
 
 
 def _stop(message: str) -> typer.Exit:

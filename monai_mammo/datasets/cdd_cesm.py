@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from monai_mammo.datasets.prepare import SourceImage
+from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion
 from monai_mammo.dicom.errors import MammogramError
 
 NAME = "CDD-CESM"
@@ -18,13 +18,14 @@ LICENCE = "CC BY 4.0; Khaled R. et al., The Cancer Imaging Archive, 2021, doi 10
 _COLUMNS = ("file", "patient", "side", "kind", "view", "Findings", "Tags", "BIRADS", "Breast density (ACR)")
 
 
-def images(source: Path) -> list[SourceImage]:
-    """Every low-energy image, with its mask where the radiologist's findings or tags name a mass.
+def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
+    """Every low-energy image, its mask as a lesion where the radiologist's findings or tags name a mass.
 
-    Other masks outline asymmetries, distortions, calcifications or thickened skin: no tumours to segment.
+    Other masks outline asymmetries, distortions, calcifications or thickened skin: no tumours to segment. A mask may
+    hold several lesions; each of its connected components counts as one.
 
     Raises:
-        MammogramError: the index is absent or lacks a column, or a file that it names does not exist.
+        MammogramError: the index is absent or lacks a column.
     """
     index = source / "index.csv"
     if not index.is_file():
@@ -35,23 +36,30 @@ def images(source: Path) -> list[SourceImage]:
         if missing:
             raise MammogramError(index, f"it has no column {missing[0]!r}", "Use the data set's own index")
         rows = [row for row in reader if row["kind"] == "DM"]
-    return [_image(source, row) for row in rows]
+    found = []
+    for row in rows:
+        image = source / "images" / row["file"]
+        if image.is_file():
+            found.append(_image(source, image, row, defects))
+        else:
+            defects.append(Defect(image, "the index names it, but it does not exist"))
+    return found
 
 
-def _image(source: Path, row: dict[str, str]) -> SourceImage:
-    image, mask = source / "images" / row["file"], source / "masks" / Path(row["file"]).with_suffix(".png").name
-    for file in (image, mask):
-        if not file.is_file():
-            raise MammogramError(file, "the index names it, but it does not exist", "Restore the file")
-    findings = f"{row['Findings']}; {row['Tags']}".lower()
+def _image(source: Path, image: Path, row: dict[str, str], defects: list[Defect]) -> SourceImage:
+    mask = source / "masks" / f"{image.stem}.png"
+    lesions = ()
+    if "mass" in f"{row['Findings']}; {row['Tags']}".lower():
+        if mask.is_file():
+            lesions = (SourceLesion(masks=(mask,), kind="mass", pathology="malignant"),)
+        else:
+            defects.append(Defect(mask, "the mask of a listed image does not exist", "image kept without a lesion"))
     return SourceImage(
         image=image,
-        mask=mask if "mass" in findings else None,
         patient=row["patient"],
         laterality=row["side"],
         view=row["view"],
-        attributes={
-            "birads": row["BIRADS"].split("$")[0],
-            "density": row["Breast density (ACR)"].strip("_"),
-        },
+        lesions=lesions,
+        birads=row["BIRADS"].split("$")[0],
+        density=row["Breast density (ACR)"].strip("_"),
     )

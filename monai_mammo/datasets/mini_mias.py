@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from monai_mammo.datasets.prepare import SourceImage
+from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.dicom.errors import MammogramError
 
 NAME = "mini-MIAS"
@@ -19,40 +19,35 @@ SPACING = (0.2, 0.2)
 _LINE = re.compile(r"^(mdb(\d{3}))\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)\b")
 
 
-def images(source: Path) -> list[SourceImage]:
+def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     """Every film that `Info.txt` lists, once, however many lesions it lists for it.
 
     Raises:
-        MammogramError: `Info.txt` is absent or lists no film, or a film that it lists does not exist.
+        MammogramError: `Info.txt` is absent or lists no film.
     """
     info = source / "Info.txt"
     if not info.is_file():
         raise MammogramError(info, "the list of mini-MIAS is not there", "Give the folder that holds Info.txt")
-    films: dict[str, SourceImage] = {}
-    for line in info.read_text(errors="replace").splitlines():
-        match = _LINE.match(line)
-        if match is None:
+    lines = [_LINE.match(line) for line in info.read_text(errors="replace").splitlines()]
+    listed = {match[1]: match for match in reversed(lines) if match is not None}
+    if not listed:
+        raise MammogramError(info, "it lists no film", "Use the Info.txt that comes with the data set")
+    found = []
+    for name, match in sorted(listed.items()):
+        files = [source / f"{name}{suffix}" for suffix in (".png", ".pgm")]
+        film = next((file for file in files if file.is_file()), None)
+        if film is None:
+            defects.append(Defect(files[0], "Info.txt lists it, but it does not exist"))
             continue
-        name, number, tissue, abnormality = match[1], int(match[2]), match[3], match[4]
-        films.setdefault(
-            name,
+        number = int(match[2])
+        found.append(
             SourceImage(
-                image=_film(source, name),
-                mask=None,
+                image=film,
                 patient=f"mias{(number + 1) // 2:03d}",
                 laterality="R" if number % 2 else "L",
                 view="MLO",
                 spacing=SPACING,
-                attributes={"tissue": tissue, "abnormality": abnormality},
-            ),
+                attributes={"tissue": match[3], "abnormality": match[4]},
+            )
         )
-    if not films:
-        raise MammogramError(info, "it lists no film", "Use the Info.txt that comes with the data set")
-    return list(films.values())
-
-
-def _film(source: Path, name: str) -> Path:
-    for suffix in (".png", ".pgm"):
-        if (source / f"{name}{suffix}").is_file():
-            return source / f"{name}{suffix}"
-    raise MammogramError(source / f"{name}.png", "Info.txt lists it, but it does not exist", "Restore the file")
+    return found

@@ -1,7 +1,4 @@
-"""From a data set's images to the bundles' datalists, split by patient. What is on disk is each data set's module's.
-
-A data set's module has `NAME`, `LICENCE` and `images(source) -> list[SourceImage]`.
-"""
+"""From a data set's images to the bundles' datalists, split by patient. What is on disk is each data set's module's."""
 
 from __future__ import annotations
 
@@ -16,10 +13,11 @@ from PIL import Image
 from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.datalist import write_datalist
+from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.datasets.truncation import already_cut, complete_window, truncated_window
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mammogram, read_mask
+from monai_mammo.dicom.reader import read_mask
 from monai_mammo.transforms import bounding_box, breast_mask
 
 LEAST_LESION = 100
@@ -31,31 +29,13 @@ QUALITY_SIZE = 512
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
-@dataclass(frozen=True)
-class SourceImage:
-    """One mammogram of a data set: where it is and what is known of it."""
-
-    image: Path
-    mask: Path | None
-    patient: str
-    laterality: str
-    view: str
-    spacing: tuple[float, float] | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-    def entry(self) -> dict[str, Any]:
-        """What every datalist entry of this image says."""
-        known = {"patient": self.patient, "laterality": self.laterality, "view": self.view, **self.attributes}
-        return known | ({"spacing": list(self.spacing)} if self.spacing else {})
-
-
 @dataclass
 class Prepared:
-    """What was made of a data set: its datalists, and every image that was left out, with the reason."""
+    """What was made of a data set: its datalists, and every image that was left out."""
 
     datalists: list[Path] = field(default_factory=list)
     entries: dict[str, int] = field(default_factory=dict)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
 
 
 def prepare_segmentation(
@@ -72,13 +52,14 @@ def prepare_segmentation(
         try:
             found = _lesions(image, out / "masks")
         except MammogramError as error:
-            prepared.left_out.append((image.image.name, error.reason))
+            prepared.defects.append(Defect(error.path, error.reason))
             continue
         if not found:
-            prepared.left_out.append((image.image.name, "its mask is empty"))
+            prepared.defects.append(Defect(image.image, "no lesion is outlined"))
             continue
         lesions += [image.entry() | {"image": image.image, "label": mask, "box": box} for mask, box in found]
-        wholes.append(image.entry() | {"image": image.image, "label": image.mask})
+        union = _union([mask for mask, _ in found], out / "masks" / f"{image.image.stem}.png")
+        wholes.append(image.entry() | {"image": image.image, "label": union})
     for folder, entries in (("segmentation_roi", lesions), ("segmentation_whole", wholes)):
         _write(prepared, out / folder, entries, name, licence, seed, {"0": "background", "1": "tumour"})
     return prepared
@@ -96,14 +77,14 @@ def prepare_quality(
     folder.mkdir(parents=True, exist_ok=True)
     for image in progress(images, "truncation"):
         try:
-            pixels = read_mammogram(image.image).pixels
+            pixels = image.read(image.image)
         except MammogramError as error:
-            prepared.left_out.append((image.image.name, error.reason))
+            prepared.defects.append(Defect(error.path, error.reason))
             continue
         mask = breast_mask(pixels)
         cut = already_cut(mask, image.view)
         if cut is not None:
-            prepared.left_out.append((image.image.name, f"not complete as it is: {cut}"))
+            prepared.defects.append(Defect(image.image, f"not complete as it is: {cut}"))
             continue
         generator = np.random.default_rng([seed, zlib.crc32(image.image.name.encode())])
         for label, window in enumerate(
@@ -136,24 +117,34 @@ def _write(
 
 
 def _lesions(image: SourceImage, folder: Path) -> list[tuple[Path, list[int]]]:
-    """Mask file and box of every lesion of an image."""
-    if image.mask is None:
-        raise MammogramError(image.image, "it has no outline of a mass", "Nothing to do: it is left out")
-    mask = read_mask(image.mask)
-    shape = read_mammogram(image.image).pixels.shape
-    if mask.shape != shape:
-        raise MammogramError(image.mask, f"the mask is {mask.shape}, its mammogram {shape}", "Repair the mask")
-    components = connected_components(mask > 0)
+    """Mask file and box of every lesion of an image: each connected component of each outline."""
     found: list[tuple[Path, list[int]]] = []
-    for number in range(1, components.max() + 1):
-        lesion = components == number
-        box = bounding_box(lesion)
-        if box is None or lesion.sum() < LEAST_LESION:
-            continue
-        file = folder / f"{image.image.stem}_{len(found) + 1}.png"
-        Image.fromarray(np.where(lesion, 255, 0).astype(np.uint8)).save(file)
-        found.append((file, box))
+    shape = image.read(image.image).shape if image.lesions else ()
+    for outline in image.lesions:
+        mask = read_mask(outline.masks[0])
+        if mask.shape != shape:
+            raise MammogramError(
+                outline.masks[0], f"the mask is {mask.shape}, its mammogram {shape}", "Repair the mask"
+            )
+        components = connected_components(mask > 0)
+        for number in range(1, components.max() + 1):
+            lesion = components == number
+            box = bounding_box(lesion)
+            if box is None or lesion.sum() < LEAST_LESION:
+                continue
+            file = folder / f"{image.image.stem}_{len(found) + 1}.png"
+            _save_mask(lesion, file)
+            found.append((file, box))
     return found
+
+
+def _union(masks: Sequence[Path], file: Path) -> Path:
+    _save_mask(np.any([read_mask(mask) > 0 for mask in masks], axis=0), file)
+    return file
+
+
+def _save_mask(mask: np.ndarray, file: Path) -> None:
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(file)
 
 
 def _save_window(pixels: np.ndarray, region: Sequence[int], file: Path) -> None:
