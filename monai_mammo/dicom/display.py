@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydicom.dataset import Dataset
 
-from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import MammogramHeader, integer, numbers, text
 
 FOR_PROCESSING_PERCENTILES = (1.0, 99.9)
@@ -179,13 +179,21 @@ def _lut(path: Path, item: Dataset, keyword: str, signed: bool) -> tuple[int, np
     if len(descriptor) != 3 or data is None or not 8 <= descriptor[2] <= 16:
         raise MammogramError(path, f"{keyword} holds no valid LUTDescriptor and LUTData", _CORRECT)
     entries, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
-    if isinstance(data, bytes):
-        # One word an entry; or, for tables of 8 bits, one byte.
-        data = np.frombuffer(data, dtype=np.uint8 if bits == 8 and len(data) < 2 * entries else "<u2")
-    lut = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]
+    with refusing(path, f"{keyword} holds no valid LUTData", _CORRECT):
+        if isinstance(data, bytes):
+            # One word an entry; or, for tables of 8 bits, one byte.
+            bytewise = bits == 8 and len(data) < 2 * entries
+            word = "<u2" if _little_endian(item) else ">u2"
+            data = np.frombuffer(data, np.uint8) if bytewise else np.frombuffer(data[: len(data) // 2 * 2], word)
+        lut = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]
     if len(lut) < entries:
         raise MammogramError(path, f"{keyword} has {len(lut)} entries, its descriptor says {entries}", _CORRECT)
     return (first - 2**16 if signed and first >= 2**15 else first), lut, bits
+
+
+def _little_endian(item: Dataset) -> bool:
+    # pydicom 3 and pydicom 2
+    return bool(item.original_encoding[1] if hasattr(item, "original_encoding") else item.read_little_endian)
 
 
 def _log_table(

@@ -41,7 +41,9 @@ def refusing(path: str | PathLike[str], what: str, remedy: str) -> Iterator[None
     """
     try:
         yield
-    except MammogramError:
+    except (MammogramError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:  # noqa: BLE001 - codecs share no base class: pydicom, nibabel, pynrrd, Pillow, zlib, ...
+    except BaseException as error:  # noqa: BLE001
+        # Codecs share no base class (pydicom, nibabel, pynrrd, Pillow, zlib, ...), and a panic in one written in Rust
+        # (pylibjpeg-rle) is not even an Exception.
         raise MammogramError(path, f"{what} ({type(error).__name__})", remedy) from None

@@ -84,11 +84,11 @@ def _code(value: str, scheme: str = "SCT", meaning: str = "meaning", **sequences
     return item
 
 
-def _lut(first: int, entries: list[int], bits: int) -> Dataset:
+def _lut(first: int, entries: list[int], bits: int, word: str = "<u2") -> Dataset:
     """An item of a VOI or modality LUT sequence."""
     item = Dataset()
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
-    item.add_new("LUTData", "OW", np.asarray(entries, dtype="<u2").tobytes())
+    item.add_new("LUTData", "OW", np.asarray(entries, dtype=word).tobytes())
     return item
 
 

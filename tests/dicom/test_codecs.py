@@ -117,6 +117,13 @@ def test_a_codestream_that_no_decoder_opens(make):
         read_mammogram(make(pixels, syntax=JPEG_EXTENDED, PixelData=source.PixelData))
 
 
+def test_a_decoder_that_panics(make):
+    """The RLE decoder is written in Rust: on a segment cut short it raises what is no Exception."""
+    segment = struct.pack("<16L", 2, 64, 67, *[0] * 13) + b"\x7f\x00\x00" + b"\x7f"
+    with pytest.raises(MammogramError, match="cannot be decoded"):
+        read_mammogram(make(textured(12), syntax=RLE, PixelData=encapsulate([segment])))
+
+
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
 def test_a_file_without_preamble_and_meta_information(make, syntax):
     """As old archives hold them: the data set alone."""

@@ -91,10 +91,12 @@ def test_a_voi_lut_wins_over_the_window(make, lut, bits, first, ramp):
     np.testing.assert_allclose(read_mammogram(path).pixels, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
-def test_a_voi_lut_of_signed_pixels_starts_below_zero(make, lut, syntax):
+@pytest.mark.parametrize(
+    ("syntax", "word"), [("1.2.840.10008.1.2", "<u2"), ("1.2.840.10008.1.2.1", "<u2"), ("1.2.840.10008.1.2.2", ">u2")]
+)
+def test_a_voi_lut_of_signed_pixels_starts_below_zero(make, lut, syntax, word):
     pixels = np.linspace(-100, 400, 1200).reshape(40, 30).astype(np.int16)
-    path = make(pixels, syntax=syntax, VOILUTSequence=[lut(-100, list(range(501)), 10)])
+    path = make(pixels, syntax=syntax, VOILUTSequence=[lut(-100, list(range(501)), 10, word)])
     np.testing.assert_allclose(read_mammogram(path).pixels, (pixels + 100) / 1023, atol=1e-6)
 
 
