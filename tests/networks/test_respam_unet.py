@@ -154,11 +154,11 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
     return sum(kept.values())
 
 
-def test_checkpointing_keeps_a_third_of_the_memory_or_less() -> None:
+def test_checkpointing_keeps_about_a_sixth_of_the_memory() -> None:
     images = torch.randn(2, 3, 64, 64)
     networks = [ResPAMUNet(width=8, checkpointing=checkpointing).train() for checkpointing in (False, True)]
     kept, recomputed = (saved_bytes(network, images) for network in networks)
-    assert recomputed < kept / 3
+    assert recomputed < kept / 5
 
 
 def test_dropout_acts_on_the_deepest_map_and_the_three_levels_above_it() -> None:
