@@ -203,7 +203,9 @@ class Report:
 
     def _collect(self, engine: Engine) -> None:
         # MONAI parts what the postprocessing gives into `batch` and `output`; a record needs both.
-        for given, output in zip(engine.state.batch, engine.state.output, strict=True):
+        batch: Any = engine.state.batch
+        results: Any = engine.state.output
+        for given, output in zip(batch, results, strict=True):
             image = {**given, **output}
             self.records.append(self.record(image) | self._identity(image))
 
@@ -314,7 +316,10 @@ def _hausdorff95(pred: np.ndarray, label: np.ndarray, spacing: Sequence[float]) 
     # Distances to a mask are unchanged outside its extent: only the union's box is looked at.
     window = (slice(max(box[0] - 1, 0), box[2] + 1), slice(max(box[1] - 1, 0), box[3] + 1))
     pair = [torch.as_tensor(np.ascontiguousarray(mask[window]))[None, None].float() for mask in (pred, label)]
-    return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing)))
+    distance = compute_hausdorff_distance(
+        pair[0], pair[1], include_background=True, percentile=95, spacing=list(spacing)
+    )
+    return float(distance)
 
 
 def _of_all_ranks(records: list[Record]) -> list[Record]:

@@ -16,13 +16,15 @@ from monai.bundle import ConfigParser
 from monai.data import decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
+from monai_mammo.dicom.errors import cause_of
+
 
 def prefers_bfloat16(device: str | torch.device) -> bool:
     """Whether the device computes bfloat16 in hardware, so that mixed precision is worth it there."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.device(device).type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
@@ -114,7 +116,10 @@ class Predictor:
         Raises:
             MammogramError: the image or what is given with it cannot be used.
         """
-        data = self.preprocessing({"image": str(image), **given})
+        try:
+            data = self.preprocessing({"image": str(image), **given})
+        except RuntimeError as error:
+            raise cause_of(error) from error
         batch = list_data_collate([data])
         batch["pred"] = self.inferer(batch["image"].to(self.device), self.network)
         return self.postprocessing(decollate_batch(batch)[0])

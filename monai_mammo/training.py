@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
-from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.errors import MammogramError, cause_of
 
 
 def latest_checkpoint(directory: str | Path) -> str:
@@ -94,14 +94,13 @@ def name_cause_last() -> None:
     """Let a bundle that fails end in the line that says why.
 
     MONAI wraps every error in one that quotes the config's expression; the cause stands far above. This prints the
-    traceback as ever and then, if the first cause is a `MammogramError`, its file, reason and remedy.
+    traceback as ever and then, if a `MammogramError` is behind it, its file, reason and remedy.
     """
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, traceback)
-        while error.__cause__ is not None:
-            error = error.__cause__
-        if isinstance(error, MammogramError):
-            print(f"\nerror: {error}", file=sys.stderr)  # noqa: T201
+        cause = cause_of(error)
+        if isinstance(cause, MammogramError):
+            print(f"\nerror: {cause}", file=sys.stderr)  # noqa: T201
 
     sys.excepthook = show

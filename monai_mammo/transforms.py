@@ -1,7 +1,7 @@
 """Transforms of mammograms that MONAI has not: regions of interest in original pixels, and their invertible crop.
 
 A region is `[row0, column0, row1, column1]`, half-open, in pixels of the original image; it may reach beyond the
-image (the crop pads with zeros). Everything else in the bundles' pipelines is MONAI's own. Image arrays are
+image (which is zero there). Everything else in the bundles' pipelines is MONAI's own. Image arrays are
 (channel, rows, columns) in [0, 1] with dark background, as `MammogramReader` gives them.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import CropForeground, InvertibleTransform, MapTransform, Transform
-from monai.utils import convert_to_numpy
+from monai.transforms import InvertibleTransform, MapTransform, Transform
+from monai.utils import TraceKeys, convert_to_numpy, convert_to_tensor, ensure_tuple_rep
 from PIL import Image
 from skimage.filters import gaussian, threshold_otsu
 from skimage.measure import label as connected_components
@@ -203,33 +203,107 @@ class BreastRegiond(Transform):
         return d
 
 
-class CropRegiond(MapTransform, InvertibleTransform):
-    """Crop `region_key`'s region, zeros where it reaches beyond the image; the inverse puts it back in its place.
+class WholeRegiond(Transform):
+    """The region of the quality task: the whole image, widened to the aspect ratio of `size`.
+
+    Args:
+        image_key: the image.
+        size: (rows, columns) to which the region is brought later.
+        region_key: where the region is put.
+    """
+
+    def __init__(self, image_key: str = "image", size: Sequence[int] = (224, 224), region_key: str = "region") -> None:
+        self.image_key, self.size, self.region_key = image_key, tuple(size), region_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the region of the whole image."""
+        d = dict(data)
+        d[self.region_key] = fit_region([0, 0, *d[self.image_key].shape[1:]], self.size)
+        return d
+
+
+class ResampleRegiond(MapTransform, InvertibleTransform):
+    """Bring a region of the image to the network's input size; the inverse puts a result back at the original pixels.
+
+    One step from original pixels to input pixels: zeros where the region reaches beyond the image, bilinear with
+    antialiasing (a mammogram shrinks some tenfold on its way to a network) or nearest. The inverse interpolates
+    without antialiasing and is zero outside the region.
+
+    Args:
+        keys: images (channel, rows, columns) of one size.
+        size: (rows, columns) of the result.
+        mode: "bilinear" or "nearest", for all keys or for each.
+        region_key: where the region is, `[row0, column0, row1, column1]`.
 
     Raises:
         MammogramError: the keys' images differ in size (a mask of another size than its mammogram).
     """
 
-    def __init__(self, keys: KeysCollection, region_key: str = "region", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        size: Sequence[int],
+        mode: str | Sequence[str] = "bilinear",
+        region_key: str = "region",
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.region_key = region_key
-        self.cropper = CropForeground()
+        self.size, self.region_key = tuple(size), region_key
+        self.mode = ensure_tuple_rep(mode, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Crop every key."""
+        """Resample every key."""
         d = dict(data)
         _require_one_size({str(key): d[key] for key in self.key_iterator(d)})
-        region = np.asarray(d[self.region_key], dtype=int)
-        for key in self.key_iterator(d):
-            d[key] = self.cropper.crop_pad(d[key], region[:2], region[2:], mode="constant")
+        region = [int(value) for value in d[self.region_key]]
+        for key, mode in self.key_iterator(d, self.mode):
+            shape = tuple(d[key].shape[1:])
+            d[key] = convert_to_tensor(_resample(_cut(d[key], region), self.size, mode, shrink=True), track_meta=True)
+            self.push_transform(d[key], orig_size=shape, extra_info={"region": region, "mode": mode})
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Put every key's crop back into an image of the original size."""
+        """Put every key back where its region lies in an image of the original size."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = self.cropper.inverse(d[key])
+            done = self.pop_transform(d[key])
+            info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
+            row0, column0, row1, column1 = info["region"]
+            region = _resample(d[key], (row1 - row0, column1 - column0), info["mode"], shrink=False)
+            d[key] = _paste(region, (row0, column0), shape)
         return d
+
+
+def _resample(img: torch.Tensor, size: Sequence[int], mode: str, shrink: bool) -> torch.Tensor:
+    """(channel, rows, columns) to (channel, *size); the type is kept."""
+    smooth = {"antialias": shrink, "align_corners": False} if mode == "bilinear" else {}
+    return interpolate(img[None].float(), size=tuple(size), mode=mode, **smooth)[0].to(img.dtype)
+
+
+def _overlap(start: int, stop: int, length: int) -> tuple[slice, slice]:
+    """Where [start, stop) meets [0, length): as a slice of the image and as a slice of the region."""
+    first, last = min(max(start, 0), length), max(min(stop, length), 0)
+    return slice(first, last), slice(first - start, last - start)
+
+
+def _cut(img: torch.Tensor, region: Sequence[int]) -> torch.Tensor:
+    row0, column0, row1, column1 = region
+    rows, region_rows = _overlap(row0, row1, img.shape[1])
+    columns, region_columns = _overlap(column0, column1, img.shape[2])
+    if (region_rows, region_columns) == (slice(0, row1 - row0), slice(0, column1 - column0)):
+        return img[:, rows, columns]
+    cut = torch.zeros(img.shape[0], row1 - row0, column1 - column0, dtype=img.dtype)
+    cut = MetaTensor(cut, meta=img.meta) if isinstance(img, MetaTensor) else cut
+    cut[:, region_rows, region_columns] = img[:, rows, columns]
+    return cut
+
+
+def _paste(region: torch.Tensor, corner: tuple[int, int], shape: Sequence[int]) -> torch.Tensor:
+    rows, region_rows = _overlap(corner[0], corner[0] + region.shape[1], shape[0])
+    columns, region_columns = _overlap(corner[1], corner[1] + region.shape[2], shape[1])
+    whole = region.new_zeros((region.shape[0], *shape))
+    whole[:, rows, columns] = region[:, region_rows, region_columns]
+    return whole
 
 
 def _first_channel(img: NdarrayOrTensor) -> np.ndarray:

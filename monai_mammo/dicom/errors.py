@@ -33,6 +33,16 @@ class MammogramError(ValueError):
         return f"{self.path}: {self.reason}. {self.remedy}."
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """The `MammogramError` behind an error, or the error itself: MONAI wraps the errors of what it runs."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MammogramError):
+            return cause
+        cause = cause.__cause__
+    return error
+
+
 @contextmanager
 def refusing(path: str | PathLike[str], what: str, remedy: str) -> Iterator[None]:
     """Turn what a parser or codec raises in this block into a MammogramError that says `what` failed.

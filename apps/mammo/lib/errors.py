@@ -14,8 +14,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 
-from monai_mammo.dicom.errors import MammogramError
-
 logger = logging.getLogger(__name__)
 
 
@@ -37,16 +35,6 @@ class RequestRefused(Exception):  # noqa: N818 - a refusal, and the client's fau
 def unknown(kind: str, name: str) -> RequestRefused:
     """The 404 of an image, label, model or strategy that there is not."""
     return RequestRefused(404, f"there is no {kind} '{name[:200]}'", "GET /info/ and /datastore/ list what there is")
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The unusable image or datalist behind an error, or the error itself: MONAI wraps the errors of what it runs."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MammogramError):
-            return cause
-        cause = cause.__cause__
-    return error
 
 
 def _refusal(_: Request, error: Exception) -> JSONResponse:

@@ -8,9 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from monai_mammo.dicom.errors import cause_of
 from monai_mammo.predictor import Predictor
 
-from .errors import RequestRefused, cause_of
+from .errors import RequestRefused
 
 logger = logging.getLogger(__name__)
 

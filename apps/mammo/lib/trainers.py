@@ -15,9 +15,11 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_mammo.dicom.errors import cause_of
+
 from .datalists import MakeDatalist
 from .datastore import MammogramDatastore
-from .errors import RequestRefused, cause_of
+from .errors import RequestRefused
 
 logger = logging.getLogger(__name__)
 
