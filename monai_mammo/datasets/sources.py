@@ -7,14 +7,15 @@ the folder is not that data set at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.dicom.reader import read_mammogram, read_mask
 
 
 def read_pixels(image: Path) -> np.ndarray:
@@ -38,6 +39,11 @@ class SourceLesion:
     """benign, malignant, …; empty if the data set does not say."""
     name: str = ""
     """What tells this lesion from the image's others, for file names and messages."""
+    read: Callable[[Path], np.ndarray] = read_mask
+    """How one of `masks` is decoded: uint8 labels (rows, columns). A module's own where a file holds several masks
+    (a segment of a DICOM SEG). It pickles, and raises MammogramError."""
+    union: bool = False
+    """The outline holds all lesions of the image together: each connected component is one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class SourceImage:
     """Row and column mm per pixel."""
     density: str = ""
     birads: str = ""
+    normal: bool = False
+    """The data set says that there is no lesion; without this, no outline means that nobody drew one."""
     split: Literal["", "training", "test"] = ""
     """The data set's official side, where it has one."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -86,3 +94,21 @@ class Defect:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}; {self.action}"
+
+
+def files_below(folder: Path, defects: list[Defect]) -> Iterator[Path]:
+    """Every file below a folder, sorted, links followed once; hidden files and folders are passed over.
+
+    A folder that cannot be listed becomes a defect: its files would get lost in silence.
+    """
+
+    def unlisted(error: OSError) -> None:
+        defects.append(Defect(Path(error.filename), f"the folder cannot be listed ({type(error).__name__})"))
+
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
+        real = os.path.realpath(where)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+        seen.add(real)
