@@ -51,7 +51,7 @@ def _image(source: Path, image: Path, row: dict[str, str], defects: list[Defect]
     lesions = ()
     if "mass" in f"{row['Findings']}; {row['Tags']}".lower():
         if mask.is_file():
-            lesions = (SourceLesion(masks=(mask,), kind="mass", pathology="malignant"),)
+            lesions = (SourceLesion(masks=(mask,), kind="mass", pathology="malignant", union=True),)
         else:
             defects.append(Defect(mask, "the mask of a listed image does not exist", "image kept without a lesion"))
     return SourceImage(

@@ -41,23 +41,49 @@ def write_datalist(
     Returns:
         the file's path. It is written whole or not at all.
     """
+    section_of = {patient: section for section, patients in splits.items() for patient in patients}
+    sections: dict[str, list[Mapping[str, Any]]] = {section: [] for section in SECTIONS}
+    for entry in entries:
+        sections[section_of[entry["patient"]]].append(entry)
+    about = {"name": name, "description": description, "licence": licence}
+    return write_sections(folder, sections, about=about, labels=labels)
+
+
+def write_sections(
+    folder: str | Path,
+    sections: Mapping[str, Iterable[Mapping[str, Any]]],
+    *,
+    about: Mapping[str, Any],
+    labels: Mapping[str, str],
+) -> Path:
+    """Write `folder/dataset.json` with the entries of every section given, however they were chosen.
+
+    Args:
+        folder: made if it does not exist; paths in the entries may be absolute and become relative to it.
+        sections: entries of `training`, `validation`, `test`; a section that is not given is empty.
+        about: what the file says of itself: `name`, `description`, `licence` and more.
+        labels: meaning of the label's values.
+
+    Returns:
+        the file's path. It is written whole or not at all.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    section_of = {patient: section for section, patients in splits.items() for patient in patients}
-    document: dict[str, Any] = {
-        "name": name,
-        "description": description,
-        "licence": licence,
+    document = {
+        **about,
         "modality": {"0": "MG"},
         "labels": dict(labels),
-        **{section: [] for section in SECTIONS},
+        **{section: [_relative(entry, folder) for entry in sections.get(section, ())] for section in SECTIONS},
     }
-    for entry in entries:
-        document[section_of[entry["patient"]]].append(_relative(entry, folder))
-    partial = folder / "dataset.json.part"
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(folder / "dataset.json")
+    write_json(folder / "dataset.json", document)
     return folder / "dataset.json"
+
+
+def write_json(file: Path, document: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = file.with_name(f"{file.name}.part")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(file)
 
 
 def load_datalist(dataset_dir: str | Path, section: str) -> list[dict[str, Any]]:
