@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import enum
+import importlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monai_mammo.datasets.prepare import Prepared, prepare_quality, prepare_segmentation
-from monai_mammo.datasets.sources import Defect
 from monai_mammo.dicom.errors import MammogramError
+
+if TYPE_CHECKING:
+    from monai_mammo.datasets.prepare import Prepared
 
 app = typer.Typer(
     help="Mammograms in MONAI: phantoms, data preparation and prediction. Research only, not for diagnostic use.",
@@ -26,10 +28,14 @@ console = Console()
 
 
 class DataSet(str, enum.Enum):
-    """Data sets that `prepare` knows."""
+    """Data sets that `prepare` knows: modules of `monai_mammo.datasets`."""
 
+    cbis_ddsm = "cbis-ddsm"
+    ddsm = "ddsm"
+    inbreast = "inbreast"
     cdd_cesm = "cdd-cesm"
     mini_mias = "mini-mias"
+    folder = "folder"
 
 
 class Task(str, enum.Enum):
@@ -39,7 +45,11 @@ class Task(str, enum.Enum):
     quality = "quality"
 
 
-TASKS = {DataSet.cdd_cesm: (Task.segmentation, Task.quality), DataSet.mini_mias: (Task.quality,)}
+class Protocol(str, enum.Enum):
+    """Who is held out."""
+
+    patient = "patient"
+    paper = "paper"
 
 
 @app.command()
@@ -61,28 +71,42 @@ def phantom(
 
 @app.command()
 def prepare(
-    data_set: Annotated[DataSet, typer.Argument(help="Which data set it is.")],
+    data_set: Annotated[DataSet, typer.Argument(help="Which data set it is; folder: any tree of DICOM files.")],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The data set's folder as it was downloaded.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for datalists, masks and truncated images.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for datalists, masks, crops and samples.")],
     task: Annotated[Task | None, typer.Option(help="One task only; by default every one the data set allows.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split by patient and of the truncations.")] = 0,
+    protocol: Annotated[
+        Protocol, typer.Option(help="patient: no patient on two sides. paper: the papers' own, which leaks.")
+    ] = Protocol.patient,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of everything else random.")] = 0,
+    margin: Annotated[float, typer.Option(min=0.0, help="Share of a lesion's side around a crop.")] = 0.2,
+    processes: Annotated[int | None, typer.Option(min=0, help="Worker processes; by default one a core.")] = None,
 ) -> None:
-    """Turn a data set into the bundles' datalists, split by patient."""
-    from monai_mammo.datasets import cdd_cesm, mini_mias
+    """Turn a data set into the bundles' datalists. Run again, it goes on where it was interrupted."""
+    from monai_mammo.datasets.prepare import prepare as prepare_data_set
 
-    module = {DataSet.cdd_cesm: cdd_cesm, DataSet.mini_mias: mini_mias}[data_set]
-    tasks = TASKS[data_set] if task is None else (task,)
-    if not set(tasks) <= set(TASKS[data_set]):
-        raise _stop(f"{module.NAME} has no outlines: only --task quality is possible")
+    module: Any = importlib.import_module(f"monai_mammo.datasets.{data_set.value.replace('-', '_')}")
     try:
-        defects: list[Defect] = []
-        images = module.images(source, defects)
-        for wanted in tasks:
-            run = prepare_segmentation if wanted is Task.segmentation else prepare_quality
-            prepared = run(images, out, name=module.NAME, licence=module.LICENCE, seed=seed, progress=_progress)
-            _show(prepared, defects + prepared.defects)
+        prepared = prepare_data_set(
+            module,
+            source,
+            out,
+            task=task.value if task else None,
+            protocol=protocol.value,
+            seed=seed,
+            margin=margin,
+            processes=processes,
+            progress=_progress,
+        )
     except MammogramError as error:
         raise _stop(str(error)) from error
+    except OSError as error:
+        raise _stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
+    except KeyboardInterrupt:
+        raise _stop("interrupted; what is done stays, run again to go on") from None
+    _show(prepared)
+    if not prepared.datalists:
+        raise _stop(f"{out}: no usable image is left. Look at the reasons given above.")
 
 
 @app.command()
@@ -113,22 +137,23 @@ def predict(
             console.print(f"{name}: {float(result['pred'][index]):.3f}")
 
 
-def _progress(items: Iterable[Any], what: str) -> Iterable[Any]:
-    items = list(items)
-    return track(items, description=what, console=console, total=len(items))
+def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    return track(items, description="images", console=console, total=total)
 
 
-def _show(prepared: Prepared, defects: list[Defect]) -> None:
+def _show(prepared: Prepared) -> None:
+    for defect in prepared.defects:
+        console.print(str(defect), highlight=False, soft_wrap=True, markup=False)
     table = Table(title="prepared")
-    for heading in ("datalist", "entries"):
+    for heading in ("datalist", "training", "validation", "test"):
         table.add_column(heading, overflow="fold")
-    for datalist in prepared.datalists:
-        table.add_row(str(datalist), str(prepared.entries[datalist.parent.name]))
+    for name, counts in prepared.counts.items():
+        table.add_row(str(prepared.out / name), *map(str, counts.values()))
     console.print(table)
-    for defect in defects:
-        console.print(str(defect), highlight=False, soft_wrap=True)
-    for reason, count in Counter(f"{defect.action}: {defect.reason}" for defect in defects).items():
-        console.print(f"{count} {reason}", highlight=False)
+    for text, count in Counter(f"{defect.action}: {defect.reason}" for defect in prepared.defects).items():
+        console.print(f"{count} x {text}", highlight=False, soft_wrap=True, markup=False)
+    for name, remark in prepared.remarks.items():
+        console.print(f"{name}: {remark}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _stop(message: str) -> typer.Exit:

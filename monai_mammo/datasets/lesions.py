@@ -86,7 +86,7 @@ def _name(outline: SourceLesion) -> str:
 def _mask(image: Path, shape: Sequence[int], outline: SourceLesion, defects: list[Defect]) -> np.ndarray | None:
     """The outline as a bool mask of the mammogram's shape; None, with a defect, if there is none."""
     if not outline.polygon:
-        return _from_files(shape, outline, defects)
+        return _from_files(image, shape, outline, defects)
     if len(outline.polygon) < 3:
         reason = f"the outline of lesion {_name(outline)} has {len(outline.polygon)} corner(s), not an area"
         defects.append(Defect(image, reason, "lesion dropped"))
@@ -94,7 +94,7 @@ def _mask(image: Path, shape: Sequence[int], outline: SourceLesion, defects: lis
     return polygon2mask(tuple(shape), np.asarray(outline.polygon, dtype=float))
 
 
-def _from_files(shape: Sequence[int], outline: SourceLesion, defects: list[Defect]) -> np.ndarray | None:
+def _from_files(image: Path, shape: Sequence[int], outline: SourceLesion, defects: list[Defect]) -> np.ndarray | None:
     """The candidate with two values and about the mammogram's size, nearest to it in size if there are several.
 
     Where one is found, the others were crops: no defect. Where none is, each says why it is no mask.
@@ -110,7 +110,7 @@ def _from_files(shape: Sequence[int], outline: SourceLesion, defects: list[Defec
         else:
             usable.append((_distance(mask.shape, shape), file, mask))
     if not usable:
-        defects += refused or [Defect(Path(), f"lesion {_name(outline)} has neither mask nor outline")]
+        defects += refused or [Defect(image, f"lesion {_name(outline)} has neither mask nor outline", "lesion dropped")]
         return None
     _, file, mask = min(usable, key=lambda candidate: candidate[0])
     if mask.shape != tuple(shape):

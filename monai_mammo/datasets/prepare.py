@@ -1,164 +1,302 @@
-"""From a data set's images to the bundles' datalists, split by patient. What is on disk is each data set's module's."""
+"""From a data set as it was downloaded to the bundles' datalists: list, make every image's pieces, divide, write.
+
+Order and resumption only: what is on disk is each data set's module's, what is made of an image `pieces`', who is
+trained on `protocols`'.
+"""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-from PIL import Image
-from skimage.measure import label as connected_components
-
-from monai_mammo.datasets.datalist import write_datalist
+from monai_mammo.datasets.datalist import SECTIONS, write_datalist, write_json, write_sections
+from monai_mammo.datasets.lesions import MARGIN
+from monai_mammo.datasets.pieces import Entry, Subject
+from monai_mammo.datasets.pool import available_processes, run
+from monai_mammo.datasets.protocols import (
+    PaperSplit,
+    leaking,
+    paper_quality,
+    paper_segmentation,
+    paper_segmentation_images,
+    patient_split,
+)
 from monai_mammo.datasets.sources import Defect, SourceImage
-from monai_mammo.datasets.splits import split_patients
-from monai_mammo.datasets.truncation import already_cut, complete_window, truncated_window
+from monai_mammo.datasets.work import do, missing, plain_defect, read_record, subjects
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mask
-from monai_mammo.transforms import bounding_box, breast_mask
 
-LEAST_LESION = 100
-"""Pixels below which a component of a mask is a speck, not a lesion."""
+TASKS = ("segmentation", "quality")
+SUMMARY = "prepared.json"
 
-QUALITY_SIZE = 512
-"""Pixels of the longer side of the quality task's images."""
+_LISTS = {
+    "segmentation": ("segmentation_roi", "segmentation_whole", "segmentation_crops"),
+    "quality": ("quality",),
+    "segmentation_paper": ("segmentation_paper",),
+    "quality_paper": ("quality_paper",),
+}
+_LABELS = {"segmentation": {"0": "background", "1": "tumour"}, "quality": {"0": "complete", "1": "incomplete"}}
+_PAPER: Mapping[str, Callable[[Sequence[Entry], int], PaperSplit]] = {
+    "segmentation": paper_segmentation,
+    "quality": paper_quality,
+}
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+Progress = Callable[[Iterator[Any], int], Iterable[Any]]
+
+
+class DataSet(Protocol):
+    """What a data set's module has (see `sources`)."""
+
+    NAME: str
+    LICENCE: str
+
+    def images(self, source: Path, defects: list[Defect]) -> list[SourceImage]:
+        """List the data set."""
 
 
 @dataclass
 class Prepared:
-    """What was made of a data set: its datalists, and every image that was left out."""
+    """What was made of a data set: datalists, what they say of themselves, and everything wrong with the data."""
 
+    out: Path
     datalists: list[Path] = field(default_factory=list)
-    entries: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Entries by datalist and section."""
+    remarks: dict[str, str] = field(default_factory=dict)
+    """By datalist, what has to be known before it is used."""
     defects: list[Defect] = field(default_factory=list)
 
 
-def prepare_segmentation(
-    images: Sequence[SourceImage], out: Path, *, name: str, licence: str, seed: int, progress: Progress
-) -> Prepared:
-    """Write `out/segmentation_roi` (an entry a lesion) and `out/segmentation_whole` (an entry an image).
+@dataclass(frozen=True)
+class _Plan:
+    name: str
+    licence: str
+    source: Path
+    out: Path
+    tasks: tuple[str, ...]
+    protocol: str
+    seed: int
+    margin: float
 
-    A lesion is a connected component of the mask with at least :data:`LEAST_LESION` pixels; each gets a mask and a
-    box of its own. Both datalists have the same patients on the same side.
+    @property
+    def makers(self) -> dict[str, str]:
+        """The maker of each task's pieces."""
+        return {task: task if self.protocol == "patient" else f"{task}_paper" for task in self.tasks}
+
+
+def prepare(
+    data_set: DataSet,
+    source: Path,
+    out: Path,
+    *,
+    task: str | None = None,
+    protocol: str = "patient",
+    seed: int = 0,
+    margin: float = MARGIN,
+    processes: int | None = None,
+    progress: Progress = lambda items, total: items,
+) -> Prepared:
+    """Make a data set's datalists; a second run redoes only what is missing or was made from other files or options.
+
+    Lists of protocol `patient`: `segmentation_roi` (an entry a lesion, with mask and box, the image whole),
+    `segmentation_whole` (an entry an image, its label all its lesions), `segmentation_crops` (an entry a lesion, cut
+    out; `region` and `source_size` lead back, see `lesions.place`) and `quality` (complete and incomplete samples),
+    all with the same assignment of patients. Of protocol `paper`: `segmentation_paper` and `quality_paper`.
+
+    Args:
+        data_set: one of the modules of `monai_mammo.datasets`.
+        source: the data set's folder.
+        out: made if it does not exist; not inside `source`.
+        task: `segmentation` or `quality`; None for all that the data set allows.
+        protocol: `patient` or `paper`.
+        seed: of everything random.
+        margin: share of a lesion's side that a crop adds on each side, at least 0.
+        processes: worker processes; None for one a core, 0 for none (everything in this process).
+        progress: wraps the images' iterator, given their number, to show where it is.
+
+    Returns:
+        what was made. `out/prepared.json` says the same; it and each `dataset.json` are written whole or not at all.
+
+    Raises:
+        MammogramError: not that data set, an unusable `out`, or a task for which the data set has no truth.
     """
-    prepared, lesions, wholes = Prepared(), [], []
-    (out / "masks").mkdir(parents=True, exist_ok=True)
-    for image in progress(images, "masks"):
-        try:
-            found = _lesions(image, out / "masks")
-        except MammogramError as error:
-            prepared.defects.append(Defect(error.path, error.reason))
-            continue
-        if not found:
-            prepared.defects.append(Defect(image.image, "no lesion is outlined"))
-            continue
-        lesions += [image.entry() | {"image": image.image, "label": mask, "box": box} for mask, box in found]
-        union = _union([mask for mask, _ in found], out / "masks" / f"{image.image.stem}.png")
-        wholes.append(image.entry() | {"image": image.image, "label": union})
-    for folder, entries in (("segmentation_roi", lesions), ("segmentation_whole", wholes)):
-        _write(prepared, out / folder, entries, name, licence, seed, {"0": "background", "1": "tumour"})
+    defects: list[Defect] = []
+    _refuse_misplaced(source, out)
+    images = _once(data_set.images(source, defects), defects)
+    tasks = _tasks(images, source, task)
+    plan = _Plan(data_set.NAME, data_set.LICENCE, source, out, tasks, protocol, seed, margin)
+    earlier = _earlier(plan)
+    out.mkdir(parents=True, exist_ok=True)
+    dropped = leaking(images) if protocol == "patient" else []
+    both = "its patient is in the official test set, too"
+    defects += [Defect(image.image, both, "left out of training") for image in dropped]
+    gone = {image.image for image in dropped}
+    wanted = _subjects(plan, [image for image in images if image.image not in gone])
+    died = _make(wanted, available_processes() if processes is None else processes, progress)
+    prepared, splits = Prepared(out), patient_split(images, seed)
+    by_maker = {"listing": defects}
+    for wanted_task, maker in plan.makers.items():
+        entries, by_maker[maker] = _collect(wanted[maker], maker, died)
+        for name in _LISTS[maker]:
+            if not entries[name]:
+                by_maker[maker].append(Defect(source, f"nothing usable is left for {name}", "no datalist"))
+                (out / name / "dataset.json").unlink(missing_ok=True)
+                continue
+            _write(plan, prepared, wanted_task, name, entries[name], splits)
+    prepared.defects = [defect for some in by_maker.values() for defect in some]
+    _summarise(plan, prepared, len(images), by_maker, earlier)
     return prepared
 
 
-def prepare_quality(
-    images: Sequence[SourceImage], out: Path, *, name: str, licence: str, seed: int, progress: Progress
-) -> Prepared:
-    """Write `out/quality`: of every complete mammogram a complete and an incomplete window, through the same steps.
+def _refuse_misplaced(source: Path, out: Path) -> None:
+    if not source.is_dir():
+        raise MammogramError(source, "there is no such folder", "Give the data set's folder as it was downloaded")
+    if out.exists() and not out.is_dir():
+        raise MammogramError(out, "it is a file", "Give a folder to write into")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise MammogramError(out, "it lies inside the data set, which would then hold its own results", "Give another")
 
-    A mammogram that is cut already is left out (see `truncation.already_cut`).
+
+def _once(images: Iterable[SourceImage], defects: list[Defect]) -> list[SourceImage]:
+    """Every file once."""
+    seen: dict[Path, SourceImage] = {}
+    for image in images:
+        if seen.setdefault(image.image, image) is not image:
+            defects.append(Defect(image.image, "the data set lists it twice", "second listing left out"))
+    return list(seen.values())
+
+
+def _tasks(images: Sequence[SourceImage], source: Path, task: str | None) -> tuple[str, ...]:
+    outlined = any(image.lesions for image in images)
+    if task == "segmentation" and not outlined:
+        raise MammogramError(source, "no lesion is outlined in it", "Use --task quality")
+    return (task,) if task else TASKS if outlined else ("quality",)
+
+
+def _earlier(plan: _Plan) -> dict[str, Any]:
+    """The summary of an earlier run into the same folder.
+
+    Raises:
+        MammogramError: it was of another data set or seed, whose lists would contradict this run's.
     """
-    prepared, entries = Prepared(), []
-    folder = out / "quality" / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    for image in progress(images, "truncation"):
-        try:
-            pixels = image.read(image.image)
-        except MammogramError as error:
-            prepared.defects.append(Defect(error.path, error.reason))
+    file = plan.out / SUMMARY
+    if not file.is_file():
+        return {}
+    try:
+        earlier: dict[str, Any] = json.loads(file.read_text())
+        same = earlier["data_set"] == plan.name and earlier["options"]["seed"] == plan.seed
+    except (ValueError, KeyError, TypeError):
+        raise MammogramError(
+            file, "it is no summary of `monai-mammo prepare`", "Remove it, or give a new folder"
+        ) from None
+    if not same:
+        known = f"{earlier['data_set']} with seed {earlier['options']['seed']}"
+        raise MammogramError(
+            plan.out, f"it was prepared from {known}", "Give a new folder, or the same data set and seed"
+        )
+    return earlier
+
+
+def _subjects(plan: _Plan, images: Sequence[SourceImage]) -> dict[str, list[Subject]]:
+    """The mammograms that each maker works on."""
+    chosen = dict.fromkeys(plan.makers.values(), images)
+    if "segmentation_paper" in chosen:
+        chosen["segmentation_paper"] = paper_segmentation_images(images)
+    return {maker: subjects(some, plan.source, plan.out, plan.seed, plan.margin) for maker, some in chosen.items()}
+
+
+def _make(wanted: Mapping[str, Sequence[Subject]], processes: int, progress: Progress) -> dict[str, str]:
+    """Do what is missing, every mammogram decoded once; returns why some were not done, by name."""
+    tasks = missing(wanted)
+    return {task[0].subject.name: reason for task, reason in progress(run(do, tasks, processes), len(tasks)) if reason}
+
+
+def _collect(
+    wanted: Sequence[Subject], maker: str, died: Mapping[str, str]
+) -> tuple[dict[str, list[Entry]], list[Defect]]:
+    """All entries of a maker's lists, in the data set's order, and all that went wrong on the way."""
+    entries: dict[str, list[Entry]] = {name: [] for name in _LISTS[maker]}
+    defects = []
+    for subject in wanted:
+        record = None if subject.name in died else read_record(subject, maker)
+        if record is None:
+            reason = died.get(subject.name, "its record is not legible; run again")
+            defects.append(Defect(subject.image.image, reason))
             continue
-        mask = breast_mask(pixels)
-        cut = already_cut(mask, image.view)
-        if cut is not None:
-            prepared.defects.append(Defect(image.image, f"not complete as it is: {cut}"))
-            continue
-        generator = np.random.default_rng([seed, zlib.crc32(image.image.name.encode())])
-        for label, window in enumerate(
-            (complete_window(mask, generator), truncated_window(mask, image.view, generator))
-        ):
-            file = folder / f"{image.image.stem}_{'incomplete' if label else 'complete'}.png"
-            _save_window(pixels, window.region, file)
-            truth = {"label": label, "cause": window.cause, "lost": round(window.lost, 4)}
-            entry = {key: value for key, value in image.entry().items() if key != "spacing"}
-            entries.append(entry | {"image": file, "source": image.image.name} | truth)
-    _write(prepared, out / "quality", entries, name, licence, seed, {"0": "complete", "1": "incomplete"})
-    return prepared
+        defects += record.defects
+        for name, some in record.entries.items():
+            entries[name] += some
+    return entries, defects
 
 
 def _write(
+    plan: _Plan,
     prepared: Prepared,
-    folder: Path,
-    entries: list[dict[str, Any]],
+    task: str,
     name: str,
-    licence: str,
-    seed: int,
-    labels: Mapping[str, str],
+    entries: Sequence[Entry],
+    splits: Mapping[str, Sequence[str]],
 ) -> None:
-    if not entries:
-        raise MammogramError(folder, "no usable image is left for this task", "Look at the reasons given above")
-    splits = split_patients((entry["patient"] for entry in entries), seed=seed)
-    file = write_datalist(folder, entries, splits, name=name, labels=labels, licence=licence)
+    """Write one datalist."""
+    folder, labels = plan.out / name, _LABELS[task]
+    if plan.protocol == "paper":
+        split = _PAPER[task](entries, plan.seed)
+        about = {
+            "name": plan.name,
+            "description": split.remark,
+            "licence": plan.licence,
+            "leak": {"same_original": split.sibling, "same_patient": split.patient},
+        }
+        sections = {section: _below(plan.out, some) for section, some in split.sections.items()}
+        file = write_sections(folder, sections, about=about, labels=labels)
+        prepared.remarks[name] = split.remark
+        counts = {section: len(some) for section, some in sections.items()}
+    else:
+        listed = _below(plan.out, entries)
+        file = write_datalist(folder, listed, splits, name=plan.name, labels=labels, licence=plan.licence)
+        section_of = {patient: section for section, patients in splits.items() for patient in patients}
+        counts = Counter(section_of[entry["patient"]] for entry in entries)
+        empty = [section for section in SECTIONS if not counts[section]]
+        if empty:
+            prepared.remarks[name] = f"no entry for {' and '.join(empty)}: too few patients with usable images"
     prepared.datalists.append(file)
-    prepared.entries[folder.name] = len(entries)
+    prepared.counts[name] = {section: counts.get(section, 0) for section in SECTIONS}
 
 
-def _lesions(image: SourceImage, folder: Path) -> list[tuple[Path, list[int]]]:
-    """Mask file and box of every lesion of an image: each connected component of each outline."""
-    found: list[tuple[Path, list[int]]] = []
-    shape = image.read(image.image).shape if image.lesions else ()
-    for outline in image.lesions:
-        mask = read_mask(outline.masks[0])
-        if mask.shape != shape:
-            raise MammogramError(
-                outline.masks[0], f"the mask is {mask.shape}, its mammogram {shape}", "Repair the mask"
-            )
-        components = connected_components(mask > 0)
-        for number in range(1, components.max() + 1):
-            lesion = components == number
-            box = bounding_box(lesion)
-            if box is None or lesion.sum() < LEAST_LESION:
-                continue
-            file = folder / f"{image.image.stem}_{len(found) + 1}.png"
-            _save_mask(lesion, file)
-            found.append((file, box))
-    return found
-
-
-def _union(masks: Sequence[Path], file: Path) -> Path:
-    _save_mask(np.any([read_mask(mask) > 0 for mask in masks], axis=0), file)
-    return file
-
-
-def _save_mask(mask: np.ndarray, file: Path) -> None:
-    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(file)
-
-
-def _save_window(pixels: np.ndarray, region: Sequence[int], file: Path) -> None:
-    """Cut a window out (zeros beyond the image), bring its longer side to a fixed size and write it as 8-bit PNG."""
-    row0, column0, row1, column1 = region
-    window = np.zeros((row1 - row0, column1 - column0), dtype=np.float32)
-    rows, columns = (
-        slice(max(row0, 0), min(row1, pixels.shape[0])),
-        slice(max(column0, 0), min(column1, pixels.shape[1])),
-    )
-    window[rows.start - row0 : rows.stop - row0, columns.start - column0 : columns.stop - column0] = pixels[
-        rows, columns
+def _below(out: Path, entries: Iterable[Entry]) -> list[Entry]:
+    """Entries with their files' full paths."""
+    return [
+        entry | {key: out / entry[key] for key in ("image", "label") if isinstance(entry.get(key), str)}
+        for entry in entries
     ]
-    scale = QUALITY_SIZE / max(window.shape)
-    size = (max(1, round(window.shape[1] * scale)), max(1, round(window.shape[0] * scale)))
-    resized = Image.fromarray(window).resize(size, Image.Resampling.BILINEAR)  # antialiased where it shrinks
-    Image.fromarray(np.clip(np.asarray(resized) * 255, 0, 255).round().astype(np.uint8)).save(file)
+
+
+def _summarise(
+    plan: _Plan,
+    prepared: Prepared,
+    listed: int,
+    by_maker: Mapping[str, Sequence[Defect]],
+    earlier: Mapping[str, Any],
+) -> None:
+    """Write the summary; what earlier runs said of lists that this one did not touch stays in it."""
+    known = [{**plain_defect(defect, plan.source), "part": part} for part, some in by_maker.items() for defect in some]
+    kept = [defect for defect in earlier.get("defects", []) if defect["part"] not in by_maker]
+    own = {name for maker in by_maker for name in _LISTS.get(maker, ())}
+    document = {
+        "data_set": plan.name,
+        "licence": plan.licence,
+        "source": plan.source.resolve().name,
+        "options": {"tasks": plan.tasks, "protocol": plan.protocol, "seed": plan.seed, "margin": plan.margin},
+        "images": listed,
+        "counts": _kept(earlier, "counts", own) | prepared.counts,
+        "remarks": _kept(earlier, "remarks", own) | prepared.remarks,
+        "defects": known + kept,
+    }
+    write_json(plan.out / SUMMARY, document)
+
+
+def _kept(earlier: Mapping[str, Any], what: str, own: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in earlier.get(what, {}).items() if name not in own}

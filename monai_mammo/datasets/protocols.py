@@ -9,13 +9,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.datasets.sources import Defect, SourceImage
+from monai_mammo.datasets.sources import SourceImage
 from monai_mammo.datasets.splits import FRACTIONS, split_patients
-from monai_mammo.dicom.errors import MammogramError
 
 Protocol = Literal["patient", "paper"]
 Entry = dict[str, Any]
@@ -33,45 +30,35 @@ PAPER_QUALITY = (325, 500)
 """Originals of paper A, and how many complete and how many incomplete images it draws of what it makes of them."""
 
 
-def patient_split(images: Iterable[SourceImage], seed: int, source: Path) -> tuple[dict[str, list[str]], list[Defect]]:
+def patient_split(images: Iterable[SourceImage], seed: int) -> dict[str, list[str]]:
     """Every patient's section: one assignment for all datalists of a data set.
 
-    Where the data set has an official split, its test patients are the test section and 15 % of its training patients
-    the validation section; a patient on both official sides stays in the test section and loses the training images
-    (they are the defects). Otherwise 70 / 10 / 20 by patient. Patients with lesions are spread by the same shares.
+    Where the data set has an official split, its test patients are the test section and 15 % of the others the
+    validation section; a patient on both official sides is a test patient (see :func:`leaking`). Otherwise 70 / 10 /
+    20 by patient. Patients with lesions are spread by the same shares. Patients too few for the sections all train.
 
     Args:
         images: all that the data set lists, usable or not, so that the answer does not depend on the task.
         seed: of the assignment.
-        source: the data set's folder, for messages.
 
     Returns:
-        the patients of every section, and a defect for every training image of a test patient.
-
-    Raises:
-        MammogramError: too few patients.
+        the sorted patients of every section.
     """
     images = list(images)
     test = {image.patient for image in images if image.split == "test"}
-    defects = [
-        Defect(image.image, "its patient is in the official test set, too", "left out of training")
-        for image in images
-        if image.split != "test" and image.patient in test
-    ]
     others = {image.patient for image in images} - test
+    fractions = OFFICIAL_FRACTIONS if test else FRACTIONS
+    if len(others) < len(fractions):
+        return {"training": sorted(others), "validation": [], "test": sorted(test)}
     lesions = {image.patient for image in images if image.lesions}
-    try:
-        splits = split_patients(others, OFFICIAL_FRACTIONS if test else FRACTIONS, seed, lesions)
-    except ValueError as error:
-        raise MammogramError(source, str(error), "Give more of the data set") from error
-    return {section: sorted(test) if test and section == "test" else splits[section] for section in SECTIONS}, defects
+    return {"test": sorted(test), **split_patients(others, fractions, seed, lesions)}
 
 
-def shared_images(images: Iterable[SourceImage]) -> set[Path]:
-    """Files that the `patient` protocol leaves out: training images of patients on the official test side."""
+def leaking(images: Iterable[SourceImage]) -> list[SourceImage]:
+    """Training images of patients who are on the official test side, too (31 patients of CBIS-DDSM as a whole)."""
     images = list(images)
     test = {image.patient for image in images if image.split == "test"}
-    return {image.image for image in images if image.split != "test" and image.patient in test}
+    return [image for image in images if image.split != "test" and image.patient in test]
 
 
 def paper_segmentation_images(images: Iterable[SourceImage]) -> list[SourceImage]:
@@ -105,7 +92,8 @@ class PaperSplit:
         """What the datalist and the command say of it."""
         return (
             f"this protocol leaks: {self.sibling:.1%} of the validation images have a sibling made from the same "
-            f"original in training, {self.patient:.1%} one of the same patient; its scores are training scores. {self.counts}"
+            f"original in training, {self.patient:.1%} one of the same patient; its scores are training scores. "
+            f"{self.counts}"
         )
 
 
