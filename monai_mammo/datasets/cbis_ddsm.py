@@ -105,11 +105,8 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     files = _files(source, defects)
     rows = _rows([file for file in files if file.suffix.lower() == ".csv"], source, defects)
     on_disk = _OnDisk(file for file in files if file.suffix.lower() in _SUFFIXES)
-    by_image: dict[str, list[Abnormality]] = defaultdict(list)
-    for row in rows:
-        by_image[row.image].append(row)
     found = []
-    for name, listed in by_image.items():
+    for name, listed in _by_image(rows).items():
         image = _full_image(on_disk.take(name, [row.series[0] for row in listed]), defects)
         lesions = [_lesion(row, on_disk, source, image is None, defects) for row in listed]
         if image is not None:
@@ -118,6 +115,22 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
         what = "this file" if count == 1 else f"this and {count - 1} other files of the same name"
         defects.append(Defect(file, f"no row of the CSV files lists {what}"))
     return found
+
+
+def listed_images(rows: Iterable[Abnormality]) -> list[SourceImage]:
+    """The images of the CSV files as if all were on disk (their paths are mere names): to count protocols, not to read.
+
+    Args:
+        rows: of :func:`abnormalities`, all or those of interest.
+    """
+    return [
+        _image(
+            Path(name),
+            listed,
+            [SourceLesion(kind=row.kind, pathology=row.pathology, name=row.name) for row in listed],
+        )
+        for name, listed in _by_image(rows).items()
+    ]
 
 
 def shared_patients(images: Iterable[SourceImage | Abnormality]) -> set[str]:
@@ -292,6 +305,13 @@ class _OnDisk:
         """A file, and how many there are, of every PatientID, series or lone file that was not taken."""
         for group in (self._files, self._series):
             yield from ((files[0], len(files)) for name, files in group.items() if name not in self._claimed)
+
+
+def _by_image(rows: Iterable[Abnormality]) -> dict[str, list[Abnormality]]:
+    by_image: dict[str, list[Abnormality]] = defaultdict(list)
+    for row in rows:
+        by_image[row.image].append(row)
+    return by_image
 
 
 def _full_image(files: Sequence[Path], defects: list[Defect]) -> Path | None:

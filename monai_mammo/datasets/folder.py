@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import MammogramHeader, integer, text
-from monai_mammo.dicom.pixels import check_size
+from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
 from monai_mammo.dicom.reader import read_header
 
 NAME = "DICOM folder"
@@ -37,13 +37,13 @@ KEY_VARIABLE = "MONAI_MAMMO_PSEUDONYM_KEY"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 DIRECTORY = "1.2.840.10008.1.3.10"
 # What anonymisation leaves in the place of a PatientID: one value for everybody, so it tells nobody apart.
-_NOBODY = re.compile(r"(anon\w*|unknown|none|nan|n/?a|no[ _]?(id|name)|removed|0*)\W*", re.IGNORECASE)
+_NOBODY = re.compile(r"(anon(ymous|ymi[sz]ed)?|unknown|none|nan|n/?a|no[ _]?(id|name)|removed|0*)\W*", re.IGNORECASE)
 _ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major muscle", "background", "entire breast"}
 _SEG_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "SegmentationType", "MaximumFractionalValue",
     "SegmentSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "ReferencedSeriesSequence", "SourceImageSequence",
 ]  # fmt: skip
+_MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
 _WRITE_AGAIN = "Write the segmentation again"
 
 
@@ -58,7 +58,7 @@ class Segment:
     frames: tuple[int, ...]
     """Indices, from 0, of the frames that show it."""
     kind: str = ""
-    """The segment's property type (mass, calcification, …) or label, in lower case."""
+    """The segment's property type (mass, calcification, …) in lower case, or empty."""
 
 
 def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
@@ -75,7 +75,7 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     if not source.is_dir():
         raise MammogramError(source, "there is no such folder", "Give a folder of DICOM files")
     headers: dict[str, MammogramHeader] = {}
-    segmentations: list[Path] = []
+    segmentations: dict[str, Path] = {}
     files = 0
     for file in files_below(source, defects):
         files += 1
@@ -95,7 +95,7 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
             f"no mammogram in DICOM is among its {files} files" + (f"; {defects[0]}" if defects else ""),
             "Give a folder with mammograms (modality MG) in DICOM",
         )
-    lesions = _lesions(segmentations, headers, defects)
+    lesions = _lesions(list(segmentations.values()), headers, defects)
     return [_image(header, lesions[uid], defects) for uid, header in headers.items()]
 
 
@@ -114,7 +114,8 @@ def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
         dataset = pydicom.dcmread(file)
         shape = integer(file, dataset, "Rows"), integer(file, dataset, "Columns")
         count = integer(file, dataset, "NumberOfFrames", 1)
-        check_size(file, shape[0] * max(count, 1), shape[1])
+        check_size(file, *shape)
+        check_size(file, shape[0] * count, shape[1], _MOST_FRAMES * MAX_PIXELS)
         pixels = dataset.pixel_array.reshape(-1, *shape)[list(frames[0].frames)]
         if text(dataset, "SegmentationType") == "FRACTIONAL":
             pixels = pixels >= integer(file, dataset, "MaximumFractionalValue", 255) / 2
@@ -162,14 +163,15 @@ def pseudonym(identifier: str) -> str:
     return blake2b(identifier.encode(), digest_size=8, key=key).hexdigest()
 
 
-def _mammogram(file: Path, segmentations: list[Path], defects: list[Defect]) -> MammogramHeader | None:
+def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]) -> MammogramHeader | None:
     """The header of a mammogram that can be used; SEG files are collected, whatever else is there becomes a defect."""
     try:
         header = read_header(file)
     except MammogramError as error:
-        sop_class = _sop_class(file)
+        sop_class, uid = _identity(file)
         if sop_class == SEGMENTATION:
-            segmentations.append(file)
+            if segmentations.setdefault(uid or str(file), file) is not file:
+                defects.append(Defect(file, f"it has the SOPInstanceUID of {segmentations[uid]}"))
         elif sop_class == DIRECTORY:
             defects.append(Defect(file, "it is an index of DICOM files, no image", "ignored"))
         else:
@@ -184,14 +186,15 @@ def _mammogram(file: Path, segmentations: list[Path], defects: list[Defect]) -> 
     return header
 
 
-def _sop_class(file: Path) -> str:
-    """SOP class of a DICOM file, "" if it is none."""
+def _identity(file: Path) -> tuple[str, str]:
+    """SOP class and SOP instance of a DICOM file; empty texts if it is none."""
     try:
         with disable_value_validation(), refusing(file, "it is no DICOM file", _WRITE_AGAIN):
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-            return text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", "unknown"))
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+            sop_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", "unknown"))
+            return text(dataset, "SOPClassUID") or sop_class, text(dataset, "SOPInstanceUID")
     except MammogramError:
-        return ""
+        return "", ""
 
 
 def _who(header: MammogramHeader) -> str:
@@ -227,20 +230,12 @@ def _lesions(
 ) -> dict[str, list[SourceLesion]]:
     """Lesions of every mammogram, by its SOPInstanceUID."""
     lesions: dict[str, list[SourceLesion]] = defaultdict(list)
-    outlined: dict[str, Path] = {}
-    seen: dict[str, Path] = {}
+    outlined: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         try:
             found = segments(file)
-            uid = text(
-                pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]), "SOPInstanceUID"
-            )
         except MammogramError as error:
             defects.append(Defect(file, error.reason))
-            continue
-        earlier = seen.setdefault(uid, file)
-        if uid and earlier is not file:
-            defects.append(Defect(file, f"it has the SOPInstanceUID of {earlier}"))
             continue
         if not found:
             defects.append(Defect(file, "the segmentation has no segment"))
@@ -249,14 +244,16 @@ def _lesions(
             if reason:
                 defects.append(Defect(file, f"segment {segment.number} {reason}"))
                 continue
-            first = outlined.setdefault(segment.image, file)
-            if first is not file:
-                defects.append(Defect(file, f"it outlines the same mammogram as {first}", "kept, both count"))
+            others = outlined[segment.image]
+            if others and file not in others:
+                defects.append(Defect(file, f"it outlines the same mammogram as {others[0]}", "kept, both count"))
+            others.append(file)
             lesions[segment.image].append(
                 SourceLesion(
                     masks=(file,),
                     kind=segment.kind,
                     name=f"{file.stem}_{segment.number}",
+                    union=True,  # a segment is a kind of finding; it may mark several of them
                     read=partial(read_segment, number=segment.number, image=segment.image),
                 )
             )
@@ -267,14 +264,14 @@ def _useless(segment: Segment, headers: dict[str, MammogramHeader]) -> str:
     if not segment.image:
         return "has no frame: it outlines nothing"
     if segment.image not in headers:
-        return "outlines an image that is not in the folder"
+        return "outlines an image that is not among the folder's mammograms"
     return f"outlines anatomy ({segment.kind}), no lesion" if segment.kind in _ANATOMY else ""
 
 
 def _kind(item: Dataset) -> str:
-    """Property type of a segment, or its label where none is given (both free of patient data by their definition)."""
+    """Property type of a segment. Not its label: that is free text, and may name anybody."""
     types = item.get("SegmentedPropertyTypeCodeSequence") or []
-    return (text(types[0], "CodeMeaning") if types else "").lower() or text(item, "SegmentLabel").lower()
+    return text(types[0], "CodeMeaning").lower() if types else ""
 
 
 def _images_of(groups: Dataset) -> list[str]:
