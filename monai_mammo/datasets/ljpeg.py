@@ -191,7 +191,8 @@ def _steps(words: np.ndarray, codes: _Codes) -> bytes:
 
 def _walk(steps: bytes, position: int, most: int) -> tuple[np.ndarray, int]:
     """Where differences begin, from `position` on, at most `most` of them; and where the next one would."""
-    starts, limit = [], len(steps)
+    starts: list[int] = []
+    limit = len(steps)
     append = starts.append
     while position < limit:
         append(position)
