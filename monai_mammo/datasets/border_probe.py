@@ -6,7 +6,7 @@ pass without anatomy. Needs scikit-learn (`pip install monai-mammo[train]`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ FRAME_SHARE = 0.05
 
 FOLDS = 5
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ FEATURES: Mapping[str, tuple[Callable[[np.ndarray], np.ndarray], bool]] = {
 """What each probe sees, and whether it must fail."""
 
 
-def border_probe(dataset_dir: Path, seed: int = 0, progress: Progress = lambda items, what: items) -> list[ProbeResult]:
+def border_probe(
+    dataset_dir: Path, seed: int = 0, progress: Progress = lambda items, total: items
+) -> list[ProbeResult]:
     """Train and test every probe on a quality data set by patient-wise cross-validation.
 
     Each of :data:`FEATURES` goes to a logistic regression and to a random forest; every image is judged by the one of
@@ -114,7 +116,7 @@ def border_probe(dataset_dir: Path, seed: int = 0, progress: Progress = lambda i
     """
     entries = _entries(dataset_dir)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
-    for entry in progress(entries, "reading"):
+    for entry in progress(entries, len(entries)):
         pixels = read_mammogram(entry["image"]).pixels
         for name, (extract, _) in FEATURES.items():
             columns[name].append(extract(pixels))
@@ -124,9 +126,7 @@ def border_probe(dataset_dir: Path, seed: int = 0, progress: Progress = lambda i
     return [result for name in FEATURES for result in _probe(name, tables[name], labels, patients, seed)]
 
 
-def _probe(
-    name: str, table: np.ndarray, labels: np.ndarray, patients: np.ndarray, seed: int
-) -> Iterable[ProbeResult]:
+def _probe(name: str, table: np.ndarray, labels: np.ndarray, patients: np.ndarray, seed: int) -> Iterable[ProbeResult]:
     for classifier, model in _classifiers(seed).items():
         predicted = np.empty_like(labels)
         for held_out in _folds(patients, seed):
@@ -210,6 +210,6 @@ def _statistics(strip: np.ndarray) -> np.ndarray:
     return np.array([strip.mean(), strip.std(), *quantiles, (strip == 0).mean(), steps])
 
 
-def _pooled(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+def _pooled(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))[None]
-    return adaptive_avg_pool2d(tensor, list(size))[0].numpy()
+    return adaptive_avg_pool2d(tensor, size)[0].numpy()

@@ -1,0 +1,233 @@
+"""A breast in an exposed field: which rectangle of a mammogram a field shows, and how it gets into a square sample.
+
+Geometry and pixels only; which rectangles are complete and which are not is decided in `truncation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import affine_transform, gaussian_filter, uniform_filter
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.transforms import bounding_box
+
+FRAME = 0.06
+"""Least share of a sample's side that is black on each of its four sides."""
+
+RIM = 0.02
+"""Share of the breast's extent at the chest wall (in MLO also at the top) that no sample shows and no loss counts."""
+
+LEAST_EXTENT = 8
+"""Pixels that a breast must have in either direction."""
+
+
+def flat_edges(mask: np.ndarray) -> dict[str, float]:
+    """Share of each side of the breast's bounding box along which the breast runs, in its outer hundredth.
+
+    A rounded outline touches its box in a small part; the chest wall, and a side that is cut off, in a large one.
+
+    Returns:
+        `left`, `right`, `top`, `bottom`, each in [0, 1]; empty for an empty mask.
+    """
+    box = bounding_box(mask)
+    if box is None:
+        return {}
+    breast = mask[box[0] : box[2], box[1] : box[3]]
+    rows, columns = (max(1, round(side / 100)) for side in breast.shape)
+    return {
+        "left": float(breast[:, :columns].mean()),
+        "right": float(breast[:, -columns:].mean()),
+        "top": float(breast[:rows].mean()),
+        "bottom": float(breast[-rows:].mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Breast:
+    """A mammogram with the chest wall on the left, cleared of labels, reduced to about the sample's resolution."""
+
+    pixels: np.ndarray
+    points: np.ndarray
+    """(number, 2) row and column of the centres of the breast's pixels, without the rim."""
+    view: str
+    mirrored: bool
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, mask: np.ndarray, view: str, size: int) -> Breast:
+        """Check, mirror, reduce and clear a mammogram of which a sample of `size` pixels is to be made.
+
+        Raises:
+            MammogramError: mask empty, too small or of another shape; pixels not finite or not in [0, 1].
+        """
+        box = _checked_box(pixels, mask)
+        edges = flat_edges(mask)
+        mirrored = edges["right"] > edges["left"]
+        extent = max(box[2] - box[0], box[3] - box[1])
+        step = max(1, int(extent // (1.5 * size)))
+        near = tuple(slice(max(0, box[axis] - extent // 10), box[axis + 2] + extent // 10) for axis in (0, 1))
+        pixels, mask = (array[near][:, :: -1 if mirrored else 1] for array in (pixels, mask))
+        pixels, mask = _reduced(pixels, step), _reduced(mask, step) >= 0.5
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # so written, it holds for NaN, too
+            raise unusable("its pixels are not all between 0 and 1", "Read it with read_mammogram")
+        return cls(_without_labels(pixels, mask), np.argwhere(_without_rim(mask, view)) + 0.5, view, mirrored)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the field shows: a rectangle in rows and columns that are turned by `angle` (radians) against the image."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+    angle: float = 0.0
+
+    @property
+    def height(self) -> float:
+        """Pixels of the breast's image."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> float:
+        """Pixels of the breast's image."""
+        return self.right - self.left
+
+    def lost(self, points: np.ndarray) -> float:
+        """Share of the points that lie outside."""
+        row, column = _turned(points, self.angle).T
+        shown = (row > self.top) & (row < self.bottom) & (column > self.left) & (column < self.right)
+        return 1.0 - float(shown.mean())
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where the exposed field lies in the sample: pixels of its centre and half sides, radians of its rotation."""
+
+    centre: tuple[float, float]
+    half: tuple[float, float]
+    angle: float
+
+    @classmethod
+    def draw(cls, aspect: float, size: int, generator: np.random.Generator) -> Field:
+        """A field of the given width by height, turned by up to 8 degrees, somewhere inside the frame."""
+        angle = np.radians(generator.uniform(-8, 8))
+        cos, sin = np.cos(angle), abs(np.sin(angle))
+        reach = np.array([cos + aspect * sin, aspect * cos + sin])  # of a field of height 2
+        room = size * (0.5 - FRAME)
+        scale = generator.uniform(0.85, 1.0) * room / reach.max()
+        row, column = size / 2 + (room - scale * reach) * generator.uniform(-1, 1, size=2)
+        return cls((row, column), (scale, scale * aspect), angle)
+
+    def coverage(self, size: int) -> np.ndarray:
+        """Share of each of the sample's pixels that is exposed; zero in the whole frame."""
+        row, column = (np.arange(size, dtype=np.float32) + np.float32(0.5 - middle) for middle in self.centre)
+        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+        down = np.abs((cos * row)[:, None] - sin * column)
+        across = np.abs((sin * row)[:, None] + cos * column)
+        return np.clip(self.half[0] - down, 0, 1) * np.clip(self.half[1] - across, 0, 1)
+
+
+def around(breast: Breast, shares: Mapping[str, float], angle: float) -> Window:
+    """The breast's extent in turned rows and columns, moved outwards on each side by a share of it.
+
+    Askew, the chest wall's (and in MLO the top's) edge goes where the field holds nothing from beyond the film.
+    """
+    row, column = _turned(breast.points, angle).T
+    half = 0.5 * (np.cos(angle) + abs(np.sin(angle)))
+    left, right, top, bottom = column.min() - half, column.max() + half, row.min() - half, row.max() + half
+    if angle:
+        left = column[breast.points[:, 1] == breast.points[:, 1].min()].max()
+        if breast.view == "MLO":
+            ending = row[(breast.points[:, 0] == breast.points[:, 0].min()) & (column > left)]
+            top = ending.max() if ending.size else top
+    height, width = bottom - top, right - left
+    return Window(
+        top - shares["top"] * height,
+        left - shares["chest"] * width,
+        bottom + shares["bottom"] * height,
+        right + shares["nipple"] * width,
+        angle,
+    )
+
+
+def expose(
+    breast: Breast, window: Window, field: Field, size: int, generator: np.random.Generator, motion: bool
+) -> np.ndarray:
+    """Warp the window into the field, then grey values, grain, veil and the field's edge: all random, none by label."""
+    sharpness = generator.uniform(0.8, 1.2)  # pixels of the sample; a source is about 0.6 of its own wide
+    gamma, veil, grain = np.exp(generator.uniform(-0.2, 0.2)), generator.uniform(0.02, 0.06), 0.004
+    scale = 2 * field.half[0] / window.height
+    blur = np.sqrt(max(0.0, (sharpness / scale) ** 2 - 0.6**2))
+    source = gaussian_filter(breast.pixels, blur, truncate=3) if blur > 0.1 else breast.pixels
+    path = generator.uniform(-1, 1, size=2)
+    shifts = np.outer(np.linspace(-0.5, 0.5, 13), path / np.linalg.norm(path) * 0.04 * size) if motion else [(0, 0)]
+    image = np.mean([_warped(source, window, field, size, scale, shift) for shift in shifts], axis=0)
+    image = np.clip(image, 0, 1, dtype=np.float32) ** np.float32(gamma)
+    image += np.float32(grain) * generator.standard_normal((size, size), dtype=np.float32)
+    return (np.clip(veil + (1 - veil) * image, 1 / 255, 1) * field.coverage(size)).astype(np.float32)
+
+
+def _warped(
+    source: np.ndarray, window: Window, field: Field, size: int, scale: float, shift: np.ndarray | tuple[int, int]
+) -> np.ndarray:
+    """The one resampling: a sample's pixel, turned and scaled into the window, turned into the source."""
+    from_window = _turned(np.eye(2), window.angle)  # its rows are the axes of the window, so this is the inverse turn
+    to_source = from_window @ _turned(np.eye(2), field.angle).T / scale
+    middle = from_window @ [(window.top + window.bottom) / 2, (window.left + window.right) / 2]
+    offset = middle - 0.5 + to_source @ (0.5 - np.asarray(field.centre) - shift)
+    return affine_transform(source, to_source, offset, output_shape=(size, size), order=1, mode="constant")
+
+
+def _checked_box(pixels: np.ndarray, mask: np.ndarray) -> list[int]:
+    if mask.shape != pixels.shape or mask.ndim != 2:
+        raise unusable(f"its outline is {mask.shape}, its pixels are {pixels.shape}", "Give both as (rows, columns)")
+    box = bounding_box(mask)
+    if box is None:
+        raise unusable("no breast is outlined", "Leave it out, or give an outline")
+    height, width = box[2] - box[0], box[3] - box[1]
+    if min(height, width) < LEAST_EXTENT:
+        reason = f"its breast is {height} x {width} pixels, less than {LEAST_EXTENT}"
+        raise unusable(reason, "Leave it out, or give it at full resolution")
+    return box
+
+
+def _turned(points: np.ndarray, angle: float) -> np.ndarray:
+    """Rows and columns (…, 2) in axes that are turned by an angle."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return points @ np.array([[cos, sin], [-sin, cos]])
+
+
+def _reduced(array: np.ndarray, step: int) -> np.ndarray:
+    """Means of blocks, float32; a rest that fills no block is dropped."""
+    rows, columns = (side // step for side in array.shape)
+    blocks = array[: rows * step, : columns * step].reshape(rows, step, columns, step)
+    return blocks.mean(axis=(1, 3), dtype=np.float32)
+
+
+def _without_rim(mask: np.ndarray, view: str) -> np.ndarray:
+    """The outline without the :data:`RIM` at the chest wall (on the left) and, in MLO, at the top."""
+    row0, column0, row1, column1 = bounding_box(mask) or [0, 0, 0, 0]
+    inner = mask.copy()
+    inner[:, : column0 + int(np.ceil(RIM * (column1 - column0)))] = False
+    if view == "MLO":
+        inner[: row0 + int(np.ceil(RIM * (row1 - row0)))] = False
+    return inner
+
+
+def _without_labels(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Air set to zero beyond a soft edge of a twenty-fifth of the breast's height about the skin.
+
+    Whatever lies between the chest wall and the outline belongs to the breast: outlines have notches there.
+    """
+    keep = np.maximum.accumulate(mask[:, ::-1], axis=1)[:, ::-1]
+    height = int(np.ptp(np.flatnonzero(mask.any(axis=1)))) + 1
+    soft = uniform_filter(keep.astype(np.float32), max(3, round(0.08 * height)), mode="nearest")
+    return pixels * np.clip(2 * soft, 0, 1)
+
+
+def unusable(reason: str, remedy: str) -> MammogramError:
+    """The error of a mammogram of which no sample can be made; arrays have no file to name."""
+    return MammogramError("mammogram", reason, remedy)
