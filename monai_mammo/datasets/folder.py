@@ -21,6 +21,7 @@ import numpy as np
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 
 from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
 from monai_mammo.dicom.errors import MammogramError, refusing
@@ -187,12 +188,11 @@ def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]
 
 
 def _identity(file: Path) -> tuple[str, str]:
-    """SOP class and SOP instance of a DICOM file; empty texts if it is none."""
+    """SOP class and SOP instance of a DICOM file (of its meta information, PS3.10 7.1); empty texts if it is none."""
     try:
         with disable_value_validation(), refusing(file, "it is no DICOM file", _WRITE_AGAIN):
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
-            sop_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", "unknown"))
-            return text(dataset, "SOPClassUID") or sop_class, text(dataset, "SOPInstanceUID")
+            meta = read_file_meta_info(file)
+            return str(meta.get("MediaStorageSOPClassUID", "unknown")), str(meta.get("MediaStorageSOPInstanceUID", ""))
     except MammogramError:
         return "", ""
 
