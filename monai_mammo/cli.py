@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+_NAMES_AND_SIZES = re.compile(r"'[^']*'|\d+ x \d+")
+"""What differs between defects of one kind."""
 
 
 class DataSet(str, enum.Enum):
@@ -109,6 +112,30 @@ def prepare(
         raise _stop(f"{out}: no usable image is left. Look at the reasons given above.")
 
 
+@app.command("border-probe")
+def border_probe(
+    dataset_dir: Annotated[Path, typer.Argument(help="Folder of a quality datalist, as `prepare` writes it.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds, the forests and the intervals.")] = 0,
+) -> None:
+    """Check that borders do not tell complete from incomplete mammograms; exit status 1 where they do."""
+    from monai_mammo.datasets import border_probe as probe
+
+    try:
+        results = probe.border_probe(dataset_dir, seed, _progress)
+    except MammogramError as error:
+        raise _stop(str(error)) from error
+    table = Table(title="held-out patients", caption=f"a border must not tell more than {probe.LIMIT:.2f}")
+    for heading in ("seen", "classifier", "balanced accuracy", "95 % interval", "verdict"):
+        table.add_column(heading)
+    for result in results:
+        verdict = ("passed" if result.passed else "FAILED") if result.judged else "for comparison"
+        interval = f"{result.interval[0]:.3f} to {result.interval[1]:.3f}"
+        table.add_row(result.features, result.classifier, f"{result.balanced_accuracy:.3f}", interval, verdict)
+    console.print(table)
+    if not all(result.passed for result in results):
+        raise _stop("a classifier that does not see the breast tells the classes apart: a network would learn that")
+
+
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
@@ -150,7 +177,8 @@ def _show(prepared: Prepared) -> None:
     for name, counts in prepared.counts.items():
         table.add_row(str(prepared.out / name), *map(str, counts.values()))
     console.print(table)
-    for text, count in Counter(f"{defect.action}: {defect.reason}" for defect in prepared.defects).items():
+    kinds = (f"{defect.action}: {_NAMES_AND_SIZES.sub('…', defect.reason)}" for defect in prepared.defects)
+    for text, count in Counter(kinds).most_common():
         console.print(f"{count} x {text}", highlight=False, soft_wrap=True, markup=False)
     for name, remark in prepared.remarks.items():
         console.print(f"{name}: {remark}", highlight=False, soft_wrap=True, markup=False)

@@ -60,6 +60,7 @@ def _image(source: Path, image: Path, row: dict[str, str], defects: list[Defect]
         laterality=row["side"],
         view=row["view"],
         lesions=lesions,
+        normal=row.get("Pathology Classification/ Follow up", "").strip().lower() == "normal",
         birads=row["BIRADS"].split("$")[0],
         density=row["Breast density (ACR)"].strip("_"),
     )

@@ -70,9 +70,8 @@ def find_lesions(
         sizes = np.bincount(components.ravel())[1:]
         kept = [number for number, size in enumerate(sizes, start=1) if size >= LEAST_LESION]
         if len(kept) < len(sizes):
-            specks = f"{len(sizes) - len(kept)} of {len(sizes)} parts of the outline of lesion {_name(outline)}"
-            action = "parts dropped" if kept else "lesion dropped"
-            defects.append(Defect(file, f"{specks} have fewer than {LEAST_LESION} pixels", action))
+            reason = f"the outline of lesion {_name(outline)} has parts of fewer than {LEAST_LESION} pixels"
+            defects.append(Defect(file, reason, "parts dropped" if kept else "lesion dropped"))
         for numbers in [[number] for number in kept] if outline.union else [kept] * bool(kept):
             lesion = place(np.isin(components, numbers), around, shape)
             found.append(Lesion(lesion, bounding_box(lesion) or around, outline))
