@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.data import decollate_batch, list_data_collate
+from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
 from monai_mammo.dicom.errors import cause_of
@@ -47,6 +47,8 @@ class MixedPrecisionInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the network on a batch (B, C, rows, columns)."""
+        if isinstance(inputs, MetaTensor):  # in every layer, its bookkeeping costs more than a small layer itself
+            inputs = inputs.as_tensor()
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
             output = self.inferer(inputs, network, *args, **kwargs)
         return output.float()
