@@ -36,7 +36,6 @@ KEY_VARIABLE = "MONAI_MAMMO_PSEUDONYM_KEY"
 """Environment variable with the secret that pseudonyms are made with."""
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-DIRECTORY = "1.2.840.10008.1.3.10"
 # What anonymisation leaves in the place of a PatientID: one value for everybody, so it tells nobody apart.
 _NOBODY = re.compile(r"(anon(ymous|ymi[sz]ed)?|unknown|none|nan|n/?a|no[ _]?(id|name)|removed|0*)\W*", re.IGNORECASE)
 _ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major muscle", "background", "entire breast"}
@@ -166,6 +165,9 @@ def pseudonym(identifier: str) -> str:
 
 def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]) -> MammogramHeader | None:
     """The header of a mammogram that can be used; SEG files are collected, whatever else is there becomes a defect."""
+    if file.name.upper() == "DICOMDIR":  # reserved by PS3.10 8.6
+        defects.append(Defect(file, "it is an index of DICOM files, no image", "ignored"))
+        return None
     try:
         header = read_header(file)
     except MammogramError as error:
@@ -173,8 +175,6 @@ def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]
         if sop_class == SEGMENTATION:
             if segmentations.setdefault(uid or str(file), file) is not file:
                 defects.append(Defect(file, f"it has the SOPInstanceUID of {segmentations[uid]}"))
-        elif sop_class == DIRECTORY:
-            defects.append(Defect(file, "it is an index of DICOM files, no image", "ignored"))
         else:
             defects.append(Defect(file, error.reason, "left out" if sop_class else "ignored"))
         return None
