@@ -19,6 +19,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
 from monai_mammo.datasets import cbis_ddsm, protocols
 from monai_mammo.datasets.cbis_ddsm import Abnormality, abnormalities, images, listed_images, shared_patients
+from monai_mammo.datasets.lesions import find_lesions
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
@@ -165,6 +166,33 @@ def test_of_the_candidates_only_the_mask_can_be_read_as_one(tmp_path: Path) -> N
     (mask,) = [file for file in image.lesions[0].masks if readable(file)]
     assert "cropped images" in str(mask)
     assert read_mask(mask).sum() == 15 * 15
+
+
+@pytest.mark.parametrize(
+    ("shape", "lesions", "outcome"),
+    [
+        ((60, 40), 1, []),
+        ((90, 60), 1, ["resized"]),
+        ((60, 60), 0, ["lesion dropped", "lesion dropped"]),
+        ((20, 20), 0, ["lesion dropped", "lesion dropped"]),
+    ],
+    ids=["of the image's size", "larger, same aspect", "another aspect", "a crop of two values"],
+)
+def test_what_the_pixels_decide_of_the_candidates(
+    tmp_path: Path, shape: tuple[int, int], lesions: int, outcome: list[str]
+) -> None:
+    """Beside each mask lies a grey crop, refused only where no mask is found."""
+    write_csv(tmp_path / TABLE, [row(LEFT_CC)])
+    full(tmp_path, LEFT_CC)
+    rows, columns = (np.arange(wanted) * side // wanted for wanted, side in zip(shape, OUTLINE.shape, strict=True))
+    write_dicom(tmp_path / f"{LEFT_CC}_1" / "a" / "b" / "1-1.dcm", GREY[:20, :20])
+    write_dicom(tmp_path / f"{LEFT_CC}_1" / "a" / "b" / "1-2.dcm", OUTLINE[np.ix_(rows, columns)])
+    (image,), _ = found_in(tmp_path)
+    defects: list[Defect] = []
+    found = find_lesions(image.image, image.read(image.image).shape, image.lesions, defects)
+    assert len(found) == lesions
+    assert [defect.action for defect in defects] == outcome
+    assert all(lesion.mask.sum() == 15 * 15 for lesion in found)
 
 
 @pytest.mark.parametrize("above", [True, False], ids=["below the PatientID", "UIDs alone"])
