@@ -19,6 +19,7 @@ TOLERANCE = 10
 
 _STEPS = np.array([(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)])
 _OUTLINES = ("BOUNDARY", "CORE")
+_ASSESSMENTS = ("0", "1", "2", "3", "4", "5")
 
 
 class Overlay(NamedTuple):
@@ -27,7 +28,7 @@ class Overlay(NamedTuple):
     lesions: tuple[SourceLesion, ...]
     """Those whose outline can be used."""
     listed: int
-    """How many there are by the file's own account, or by what is in it if that is more."""
+    """How many there are by the file's own account, or by what is in it if that is more; there is one at least."""
     birads: str
     """The highest assessment, 0 to 5."""
 
@@ -55,7 +56,7 @@ def read_overlay(file: Path, shape: Sequence[int], defects: list[Defect]) -> Ove
         OSError: the file cannot be read.
     """
     stated, abnormalities = _parse(file.read_text(encoding="ascii", errors="replace"))
-    if stated != len(abnormalities):
+    if stated != len(abnormalities) or not abnormalities:
         reason = f"it announces {stated} abnormalities and has {len(abnormalities)}"
         defects.append(Defect(file, reason, "those that it has are used"))
     lesions = []
@@ -72,8 +73,9 @@ def read_overlay(file: Path, shape: Sequence[int], defects: list[Defect]) -> Ove
                 name = str(number) if len(boundaries) == 1 else f"{number}.{part}"
                 lesions.append(SourceLesion((), polygon, _kind(abnormality), abnormality.pathology, name))
     assessments = [abnormality.assessment for abnormality in abnormalities]
-    listed = max(stated, sum(max(1, sum(w == "BOUNDARY" for w, _ in a.outlines)) for a in abnormalities))
-    return Overlay(tuple(lesions), listed, max((value for value in assessments if value in list("012345")), default=""))
+    marked = sum(max(1, sum(what == "BOUNDARY" for what, _ in each.outlines)) for each in abnormalities)
+    birads = max((value for value in assessments if value in _ASSESSMENTS), default="")
+    return Overlay(tuple(lesions), max(stated, marked, 1), birads)
 
 
 def chain_polygon(chain: Sequence[str]) -> np.ndarray:
@@ -164,7 +166,7 @@ def _parse(text: str) -> tuple[int, list[_Abnormality]]:
             found[-1].stated = _count(value)
         elif key in _OUTLINES:
             found[-1].outlines.append((key, rest))
-    return stated, found[1:]
+    return stated, found if found[0].outlines else found[1:]  # what precedes the first is none, unless it is outlined
 
 
 def _statements(text: str) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monai_mammo.datasets import ddsm
@@ -157,6 +157,7 @@ def test_code_0_is_up_and_the_others_follow_clockwise():
     assert [tuple(step) for step in steps] == expected
 
 
+@settings(deadline=None)
 @given(
     codes=st.lists(st.integers(0, 7), min_size=1, max_size=80), start=st.tuples(st.integers(0, 99), st.integers(0, 99))
 )
@@ -256,6 +257,27 @@ def test_an_abnormality_without_a_boundary_is_told(tmp_path):
     defects = []
     assert read_overlay(file, (ROWS, COLUMNS), defects) == ((), 1, "")
     assert [str(defect) for defect in defects] == [f"{file}: abnormality 1 has no boundary; lesion left out"]
+
+
+EDITS = st.tuples(
+    st.sampled_from(["replace", "delete", "insert"]), st.integers(0, 10**6), st.sampled_from("0129# AX-\n²")
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(EDITS, max_size=6))
+def test_no_abnormality_gets_lost_in_silence(tmp_path, edits):
+    """However an overlay is garbled: it is read, and where lesions are missing, a defect says so."""
+    text = list(overlay(SQUARE, OCTAGON))
+    for what, place, character in edits:
+        at = place % len(text)
+        text[at : at + (what != "insert")] = [] if what == "delete" else [character]
+    file = tmp_path / "A_0001_1.LEFT_CC.OVERLAY"
+    file.write_text("".join(text), encoding="utf-8")
+    defects = []
+    found = read_overlay(file, (ROWS, COLUMNS), defects)
+    assert found.listed >= max(1, len(found.lesions))
+    assert len(found.lesions) >= 2 or defects
 
 
 def test_files_that_are_missing_or_too_many_are_told(tmp_path):

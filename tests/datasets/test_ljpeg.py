@@ -106,7 +106,7 @@ def test_every_predictor_and_precision_reads_back(film, predictor, precision, bi
     np.testing.assert_array_equal(read_ljpeg(film(encode(image, predictor, precision))), image)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     image=st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda shape: arrays(np.uint16, shape)),
     predictor=st.integers(1, 7),
@@ -194,6 +194,22 @@ def test_damage_is_told_by_its_reason(film, damage, reason):
     with pytest.raises(MammogramError, match=reason) as told:
         read_ljpeg(file)
     assert told.value.path == file
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3))
+def test_any_damage_ends_in_an_image_or_in_an_error_of_ours(film, edits):
+    content = bytearray(encode(smooth(12, 9)))
+    for place, value in edits:
+        content[place % len(content)] = value
+    file = film(bytes(content))
+    try:
+        samples = read_ljpeg(file)
+    except MammogramError as error:
+        assert error.path == file  # noqa: PT017 (an image is as good an end)
+    else:
+        assert samples.dtype == np.uint16
+        assert samples.ndim == 2
 
 
 def test_a_missing_file_is_told(tmp_path):
