@@ -1,0 +1,127 @@
+"""Metrics by their definitions, the identities between them, and intervals that know patients."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from monai_mammo.evaluation import (
+    confusion_matrix,
+    overlap_record,
+    patient_intervals,
+    quality_metrics,
+    segmentation_metrics,
+)
+
+masks = arrays(bool, (7, 5))
+
+
+def record(tp: int, fp: int, fn: int, tn: int = 0, patient: str = "P") -> dict:
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn, "hd95": math.nan, "patient": patient}
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 50)] * 4), min_size=1, max_size=20))
+def test_dice_and_iou_keep_their_relations(counts):
+    metrics = segmentation_metrics([record(*count) for count in counts])
+    if not math.isnan(metrics["pooled_dice"]):
+        dice = metrics["pooled_dice"]
+        assert metrics["pooled_iou"] == pytest.approx(dice / (2 - dice))
+    if not math.isnan(metrics["mean_dice"]):
+        dice = metrics["mean_dice"]
+        assert dice / (2 - dice) - 1e-9 <= metrics["mean_iou"] <= dice + 1e-9
+
+
+@given(masks, masks)
+def test_counts_are_those_of_the_pixels(pred, label):
+    found = overlap_record(pred, label)
+    assert found["tp"] + found["fp"] == pred.sum()
+    assert found["tp"] + found["fn"] == label.sum()
+    assert sum(found[name] for name in ("tp", "fp", "fn", "tn")) == pred.size
+    assert math.isnan(found["hd95"]) == (not pred.any() or not label.any())
+
+
+def test_the_hausdorff_distance_is_in_millimetres_along_each_axis():
+    label = np.zeros((40, 40), dtype=bool)
+    label[10:20, 10:20] = True
+    assert overlap_record(label, label, spacing=(0.5, 0.1))["hd95"] == 0
+    down, right = np.roll(label, 4, axis=0), np.roll(label, 4, axis=1)
+    assert overlap_record(down, label, spacing=(0.5, 0.1))["hd95"] == pytest.approx(2.0)
+    assert overlap_record(right, label, spacing=(0.5, 0.1))["hd95"] == pytest.approx(0.4)
+
+
+def test_background_counts_inside_the_region_only():
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[40:60, 40:60] = True
+    assert overlap_record(mask, mask, region=[30, 30, 70, 70])["tn"] == 40 * 40 - 20 * 20
+    assert overlap_record(mask, mask, region=[-50, 30, 70, 70])["tn"] == 70 * 40 - 20 * 20
+
+
+def test_a_missed_lesion_counts_zero_and_a_normal_image_only_its_false_alarm():
+    metrics = segmentation_metrics([record(10, 0, 0), record(0, 0, 10), record(0, 5, 0), record(0, 0, 0)])
+    assert metrics["mean_dice"] == pytest.approx(0.5)
+    assert metrics["missed"] == pytest.approx(0.5)
+    assert metrics["false_alarm"] == pytest.approx(0.5)
+
+
+def test_both_classes_are_reported_as_positive():
+    records = [{"label": label, "probability": p} for label, p in ((1, 0.9), (1, 0.4), (0, 0.6), (0, 0.1), (0, 0.2))]
+    assert confusion_matrix(records) == {
+        "true_positive": 1,
+        "false_positive": 1,
+        "false_negative": 1,
+        "true_negative": 2,
+    }
+    metrics = quality_metrics(records)
+    assert metrics["accuracy"] == pytest.approx(3 / 5)
+    assert metrics["precision_incomplete"] == pytest.approx(1 / 2)
+    assert metrics["recall_complete"] == pytest.approx(2 / 3)
+    assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert metrics["auc_incomplete"] == pytest.approx(5 / 6)
+    assert metrics["auc_complete"] == pytest.approx(5 / 6)
+
+
+def test_the_papers_confusion_matrix_gives_the_papers_numbers():
+    """Paper A's best row has one integer solution: 89 / 6 / 11 / 94."""
+    counts = {(1, 0.9): 89, (0, 0.9): 6, (1, 0.1): 11, (0, 0.1): 94}
+    records = [{"label": label, "probability": p} for (label, p), count in counts.items() for _ in range(count)]
+    metrics = quality_metrics(records)
+    assert round(metrics["accuracy"] * 100, 1) == 91.5
+    assert round(metrics["precision_incomplete"] * 100, 1) == 93.7
+    assert round(metrics["recall_incomplete"] * 100, 1) == 89.0
+    assert round(metrics["f1_incomplete"] * 100, 1) == 91.3
+
+
+def test_one_class_alone_has_no_auc():
+    metrics = quality_metrics([{"label": 1, "probability": 0.7}])
+    assert math.isnan(metrics["auc_incomplete"])
+    assert math.isnan(metrics["recall_complete"])
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(2, 12), st.integers(0, 5))
+def test_an_interval_holds_its_value_and_comes_out_the_same_again(patients, seed):
+    rng = np.random.default_rng(seed)
+    records = [record(*rng.integers(1, 30, 4), patient=f"P{rng.integers(patients)}") for _ in range(30)]
+    records += [record(5, 1, 1, patient="Q"), record(1, 5, 5, patient="R")]
+    intervals = patient_intervals(records, segmentation_metrics, resamples=200, seed=1)
+    again = patient_intervals(records, segmentation_metrics, resamples=200, seed=1)
+    np.testing.assert_equal(intervals, again)
+    low, high = intervals["mean_dice"]
+    assert low <= segmentation_metrics(records)["mean_dice"] <= high
+
+
+def test_many_images_of_one_patient_do_not_narrow_the_interval():
+    """The same four patients seen once or fifty times say equally much about other patients."""
+    few = [record(tp, 10, 10, patient=str(tp)) for tp in (1, 10, 30, 60)]
+    once = patient_intervals(few, segmentation_metrics, resamples=500)["mean_dice"]
+    often = patient_intervals(few * 50, segmentation_metrics, resamples=500)["mean_dice"]
+    assert often == pytest.approx(once)
+
+
+def test_one_patient_alone_has_no_interval():
+    low, high = patient_intervals([record(5, 1, 1), record(4, 1, 1)], segmentation_metrics)["mean_dice"]
+    assert math.isnan(low)
+    assert math.isnan(high)

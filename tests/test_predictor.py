@@ -1,0 +1,103 @@
+"""The one place where a model meets an image: what it gives back, and how it refuses."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
+from monai_mammo.predictor import MixedPrecisionInferer, Predictor
+
+SIZE = {"roi_size": [64, 64], "whole_size": [96, 64]}
+
+
+@pytest.fixture(scope="module")
+def segmentation(root, tmp_path_factory):
+    """The segmentation bundle with random weights of a small network, the same for both modes."""
+    bundle = tmp_path_factory.mktemp("bundle") / "mammo_tumor_segmentation"
+    shutil.copytree(root / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("*.pt"))
+    torch.manual_seed(0)
+    state = ResPAMUNet(2, 3, 2, stem="resnet", width=8).state_dict()
+    for name in ("model.pt", "model_whole.pt"):
+        torch.save(state, bundle / "models" / name)
+    return bundle
+
+
+@pytest.fixture
+def image(phantoms):
+    return sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "given"), [("whole", {}), ("roi", {"point": [100, 60]}), ("roi", {"box": [90, 40, 130, 90]})]
+)
+def test_a_mask_has_the_mammograms_own_pixels(segmentation, image, mode, given):
+    predictor = Predictor(segmentation, overrides={"mode": mode, "width": 8, **SIZE})
+    result = predictor(image, **given)
+    assert result["pred"].shape == result["probability"].shape == (1, 320, 256)
+    assert set(np.unique(result["pred"])) <= {0, 1}
+    assert torch.equal(torch.as_tensor(result["probability"]) >= 0.5, torch.as_tensor(result["pred"]) > 0)
+    row0, column0, row1, column1 = (max(value, 0) for value in result["region"])
+    outside = torch.as_tensor(result["probability"])[0].clone()
+    outside[row0:row1, column0:column1] = 0
+    assert not outside.any()  # nothing is said of what the network has not seen
+
+
+def test_the_same_image_gives_the_same_answer(segmentation, image):
+    predictor = Predictor(segmentation, overrides={"mode": "whole", "width": 8, **SIZE})
+    first, second = (torch.as_tensor(predictor(image)["probability"]) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_quality_verdict_comes_with_the_breasts_outline(root, tmp_path, image):
+    weights = tmp_path / "w.pt"
+    torch.save(ResNet34PARBKAN(2, 3, 2, width=8).state_dict(), weights)
+    predictor = Predictor(
+        root / "bundles" / "mammo_quality_classification", weights=weights, overrides={"width": 8, "size": [64, 64]}
+    )
+    result = predictor(image)
+    assert predictor.labels == {0: "complete", 1: "incomplete"}
+    assert float(result["pred"].sum()) == pytest.approx(1)
+    assert result["breast"].shape == (1, 320, 256)
+    assert 0.1 < float(result["breast"].float().mean()) < 0.8
+
+
+def test_without_weights_the_message_says_how_to_get_some(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"python -m monai\.bundle run training"):
+        Predictor(root / "bundles" / "mammo_tumor_segmentation", weights=tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match="is no bundle"):
+        Predictor(tmp_path)
+
+
+def test_an_unusable_image_or_place_is_a_typed_error(segmentation, image, tmp_path):
+    predictor = Predictor(segmentation, overrides={"mode": "roi", "width": 8, **SIZE})
+    (tmp_path / "note.dcm").write_text("not a mammogram")
+    with pytest.raises(MammogramError, match=r"note\.dcm"):
+        predictor(tmp_path / "note.dcm", point=[1, 1])
+    with pytest.raises(MammogramError, match="lies outside the image"):
+        predictor(image, point=[5000, 1])
+
+
+def test_pickled_code_in_a_weights_file_is_not_run(segmentation, tmp_path):
+    class Intruder:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "intruded"), "w"))
+
+    torch.save({"weight": Intruder()}, tmp_path / "evil.pt")
+    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+        Predictor(segmentation, weights=tmp_path / "evil.pt", overrides={"width": 8})
+    assert not (tmp_path / "intruded").exists()
+
+
+def test_mixed_precision_gives_float32_close_to_the_plain_result():
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 4, 3).eval()
+    image = MetaTensor(torch.rand(1, 1, 16, 16))
+    with torch.inference_mode():
+        plain, mixed = (MixedPrecisionInferer(amp)(image, network) for amp in (False, True))
+    assert mixed.dtype == torch.float32
+    assert not isinstance(mixed, MetaTensor)
+    assert 0 < float((plain - mixed).abs().max()) < 0.02

@@ -1,0 +1,56 @@
+"""What a killed or resumed training leaves behind."""
+
+import sys
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.training import BestWeights, latest_checkpoint, name_cause_last
+
+
+def evaluator_with(metric: float) -> Engine:
+    engine = Engine(lambda *_: None)
+    engine.state.metrics = {"dice": metric}
+    engine.state.key_metric_name = "dice"
+    return engine
+
+
+def test_the_newest_whole_checkpoint_counts_by_number_not_by_name(tmp_path):
+    for epoch in (9, 10, 11):
+        torch.save({"epoch": torch.tensor(epoch)}, tmp_path / f"checkpoint_epoch={epoch}.pt")
+    (tmp_path / "checkpoint_epoch=11.pt").write_bytes(b"torn")
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
+    assert latest_checkpoint(tmp_path / "nowhere") == ""
+
+
+def test_only_better_weights_replace_the_kept_ones(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    keeper = BestWeights(network, tmp_path / "models" / "model.pt")
+    for metric, weight in ((0.5, 1.0), (0.4, 2.0), (float("nan"), 3.0), (0.6, 4.0)):
+        torch.nn.init.constant_(network.weight, weight)
+        keeper(evaluator_with(metric))
+    assert torch.load(tmp_path / "models" / "model.pt", weights_only=True)["weight"].item() == 4.0
+    assert [file.name for file in (tmp_path / "models").iterdir()] == ["model.pt"]
+
+
+def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
+    first = BestWeights(torch.nn.Linear(1, 1), tmp_path / "model.pt")
+    first(evaluator_with(0.9))
+    kept = (tmp_path / "model.pt").read_bytes()
+    second = BestWeights(torch.nn.Linear(1, 1), tmp_path / "model.pt")
+    second.load_state_dict(first.state_dict())
+    second(evaluator_with(0.8))
+    assert (tmp_path / "model.pt").read_bytes() == kept
+
+
+def test_the_cause_is_the_last_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    name_cause_last()
+    error = RuntimeError("Failed to evaluate ConfigExpression")
+    error.__cause__ = MammogramError("gone.dcm", "it does not exist", "Restore it")
+    sys.excepthook(RuntimeError, error, None)
+    assert capsys.readouterr().err.strip().endswith("error: gone.dcm: it does not exist. Restore it.")
+    with pytest.raises(RuntimeError):
+        raise error

@@ -1,0 +1,172 @@
+"""Regions in original pixels, their resampling and its inverse, and the breast's outline."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd
+from PIL import Image
+
+from monai_mammo.datasets import phantom
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.transforms import (
+    BreastMaskd,
+    BreastRegiond,
+    LesionRegiond,
+    ResampleRegiond,
+    SaveMaskd,
+    WholeRegiond,
+    bounding_box,
+    breast_mask,
+    fit_region,
+)
+
+sides = st.integers(8, 90)
+
+
+def image_of(mask: np.ndarray) -> MetaTensor:
+    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
+
+
+def disc(rows: int, columns: int, row: float, column: float, radius: float) -> np.ndarray:
+    y, x = np.mgrid[:rows, :columns]
+    return (y - row) ** 2 + (x - column) ** 2 <= radius**2
+
+
+@given(
+    box=st.tuples(st.integers(-20, 80), st.integers(-20, 80), st.integers(1, 60), st.integers(1, 60)),
+    size=st.tuples(st.integers(8, 64), st.integers(8, 64)),
+    margin=st.floats(0, 0.5),
+)
+def test_a_fitted_region_holds_the_box_with_its_margin_and_has_the_ratio_asked_for(box, size, margin):
+    row, column, height, width = box
+    region = fit_region([row, column, row + height, column + width], size, margin)
+    fitted_height, fitted_width = region[2] - region[0], region[3] - region[1]
+    assert fitted_height >= height
+    assert fitted_width >= width
+    assert region[0] <= row + 1
+    assert region[2] >= row + height - 1
+    scale = max(height * (1 + 2 * margin) / size[0], width * (1 + 2 * margin) / size[1])
+    assert abs(fitted_height - size[0] * scale) <= 1
+    assert abs(fitted_width - size[1] * scale) <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=sides, columns=sides, region=st.tuples(*[st.integers(-30, 70)] * 2, st.integers(4, 80), st.integers(4, 80)))
+def test_resampling_at_the_regions_own_size_is_a_crop_and_its_inverse_puts_it_back(rows, columns, region):
+    row, column, height, width = region
+    box = [row, column, row + height, column + width]
+    pixels = torch.rand(1, rows, columns, generator=torch.Generator().manual_seed(rows))
+    step = ResampleRegiond("image", size=(height, width))
+    cut = step({"image": MetaTensor(pixels), "region": box})
+    back = step.inverse(cut)["image"]
+    inside = torch.zeros(rows, columns, dtype=torch.bool)
+    inside[max(row, 0) : max(row + height, 0), max(column, 0) : max(column + width, 0)] = True
+    assert back.shape == pixels.shape
+    assert torch.equal(back[0].as_tensor()[inside], pixels[0][inside])
+    assert not back[0].as_tensor()[~inside].any()
+
+
+def test_a_mask_goes_to_the_networks_size_and_back_to_its_place():
+    lesion = disc(300, 200, 120, 60, 30)
+    pipeline = Compose([LesionRegiond(size=(64, 64)), ResampleRegiond("image", size=(64, 64))])
+    data = pipeline({"image": image_of(lesion), "box": bounding_box(lesion)})
+    assert data["image"].shape == (1, 64, 64)
+    assert 0.3 < float(data["image"].mean()) < 0.5  # the lesion covers some 40 % of the paper's crop
+    data["pred"] = MetaTensor(data["image"].as_tensor().clone())
+    back = Invertd("pred", pipeline, orig_keys="image", nearest_interp=False)(data)["pred"]
+    overlap = (back[0].numpy() > 0.5) & lesion
+    assert overlap.sum() / ((back[0].numpy() > 0.5) | lesion).sum() > 0.95
+
+
+def test_a_lesion_of_one_pixel_at_the_border_is_found():
+    lesion = np.zeros((50, 40), dtype=bool)
+    lesion[49, 0] = True
+    data = LesionRegiond(size=(32, 32))({"image": image_of(lesion), "label": image_of(lesion)})
+    cut = ResampleRegiond(["image", "label"], size=(32, 32), mode=["bilinear", "nearest"])(data)
+    assert cut["label"].any()
+
+
+def test_a_click_gives_a_square_around_it():
+    data = {"image": image_of(np.zeros((1000, 800))), "point": [500, 100]}
+    row0, column0, row1, column1 = LesionRegiond(size=(224, 224), margin=0, point_extent=0.1)(data)["region"]
+    assert (row1 - row0, column1 - column0) == (100, 100)
+    assert ((row0 + row1) / 2, (column0 + column1) / 2) == (500, 100)
+
+
+@pytest.mark.parametrize(
+    ("given_with_it", "reason"),
+    [
+        ({"point": [1000, 10]}, "lies outside the image"),
+        ({"box": [0, 0, 10]}, "is no box"),
+        ({"box": [20, 0, 10, 5]}, "is no box"),
+        ({"box": [200, 200, 300, 300]}, "lies outside the image"),
+        ({"label": image_of(np.zeros((100, 80)))}, "nothing marks a lesion"),
+        ({}, "nothing marks a lesion"),
+    ],
+)
+def test_a_lesion_that_is_nowhere_is_refused_by_name(given_with_it, reason):
+    with pytest.raises(MammogramError, match=rf"film\.png.*{reason}"):
+        LesionRegiond()({"image": image_of(np.zeros((100, 80))), **given_with_it})
+
+
+def test_a_mask_of_another_size_is_refused():
+    data = {"image": image_of(np.zeros((100, 80))), "label": image_of(np.zeros((80, 100))), "region": [0, 0, 10, 10]}
+    with pytest.raises(MammogramError, match=r"the label has \(80, 100\) pixels .*the image \(100, 80\)"):
+        ResampleRegiond(["image", "label"], size=(32, 32))(data)
+
+
+def test_the_whole_image_keeps_its_ratio():
+    film = np.ones((400, 100))
+    data = WholeRegiond(size=(64, 64))({"image": image_of(film)})
+    image = ResampleRegiond("image", size=(64, 64))(data)["image"][0].numpy()
+    assert image[1:-1, 25:39].min() > 0.99  # antialiasing fades the outermost pixels
+    assert image[:, :23].max() == 0
+    assert image[:, 41:].max() == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_outline_is_the_breast_without_label_and_noise(side):
+    breast = disc(900, 700, 450, 0, 400)
+    film = np.where(breast, 0.5, 0.02) + np.random.default_rng(0).normal(0, 0.005, breast.shape)
+    film[30:80, 600:680] = 1.0  # a lead marker
+    film, breast = (film, breast) if side == "left" else (film[:, ::-1], breast[:, ::-1])
+    found = breast_mask(film.clip(0, 1))
+    assert (found & breast).sum() / (found | breast).sum() > 0.97
+
+
+def test_an_image_without_contrast_has_no_breast_and_is_taken_whole():
+    assert not breast_mask(np.zeros((64, 48))).any()
+    assert BreastRegiond(size=(64, 48), margin=0)({"image": image_of(np.zeros((64, 48)))})["region"] == [0, 0, 64, 48]
+
+
+def test_the_outline_holds_the_lesions_of_phantoms(phantoms):
+    for image in phantom.read_truth(phantoms)[:8]:
+        outline = breast_mask(read_mammogram(phantoms / image.file).pixels)
+        for lesion in image.lesions:
+            mask = np.asarray(Image.open(phantoms / lesion.mask)) > 0
+            assert (mask & outline).sum() / mask.sum() > 0.9
+
+
+def test_the_outline_of_real_films(samples):
+    for name in ("mdb001", "mdb081", "mdb145"):  # plain; with writing; with a white bar at the edge
+        film = read_mammogram(samples / "mini-mias" / f"{name}.png").pixels
+        data = BreastMaskd("image")({"image": image_of(film)})
+        assert data["breast"].shape == (1, 1024, 1024)
+        share = float(data["breast"].float().mean())
+        assert 0.15 < share < 0.6
+        assert not data["breast"][0, :, :40].any()  # what is written or stuck on the film there is no breast
+
+
+def test_masks_of_one_image_or_of_equal_names_do_not_overwrite_each_other(tmp_path):
+    save = SaveMaskd("pred", tmp_path / "out", data_root=tmp_path)
+    mask = torch.ones(1, 4, 6, dtype=torch.uint8)
+    for folder, box in (("a", [0, 0, 2, 2]), ("a", [2, 2, 4, 4]), ("b", None)):
+        image = MetaTensor(mask.float(), meta={"filename_or_obj": str(tmp_path / folder / "1-1.dcm")})
+        save({"image": image, "pred": mask} | ({"box": box} if box else {}))
+    files = sorted((tmp_path / "out").glob("*.png"))
+    assert len(files) == 3
+    assert Image.open(files[0]).size == (6, 4)
