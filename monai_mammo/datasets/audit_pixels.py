@@ -1,0 +1,270 @@
+"""What the audit measures on one image and its masks: the only step that decodes. Judges nothing, sees no patient.
+
+A job is one image file with every mask that a datalist gives it, so that each file is decoded once; it and its result
+cross process borders, and of the pixels only a thumbnail and two signatures stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.fft import dctn
+from scipy.ndimage import binary_dilation, find_objects, gaussian_filter
+from scipy.ndimage import label as connected_components
+from torch.nn.functional import adaptive_avg_pool2d
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import Mammogram, read_mammogram, read_mask
+from monai_mammo.transforms import bounding_box, breast_mask
+
+THUMBNAIL = 160
+"""Pixels of a thumbnail's longer side."""
+
+_WORKING = 512  # pixels of the longer side at which breast, background and text are looked for
+_HASH_SIDE, _DETAIL_SIDE = 16, 64
+_INK = (255, 190, 0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image file and the masks that belong to it."""
+
+    image: Path
+    masks: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class MaskMeasure:
+    """What a mask's pixels say. `fault` is set, and all else empty, where it is no readable mask."""
+
+    fault: str = ""
+    remedy: str = ""
+    is_image: bool = False
+    """It cannot be read as a mask, but as an image: a crop or mammogram in a mask's place."""
+    shape: tuple[int, int] = (0, 0)
+    labels: tuple[int, ...] = ()
+    """Values beside 0."""
+    share: float = 0.0
+    """Of the mask's own pixels that are set."""
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    """Half-open extent of all that is set, then of each connected component; empty for an empty mask."""
+    outside: float = 0.0
+    """Share of the set pixels that lie off the breast; 0 where no breast was outlined or the sizes differ."""
+    of_breast: float = 0.0
+    """Share of the breast that is set."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What an image's pixels and header say. `fault` is set, and all else empty, where it cannot be decoded."""
+
+    fault: str = ""
+    remedy: str = ""
+    shape: tuple[int, int] = (0, 0)
+    spacing: tuple[float, float] | None = None
+    laterality: str = ""
+    view: str = ""
+    burned_in: bool = False
+    """The header declares burned-in annotation."""
+    blank: bool = False
+    inverted: bool = False
+    lettering: bool = False
+    """Bright marks as of letters lie off the breast."""
+    chest: str = ""
+    """The image's side of the chest wall, left or right; empty where the pixels do not tell clearly."""
+    digest: str = ""
+    """Of size and pixels: equal for identical images whatever their format."""
+    signs: bytes = b""
+    """Perceptual hash: signs of the low DCT coefficients, packed; see :func:`perceptual_hash`."""
+    detail: bytes = b""
+    """64 x 64 int8, the image's local contrast: what confirms a match of the hashes."""
+    thumbnail: bytes = field(default=b"", repr=False)
+    """JPEG, masks outlined."""
+    masks: tuple[MaskMeasure, ...] = ()
+    """In the job's order."""
+
+
+def measure(job: Job) -> Measure:
+    """Decode a job's files, each once, and measure them. A file that cannot be read is a fault, not an error."""
+    torch.set_num_threads(1)  # the processes are the parallelism
+    try:
+        mammogram = read_mammogram(job.image)
+    except MammogramError as error:
+        return Measure(fault=error.reason, remedy=error.remedy)
+    small = _reduced(mammogram.pixels)
+    low, high = (float(value) for value in np.percentile(small, (0.5, 99.5)))
+    blank = high - low < 1e-3
+    breast = np.zeros(small.shape, dtype=bool) if blank else breast_mask(small)
+    dark, bright = _borders(small, low, high)
+    inverted = not blank and bright > 0.15 and bright > 2 * dark
+    has_air = dark > 0.02 and not inverted  # a crop of a lesion has none, and its "breast" is no outline
+    read = [_read_mask(file, mammogram.pixels.shape, breast if has_air else None) for file in job.masks]
+    return Measure(
+        shape=_pair(mammogram.pixels.shape),
+        **_header(mammogram),
+        blank=blank,
+        inverted=inverted,
+        lettering=has_air and not blank and _lettering(small, breast, low, high),
+        chest=chest_side(breast) if has_air else "",
+        digest=_digest(mammogram.pixels),
+        signs=b"" if blank else perceptual_hash(small),
+        detail=b"" if blank else _detail(small).tobytes(),
+        thumbnail=_thumbnail(small, low, high, [pixels for pixels, _ in read if pixels is not None]),
+        masks=tuple(found for _, found in read),
+    )
+
+
+def chest_side(breast: np.ndarray) -> str:
+    """The side of the image on which the breast ends in a straight edge, `left` or `right`; empty if it is not clear.
+
+    Both conditions must hold: the breast fills more of the outer hundredth of its extent there than on the other
+    side, by 0.3 of its height at least, and its centre of mass lies nearer to that side.
+    """
+    box = bounding_box(breast)
+    if box is None:
+        return ""
+    inside = breast[box[0] : box[2], box[1] : box[3]]
+    width = max(1, round(inside.shape[1] / 100))
+    lead = float(inside[:, :width].mean() - inside[:, -width:].mean())
+    centre = float((inside.sum(axis=0) * (np.arange(inside.shape[1]) + 0.5)).sum() / inside.sum()) / inside.shape[1]
+    if lead > 0.3 and centre < 0.5:
+        return "left"
+    return "right" if lead < -0.3 and centre > 0.5 else ""
+
+
+def perceptual_hash(image: np.ndarray) -> bytes:
+    """256 signs of the low frequencies of an image (a DCT hash after Zauner, 2010), packed into 32 bytes.
+
+    Frequencies 0 to 15 of each axis of the 64 x 64 local contrast. Sign k, l of the mirrored image is that of the
+    image times (-1)^l, so that mirrored copies are found without decoding again.
+    """
+    frequencies = dctn(_detail(image).astype(np.float32), norm="ortho")[:_HASH_SIDE, :_HASH_SIDE]
+    return np.packbits(frequencies > 0).tobytes()
+
+
+def _header(mammogram: Mammogram) -> dict[str, Any]:
+    return {
+        "spacing": mammogram.spacing,
+        "laterality": mammogram.laterality or "",
+        "view": mammogram.view or "",
+        "burned_in": mammogram.burned_in_annotation is True,
+    }
+
+
+def _pair(shape: Sequence[int]) -> tuple[int, int]:
+    return int(shape[0]), int(shape[1])
+
+
+def _reduced(pixels: np.ndarray, side: int = _WORKING) -> np.ndarray:
+    factor = max(1.0, max(pixels.shape) / side)
+    return _averaged(pixels, [max(1, round(length / factor)) for length in pixels.shape])
+
+
+def _averaged(pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    image = torch.from_numpy(np.require(pixels, np.float32, ["C", "W"]))[None, None]
+    return adaptive_avg_pool2d(image, (int(shape[0]), int(shape[1])))[0, 0].numpy()
+
+
+def _digest(pixels: np.ndarray) -> str:
+    found = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
+    found.update(np.ascontiguousarray(pixels).data)
+    return found.hexdigest()
+
+
+def _detail(image: np.ndarray) -> np.ndarray:
+    """Local contrast, 64 x 64 int8, cut at 1.5 standard deviations lest the breast's outline alone decide."""
+    small = np.sqrt(np.clip(_averaged(image, (_DETAIL_SIDE, _DETAIL_SIDE)), 0, 1))
+    contrast = small - gaussian_filter(small, 3, mode="nearest")
+    spread = float(contrast.std()) or 1.0
+    return np.round(np.clip(contrast / spread, -1.5, 1.5) * 80).astype(np.int8)
+
+
+def _borders(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Share of the image that is dark, and that is bright, and hangs together with its border."""
+    margin = 0.05 * (high - low)
+    return _touching(image < low + margin), _touching(image > high - margin)
+
+
+def _touching(mask: np.ndarray) -> float:
+    components, _ = connected_components(mask)
+    edge = np.concatenate([components[0], components[-1], components[:, 0], components[:, -1]])
+    return float(np.isin(components, np.unique(edge[edge > 0])).mean())
+
+
+def _lettering(image: np.ndarray, breast: np.ndarray, low: float, high: float) -> bool:
+    """At least three separate marks of a letter's size and brightness off the breast, in one row or column.
+
+    Worked at 512 pixels of the longer side; a letter is taken to be 3 to 40 of them high.
+    """
+    off = ~binary_dilation(breast, iterations=6)
+    marks, _ = connected_components(off & (image > low + 0.4 * (high - low)))
+    centres = []
+    for place in find_objects(marks):
+        height, width = place[0].stop - place[0].start, place[1].stop - place[1].start
+        if 3 <= max(height, width) <= 40 and min(height, width) >= 1:
+            centres.append(((place[0].start + place[0].stop) / 2, (place[1].start + place[1].stop) / 2))
+    points = np.array(centres).reshape(-1, 2)
+    return any(int((np.abs(points[:, axis] - at) <= 4).sum()) >= 3 for axis in (0, 1) for at in points[:, axis])
+
+
+def _read_mask(file: Path, shape: tuple[int, ...], breast: np.ndarray | None) -> tuple[np.ndarray | None, MaskMeasure]:
+    """A mask's pixels (where they fit the image, for the thumbnail) and its measures."""
+    try:
+        labels = read_mask(file)
+    except MammogramError as error:
+        return None, MaskMeasure(fault=error.reason, remedy=error.remedy, is_image=_is_image(file))
+    mask = labels > 0
+    fits = mask.shape == shape
+    extent = bounding_box(mask)
+    found = MaskMeasure(
+        shape=_pair(mask.shape),
+        labels=tuple(int(value) for value in np.unique(labels) if value),
+        share=float(mask.mean()),
+        boxes=() if extent is None else _boxes(mask, extent),
+    )
+    if extent is None or not fits:
+        return None, found
+    if breast is None or not breast.any():
+        return mask, found
+    small = _averaged(mask, breast.shape)
+    near = binary_dilation(breast, iterations=max(2, max(breast.shape) // 64))
+    outside = float(small[~near].sum() / small.sum())
+    of_breast = float(small[breast].sum() / breast.sum())
+    return mask, replace(found, outside=outside, of_breast=of_breast)
+
+
+def _is_image(file: Path) -> bool:
+    try:
+        read_mammogram(file)
+    except MammogramError:
+        return False
+    return True
+
+
+def _boxes(mask: np.ndarray, extent: Sequence[int]) -> tuple[tuple[int, int, int, int], ...]:
+    row0, column0, row1, column1 = extent
+    components, _ = connected_components(mask[row0:row1, column0:column1])
+    found = [(row0, column0, row1, column1)]
+    for rows, columns in find_objects(components)[:64]:
+        found.append((row0 + rows.start, column0 + columns.start, row0 + rows.stop, column0 + columns.stop))
+    return tuple(found)
+
+
+def _thumbnail(image: np.ndarray, low: float, high: float, masks: Sequence[np.ndarray]) -> bytes:
+    grey = np.clip((image - low) / max(high - low, 1e-3), 0, 1)
+    small = _reduced(grey, THUMBNAIL)
+    picture = np.repeat((small * 255).astype(np.uint8)[..., None], 3, axis=2)
+    for mask in masks:
+        inside = _averaged(mask, small.shape) > 0.25
+        picture[binary_dilation(inside) & ~inside] = _INK
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=82, subsampling=0)  # thin outlines keep their colour
+    return file.getvalue()

@@ -1,0 +1,138 @@
+"""The audit's page: one file that shows everything, loads nothing, and does not trust what datalists say."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_mammo.datasets.audit import audit
+from monai_mammo.datasets.audit_page import SHEET, page
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Reading(HTMLParser):
+    """What of a page matters here: its tags with their attributes, its text, and whether tags are closed."""
+
+    VOID = {"meta", "img", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += f"{data} "
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.tags if found == tag]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Thirty images of thirty patients in training, one with a mask, one missing; names that try to be HTML."""
+    out = tmp_path_factory.mktemp("own")
+    generator = np.random.default_rng(0)
+    entries = []
+    for number in range(30):
+        name = f"image & {number}.png"
+        Image.fromarray(generator.integers(0, 255, (200, 150), dtype=np.uint8)).save(out / name)
+        entries.append({"image": name, "label": number % 2, "patient": f"{HOSTILE}{number}", "view": '"><b>CC'})
+    mask = np.zeros((200, 150), np.uint8)
+    mask[50:100, 50:100] = 255
+    Image.fromarray(mask).save(out / "mask.png")
+    entries[0]["label"] = "mask.png"
+    entries.append({"image": f"{HOSTILE}.png".replace("/", "_"), "label": 0, "patient": "gone"})
+    entries.append({**entries[1], "laterality": "L"})
+    document = {"training": entries, "test": [entries[1]]}
+    (out / "dataset.json").write_text(json.dumps(document))
+    (out / "prepared.json").write_text(
+        json.dumps({"data_set": HOSTILE, "remarks": {"x": HOSTILE}, "options": {HOSTILE: 1}})
+    )
+    return audit(out, processes=0)
+
+
+@pytest.fixture(scope="module")
+def reading(result):
+    read = Reading(page(result))
+    assert read.open == []
+    return read
+
+
+def test_nothing_is_loaded_from_elsewhere(result, reading):
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reading.tags}
+    for tag, attributes in reading.tags:
+        for key in ("src", "href", "srcset", "data", "action"):
+            assert (attributes.get(key) or "#").startswith(("#", "data:image/jpeg;base64,")), (tag, attributes)
+        assert not any(key.startswith("on") for key in attributes)
+    assert not re.search(r"url\(|@import|https?:", page(result))
+
+
+def test_every_picture_decodes_and_has_a_text(reading):
+    pictures = reading.all("img")
+    assert pictures
+    for attributes in pictures:
+        assert attributes["alt"]
+        with Image.open(io.BytesIO(base64.b64decode(attributes["src"].split(",", 1)[1]))) as picture:
+            assert picture.format == "JPEG"
+            assert max(picture.size) == 160
+
+
+def test_masks_are_outlined_in_amber(result):
+    masked = next(item.image for item in result.lists[0].items if item.mask)
+    with Image.open(io.BytesIO(result.pictures[masked])) as picture:
+        red, blue = (np.asarray(picture).astype(int)[..., channel] for channel in (0, 2))
+    rows, columns = np.nonzero(red - blue > 150)
+    assert 38 <= rows.min() <= 42
+    assert 38 <= columns.min() <= 42
+    assert 78 <= rows.max() <= 82
+
+
+def test_texts_of_datalists_are_shown_and_not_obeyed(result, reading):
+    assert HOSTILE in reading.text
+    assert '"><b>CC' in reading.text
+    assert HOSTILE not in page(result)
+
+
+def test_findings_stand_under_their_severity_with_explanation_files_and_remedy(reading):
+    assert [attributes["id"] for attributes in reading.all("section")[:3]] == ["error", "warning", "note"]
+    assert "Not safe to train on" in reading.text
+    for words in (
+        "Missing files",
+        "Patients in two splits",
+        "What helps:",
+        "the image does not exist",
+        "image & 1.png",
+    ):
+        assert words in reading.text
+
+
+def test_contact_sheets_are_capped_and_say_so(result, reading):
+    assert f"{SHEET} of 30 images" in reading.text
+    assert page(result) == page(result)
+
+
+def test_counts_stand_in_tables_that_a_screen_reader_can_follow(reading):
+    assert len(reading.all("table")) == len(reading.all("caption"))
+    assert all(attributes.get("scope") in ("col", "row") for attributes in reading.all("th"))
+    assert {"training", "validation", "test", "patients", "images"} <= set(re.findall(r"\w+", reading.text))
+
+
+def test_the_page_has_a_light_and_a_dark_form_and_says_what_is_not_checked(result):
+    text = page(result)
+    assert "color-scheme: light dark" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "Whether the view (CC, MLO) agrees with the pixels" in text
