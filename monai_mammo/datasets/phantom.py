@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.progress import track
-from scipy.ndimage import binary_dilation
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
@@ -33,7 +32,8 @@ from monai_mammo.datasets.phantom_dicom import PHOTOMETRIC, TRANSFER_SYNTAXES, V
 from monai_mammo.datasets.phantom_pixels import draw
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.dicom.reader import read_mammogram, read_mask
+from monai_mammo.pictures import GREEN, GREY, RED, captioned, outlined
 
 ROWS, COLUMNS = 960, 704
 """The default image: 24 x 17.6 cm at 0.25 mm."""
@@ -232,20 +232,11 @@ def contact_sheet(out: Path, file: Path, tile_height: int = 320) -> None:
 
 
 def _tile(out: Path, image: PhantomImage, height: int) -> Image.Image:
-    size = (max(1, round(height * image.columns / image.rows)), height)
-    grey = Image.fromarray((read_mammogram(out / image.file).pixels * 255).astype(np.uint8))
-    picture = np.array(grey.resize(size, Image.Resampling.BOX).convert("RGB"))
-    for lesion in image.lesions:
-        mask = np.asarray(Image.open(out / lesion.mask).resize(size, Image.Resampling.BOX)) > 127
-        picture[binary_dilation(mask, iterations=3) & ~binary_dilation(mask, iterations=2)] = (255, 210, 0)
-    tile = Image.fromarray(picture)
+    masks = [read_mask(out / lesion.mask) for lesion in image.lesions]
     text = f"{image.laterality}-{image.view} " + ("complete" if image.complete else f"incomplete ({image.cause})")
-    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=max(9, height // 24))
-    right = 0 if image.laterality == "R" else size[0] - pen.textlength(text, font) - 8  # the side without breast
-    colour = (150, 220, 150) if image.complete else (255, 150, 120)
-    for line, words, ink in ((4, text, colour), (8 + height // 22, image.patient, (150, 150, 150))):
-        pen.text((right + 4, line), words, ink, font, stroke_width=2, stroke_fill=(0, 0, 0))
-    return tile
+    lines = [(text, GREEN if image.complete else RED), (image.patient, GREY)]
+    picture = outlined(read_mammogram(out / image.file).pixels, masks, height)
+    return captioned(picture, lines, right=image.laterality == "L")  # the side without breast
 
 
 def _breasts(number: int, rng: np.random.Generator) -> tuple[Breast, Breast]:
