@@ -148,7 +148,7 @@ def _classifiers(seed: int) -> dict[str, Any]:
             "scikit-learn", "it is not installed, and the probe needs it", "pip install monai-mammo[train]"
         ) from error
     logistic = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
-    forest = RandomForestClassifier(200, min_samples_leaf=3, class_weight="balanced", random_state=seed)
+    forest = RandomForestClassifier(100, min_samples_leaf=3, class_weight="balanced", random_state=seed)
     return {"logistic regression": make_pipeline(StandardScaler(), logistic), "random forest": forest}
 
 
