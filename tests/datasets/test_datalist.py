@@ -1,0 +1,96 @@
+"""Datalists: written whole, with relative paths, and checked when they are read."""
+
+import json
+
+import pytest
+
+from monai_mammo.datasets.datalist import (
+    SECTIONS,
+    images_to_predict,
+    load_datalist,
+    write_datalist,
+    write_json,
+    write_sections,
+)
+from monai_mammo.dicom.errors import MammogramError
+
+SPLITS = {"training": ["A"], "validation": ["B"], "test": ["C"]}
+ABOUT = {"name": "test", "labels": {"0": "background"}}
+
+
+@pytest.fixture
+def entries(tmp_path):
+    found = []
+    for patient in "ABC":
+        file = tmp_path / "images" / f"{patient}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+        found.append({"image": file, "label": 1, "patient": patient})
+    return found
+
+
+def test_entries_are_in_their_patients_section_with_relative_paths(tmp_path, entries):
+    file = write_datalist(tmp_path / "list", entries, SPLITS, **ABOUT)
+    document = json.loads(file.read_text())
+    assert document["training"] == [{"image": "../images/A.png", "label": 1, "patient": "A"}]
+    assert [len(document[section]) for section in SECTIONS] == [1, 1, 1]
+    assert load_datalist(file.parent, "test")[0]["image"] == str(tmp_path / "images" / "C.png")
+
+
+def test_a_moved_pair_of_folders_still_works(tmp_path, entries):
+    write_datalist(tmp_path / "list", entries, SPLITS, **ABOUT)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("list", "images"):
+        (tmp_path / name).rename(moved / name)
+    assert load_datalist(moved / "list", "training")[0]["image"] == str(moved / "images" / "A.png")
+
+
+def test_sections_may_be_chosen_otherwise_than_by_patient(tmp_path, entries):
+    sections = {"training": entries[:2], "validation": entries[2:]}
+    about = {"name": "test", "description": "this protocol leaks", "leak": {"same_patient": 1.0}}
+    file = write_sections(tmp_path / "list", sections, about=about, labels={"0": "background"})
+    document = json.loads(file.read_text())
+    assert [len(document[section]) for section in SECTIONS] == [2, 1, 0]
+    assert document["leak"] == {"same_patient": 1.0}
+
+
+def test_a_datalist_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "dataset.json"
+    write_json(file, {"training": [1]})
+    with pytest.raises(TypeError):
+        write_json(file, {"training": [object()]})
+    assert json.loads(file.read_text()) == {"training": [1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "it is no JSON"),
+        ("[]", "no entries under 'training'"),
+        ('{"training": []}', "no entries under 'training'"),
+        ('{"training": [{}]}', r"the entry training\[0\] names no image"),
+        ('{"training": [{"image": "gone.png"}]}', r"the image of training\[0\] in dataset.json does not exist"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_before_training(tmp_path, content, reason):
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(MammogramError, match=reason):
+        load_datalist(tmp_path, "training")
+
+
+def test_an_absent_datalist_names_its_remedy(tmp_path):
+    with pytest.raises(MammogramError, match=r"there is no datalist here.*monai-mammo prepare"):
+        load_datalist(tmp_path, "training")
+
+
+def test_what_is_predicted_is_the_test_section_or_every_file(tmp_path, entries):
+    write_datalist(tmp_path / "list", entries, SPLITS, **ABOUT)
+    (entry,) = images_to_predict(tmp_path / "list")
+    assert "label" not in entry
+    assert entry["patient"] == "C"
+    (tmp_path / "images" / "notes.txt").write_text("")
+    assert len(images_to_predict(tmp_path / "images")) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MammogramError, match="no image in this folder"):
+        images_to_predict(tmp_path / "empty")
