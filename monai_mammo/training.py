@@ -42,7 +42,7 @@ def latest_checkpoint(directory: str | Path) -> str:
 class TrainingProgress(ProgressBar):
     """A progress bar over the epoch's steps with the loss, as a handler that needs no arguments to attach."""
 
-    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Show the loss of a MONAI trainer at every step."""
         super().attach(engine, output_transform=lambda output: {"loss": output[0]["loss"]})
 
@@ -70,7 +70,8 @@ class BestWeights:
 
     def __call__(self, evaluator: Engine) -> None:
         """Save the weights if the key metric is better than ever before."""
-        metric = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+        state: Any = evaluator.state  # MONAI adds the key metric's name to it
+        metric = float(state.metrics[state.key_metric_name])
         if math.isnan(metric) or metric <= self.best:
             return
         self.best = metric

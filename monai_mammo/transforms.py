@@ -45,7 +45,7 @@ def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
     """
     image = torch.as_tensor(np.ascontiguousarray(pixels), dtype=torch.float32)[None, None]
     factor = max(1.0, max(pixels.shape) / working_size)
-    small_shape = [max(1, round(side / factor)) for side in pixels.shape]
+    small_shape = (max(1, round(pixels.shape[0] / factor)), max(1, round(pixels.shape[1] / factor)))
     small = gaussian(adaptive_avg_pool2d(image, small_shape)[0, 0].clamp(0, 1).sqrt().numpy(), sigma=1)
     if float(small.max() - small.min()) < 1e-3:
         return np.zeros(pixels.shape, dtype=bool)
