@@ -137,6 +137,16 @@ def border_probe(
 
 
 @app.command()
+def audit(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of datalists, or one that holds a dataset.json.")],
+    processes: Annotated[int | None, typer.Option(min=0, help="Worker processes; by default one a core.")] = None,
+) -> None:
+    """Look for what is wrong with data before training: OUT/audit.html and .json; exit status 1 if there are errors."""
+    if not _audit(out, processes):
+        raise typer.Exit(code=1)
+
+
+@app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     image: Annotated[Path, typer.Argument(help="A mammogram: DICOM, PNG, NIfTI.")],
@@ -182,6 +192,30 @@ def _show(prepared: Prepared) -> None:
         console.print(f"{count} x {text}", highlight=False, soft_wrap=True, markup=False)
     for name, remark in prepared.remarks.items():
         console.print(f"{name}: {remark}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _audit(out: Path, processes: int | None) -> bool:
+    """Audit a folder, show the summary, and say whether training on it is safe."""
+    from monai_mammo.datasets.audit import write_audit
+    from monai_mammo.datasets.audit_catalogue import CHECKS
+
+    try:
+        _, page, result = write_audit(out, processes=processes, progress=True)
+    except MammogramError as error:
+        raise _stop(str(error)) from error
+    except OSError as error:
+        raise _stop(f"{error.filename or out}: {error.strerror}") from error
+    table = Table(title="audit")
+    for heading in ("severity", "what", "findings", "files"):
+        table.add_column(heading)
+    for severity, check in dict.fromkeys((finding.severity, finding.check) for finding in result.findings):
+        same = [finding for finding in result.findings if (finding.severity, finding.check) == (severity, check)]
+        files = {file for finding in same for file in finding.files}
+        table.add_row(severity, CHECKS[check].title, str(len(same)), str(len(files)))
+    console.print(table if result.findings else "audit: nothing found")
+    verdict = "no error: safe to train on as far as the audit sees" if result.safe else "NOT safe to train on"
+    console.print(f"{verdict}; pictures and remedies: {page}", highlight=False, soft_wrap=True, markup=False)
+    return result.safe
 
 
 def _stop(message: str) -> typer.Exit:
