@@ -84,6 +84,7 @@ def prepare(
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of everything else random.")] = 0,
     margin: Annotated[float, typer.Option(min=0.0, help="Share of a lesion's side around a crop.")] = 0.2,
     processes: Annotated[int | None, typer.Option(min=0, help="Worker processes; by default one a core.")] = None,
+    check: Annotated[bool, typer.Option("--audit/--no-audit", help="End with the audit of what was made.")] = True,
 ) -> None:
     """Turn a data set into the bundles' datalists. Run again, it goes on where it was interrupted."""
     from monai_mammo.datasets.prepare import prepare as prepare_data_set
@@ -110,6 +111,8 @@ def prepare(
     _show(prepared)
     if not prepared.datalists:
         raise _stop(f"{out}: no usable image is left. Look at the reasons given above.")
+    if check:
+        _audit(out, processes)
 
 
 @app.command("border-probe")
@@ -150,28 +153,40 @@ def audit(
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     image: Annotated[Path, typer.Argument(help="A mammogram: DICOM, PNG, NIfTI.")],
-    out: Annotated[Path, typer.Option(help="Where the mask goes (PNG), if the bundle gives one.")] = Path("mask.png"),
+    mask: Annotated[Path | None, typer.Option(help="Where the mask goes: a PNG of the mammogram's own pixels.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where a picture of the result goes (PNG, JPEG).")] = None,
+    mode: Annotated[str, typer.Option(help="For the segmentation bundle: whole, or roi with a point.")] = "whole",
     point: Annotated[tuple[float, float] | None, typer.Option(help="Row and column of a lesion (mode roi).")] = None,
-    mode: Annotated[str, typer.Option(help="whole or roi, for the segmentation bundle.")] = "whole",
+    weights: Annotated[Path | None, typer.Option(help="Instead of the bundle's own.")] = None,
 ) -> None:
     """Run a bundle on one mammogram."""
     import numpy as np
     from PIL import Image
 
+    from monai_mammo.dicom.reader import read_mammogram
+    from monai_mammo.pictures import GREEN, captioned, outlined
     from monai_mammo.predictor import Predictor
 
     try:
-        predictor = Predictor(bundle, overrides={"mode": "roi" if point else mode})
+        predictor = Predictor(bundle, weights=weights, overrides={"mode": "roi" if point else mode})
         result = predictor(image, **({"point": list(point)} if point else {}))
     except (MammogramError, FileNotFoundError) as error:
         raise _stop(str(error)) from error
-    if "probability" in result:
-        mask = np.asarray(result["pred"])[0] > 0
-        Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(out)
-        console.print(f"{int(mask.sum())} pixels marked; mask: {out}")
+    segmented = "probability" in result
+    marked = (result["pred"] if segmented else result["breast"])[0].numpy() > 0
+    if segmented:
+        highest = float(result["probability"].max())
+        text = f"{int(marked.sum())} pixels marked as tumour, highest probability {highest:.2f}"
     else:
-        for index, name in predictor.labels.items():
-            console.print(f"{name}: {float(result['pred'][index]):.3f}")
+        text = ", ".join(f"{name} {float(result['pred'][index]):.2f}" for index, name in predictor.labels.items())
+    console.print(text, highlight=False)
+    if mask is not None:
+        Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)).save(mask)
+        console.print(f"mask: {mask}")
+    if picture is not None:
+        shown = outlined(read_mammogram(image).pixels, [marked], height=900)
+        captioned(shown, [(text, GREEN)]).save(picture)
+        console.print(f"picture: {picture}")
 
 
 def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:

@@ -185,8 +185,12 @@ def _samples(
 
 
 def _reduced(pixels: np.ndarray) -> np.ndarray:
-    """Means of whole blocks of pixels, twice as fine as a sample at least: nothing finer is seen in one."""
-    step = max(pixels.shape) // (2 * QUALITY_SIZE)
+    """Means of whole blocks of pixels in which the breast is still a quarter larger than a whole sample."""
+    coarse, enough = 4, QUALITY_SIZE * 5 // 4
+    if max(pixels.shape) < 2 * enough:
+        return pixels
+    box = bounding_box(breast_mask(pixels[::coarse, ::coarse])) or [0, 0, 0, 0]
+    step = coarse * max(box[2] - box[0], box[3] - box[1]) // enough
     if step < 2:
         return pixels
     return avg_pool2d(torch.as_tensor(pixels, dtype=torch.float32)[None], step)[0].numpy()

@@ -161,11 +161,12 @@ def _refuse_misplaced(source: Path, out: Path) -> None:
 
 
 def _once(images: Iterable[SourceImage], defects: list[Defect]) -> list[SourceImage]:
-    """Every file once."""
+    """Every file once, as it is listed first."""
     seen: dict[Path, SourceImage] = {}
     for image in images:
-        if seen.setdefault(image.image, image) is not image:
+        if image.image in seen:
             defects.append(Defect(image.image, "the data set lists it twice", "second listing left out"))
+        seen.setdefault(image.image, image)
     return list(seen.values())
 
 
