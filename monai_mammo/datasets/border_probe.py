@@ -6,6 +6,7 @@ pass without anatomy. Needs scikit-learn (`pip install monai-mammo[train]`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,15 +178,7 @@ def _interval(correct: np.ndarray, labels: np.ndarray, patients: np.ndarray, see
 
 
 def _entries(dataset_dir: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = []
-    missing: list[MammogramError] = []
-    for section in SECTIONS:
-        try:
-            entries += load_datalist(dataset_dir, section)
-        except MammogramError as error:  # a section may be empty; a datalist without any is refused
-            missing.append(error)
-    if not entries:
-        raise missing[0]
+    entries = [entry for section in _filled_sections(dataset_dir) for entry in load_datalist(dataset_dir, section)]
     file = Path(dataset_dir) / "dataset.json"
     remedy = "Give a folder that `monai-mammo prepare --task quality` wrote"
     if any(entry.get("label") not in (0, 1) or "patient" not in entry for entry in entries):
@@ -196,6 +189,16 @@ def _entries(dataset_dir: Path) -> list[dict[str, Any]]:
     if number < 2 * FOLDS:
         raise MammogramError(file, f"{number} patients are too few for {FOLDS} folds", f"Use at least {2 * FOLDS}")
     return entries
+
+
+def _filled_sections(dataset_dir: Path) -> list[str]:
+    """Sections with entries; where there is none, one of which `load_datalist` will say what is wrong."""
+    try:
+        document = json.loads((Path(dataset_dir) / "dataset.json").read_text())
+    except (OSError, ValueError):
+        document = {}
+    filled = [section for section in SECTIONS if isinstance(document, dict) and document.get(section)]
+    return filled or [SECTIONS[0]]
 
 
 def _strips(pixels: np.ndarray) -> list[np.ndarray]:
