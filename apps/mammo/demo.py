@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
 
 from monai_mammo.datasets import phantom
 
@@ -38,9 +38,14 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson("mammo_quality_classification", "quality", "model.pt", ("--epochs", "12", "--batch_size", "16")),
-    Lesson("mammo_tumor_segmentation", "segmentation_roi", "model.pt", ("--mode", "roi", "--epochs", "12")),
-    Lesson("mammo_tumor_segmentation", "segmentation_whole", "model_whole.pt", ("--mode", "whole", "--epochs", "12")),
+    Lesson(
+        "mammo_quality_classification",
+        "quality",
+        "model.pt",
+        ("--epochs", "20", "--batch_size", "16", "--learning_rate", "0.001"),
+    ),
+    Lesson("mammo_tumor_segmentation", "segmentation_roi", "model.pt", ("--mode", "roi", "--epochs", "8")),
+    Lesson("mammo_tumor_segmentation", "segmentation_whole", "model_whole.pt", ("--mode", "whole", "--epochs", "16")),
 )
 
 
@@ -50,21 +55,31 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--prepare-only", action="store_true", help="do not start the server")
     arguments = parser.parse_args()
-    write_phantoms(STUDIES, patients=4, seed=1)
+    write_studies()
     for number, lesson in enumerate(LESSONS, 1):
         train(lesson, f"{number}/{len(LESSONS)}")
     return 0 if arguments.prepare_only else serve(arguments.port)
 
 
+def write_studies() -> None:
+    """Write the study folder: DICOM files alone, the truth about them beside it."""
+    truth = DEMO / "truth"
+    write_phantoms(truth, patients=4, seed=1)
+    if not STUDIES.is_dir():
+        partial = STUDIES.with_name(STUDIES.name + ".part")
+        shutil.copytree(truth, partial, ignore=shutil.ignore_patterns("masks", "*.json", "*.png"), dirs_exist_ok=True)
+        partial.rename(STUDIES)
+
+
 def write_phantoms(folder: Path, patients: int, seed: int) -> None:
-    """Write a phantom study folder, whole or not at all."""
+    """Write phantom studies with their datalists and a contact sheet, whole or not at all."""
     if folder.is_dir():
         return
     partial = folder.with_name(folder.name + ".part")
     phantom.write_phantoms(partial, patients, seed, progress=True)
-    if folder == TRAINING:
-        phantom.segmentation_datalist(partial)
-        phantom.quality_datalist(partial)
+    phantom.segmentation_datalist(partial)
+    phantom.quality_datalist(partial)
+    phantom.contact_sheet(partial, partial / "contact_sheet.png")
     partial.rename(folder)
 
 
@@ -74,7 +89,7 @@ def train(lesson: Lesson, count: str) -> None:
     weights = bundle / "models" / lesson.weights
     if weights.is_file():
         return
-    write_phantoms(TRAINING, patients=16, seed=0)
+    write_phantoms(TRAINING, patients=32, seed=0)
     run = DEMO / "runs" / f"{lesson.bundle}_{lesson.datalist}"
     run.mkdir(parents=True, exist_ok=True)
     console.print(
@@ -103,7 +118,7 @@ def serve(port: int) -> int:
         while server.poll() is None and not answers(f"{address}/info/"):
             time.sleep(0.5)
         if server.poll() is None:
-            console.print(Panel(what_to_try(address), title="monai_mammo demo", expand=False))
+            console.print(what_to_try(address), soft_wrap=True, highlight=False, markup=False)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -124,17 +139,23 @@ def answers(address: str) -> bool:
 
 def what_to_try(address: str) -> str:
     """The first steps of a newcomer."""
-    return (
-        f"The server is at {address}  (interface: {address}/docs/, images and models: {address}/info/)\n\n"
-        "3D Slicer: extension MONAILabel, enter the address as server, connect, Next Sample, then Run.\n"
-        "From a shell:\n"
-        f"  curl -X POST {address}/activelearning/random\n"
-        f"  curl -X POST '{address}/infer/mammo_quality_classification?image=<id>&output=json'\n"
-        f"  curl -X POST '{address}/infer/mammo_tumor_segmentation?image=<id>&output=image' -o mask.nrrd\n\n"
-        f"Your own mammograms: copy DICOM files into {STUDIES}\n"
-        "The models were trained on phantoms alone: nothing they say is about a patient. Not for diagnostic use.\n"
-        "Ctrl-C stops the server."
-    )
+    image = "phantom-0001-study-1-L_CC"
+    infer = f"curl -X POST '{address}/infer"
+    return f"""
+The server is at {address}: what it serves stands at {address}/info/, every route at {address}/docs/
+
+3D Slicer: install the extension MONAILabel, enter {address} as MONAI Label server, press Next Sample, then Run.
+
+From a shell:
+  curl -X POST {address}/activelearning/random
+  {infer}/mammo_quality_classification?image={image}&output=json'
+  {infer}/mammo_tumor_segmentation?image={image}&output=image' -o mask.nrrd
+
+The phantoms with their masses outlined: {DEMO / "truth" / "contact_sheet.png"}
+Your own mammograms: copy DICOM files into {STUDIES}
+The models have seen phantoms alone: nothing they say is about a patient. Not for diagnostic use.
+Ctrl-C stops the server.
+"""
 
 
 if __name__ == "__main__":
