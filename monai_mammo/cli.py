@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from monai_mammo.dicom.errors import MammogramError
 
@@ -65,8 +66,11 @@ def phantom(
     from monai_mammo.datasets import phantom as phantoms
 
     phantoms.write_phantoms(out, patients, seed, progress=True)
-    for datalist in (phantoms.segmentation_datalist(out), phantoms.quality_datalist(out)):
-        console.print(f"datalist: {datalist}")
+    if patients >= len(phantoms.FRACTIONS):
+        for datalist in (phantoms.segmentation_datalist(out), phantoms.quality_datalist(out)):
+            console.print(f"datalist: {datalist}")
+    else:
+        console.print(f"no datalists: to split them, at least {len(phantoms.FRACTIONS)} patients are needed")
     sheet = out / "contact_sheet.png"
     phantoms.contact_sheet(out, sheet)
     console.print(f"contact sheet: {sheet}")
@@ -234,7 +238,7 @@ def _audit(out: Path, processes: int | None) -> bool:
 
 
 def _stop(message: str) -> typer.Exit:
-    console.print(f"[red]error:[/red] {message}", highlight=False)
+    console.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
     return typer.Exit(code=1)
 
 

@@ -204,21 +204,31 @@ class BreastRegiond(Transform):
 
 
 class WholeRegiond(Transform):
-    """The region of the quality task: the whole image, widened to the aspect ratio of `size`.
+    """The region of the quality task: the whole image in a black frame, widened to the aspect ratio of `size`.
+
+    The frame makes the image's own border visible to a network, whose convolutions cannot tell it from padding, and
+    makes served mammograms look like the prepared ones, which have a frame (`datasets.truncation`).
 
     Args:
         image_key: the image.
         size: (rows, columns) to which the region is brought later.
+        frame: width of the frame as a share of the image's side.
         region_key: where the region is put.
     """
 
-    def __init__(self, image_key: str = "image", size: Sequence[int] = (224, 224), region_key: str = "region") -> None:
-        self.image_key, self.size, self.region_key = image_key, tuple(size), region_key
+    def __init__(
+        self,
+        image_key: str = "image",
+        size: Sequence[int] = (224, 224),
+        frame: float = 0.06,
+        region_key: str = "region",
+    ) -> None:
+        self.image_key, self.size, self.frame, self.region_key = image_key, tuple(size), frame, region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the region of the whole image."""
         d = dict(data)
-        d[self.region_key] = fit_region([0, 0, *d[self.image_key].shape[1:]], self.size)
+        d[self.region_key] = fit_region([0, 0, *d[self.image_key].shape[1:]], self.size, self.frame)
         return d
 
 

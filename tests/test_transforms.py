@@ -121,11 +121,18 @@ def test_a_mask_of_another_size_is_refused():
 
 def test_the_whole_image_keeps_its_ratio():
     film = np.ones((400, 100))
-    data = WholeRegiond(size=(64, 64))({"image": image_of(film)})
+    data = WholeRegiond(size=(64, 64), frame=0)({"image": image_of(film)})
     image = ResampleRegiond("image", size=(64, 64))(data)["image"][0].numpy()
     assert image[1:-1, 25:39].min() > 0.99  # antialiasing fades the outermost pixels
     assert image[:, :23].max() == 0
     assert image[:, 41:].max() == 0
+
+
+def test_the_whole_image_gets_a_black_frame():
+    data = WholeRegiond(size=(56, 56), frame=0.2)({"image": image_of(np.ones((100, 100)))})
+    image = ResampleRegiond("image", size=(56, 56))(data)["image"][0].numpy()
+    assert image[[0, 3, -4, -1]].max() == image[:, [0, 3, -4, -1]].max() == 0
+    assert image[10:-10, 10:-10].min() > 0.99
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -48,7 +48,7 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
 
 def _image(source: Path, image: Path, row: dict[str, str], defects: list[Defect]) -> SourceImage:
     mask = source / "masks" / f"{image.stem}.png"
-    lesions = ()
+    lesions: tuple[SourceLesion, ...] = ()
     if "mass" in f"{row['Findings']}; {row['Tags']}".lower():
         if mask.is_file():
             lesions = (SourceLesion(masks=(mask,), kind="mass", pathology="malignant", union=True),)
