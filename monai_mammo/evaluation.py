@@ -240,14 +240,15 @@ class Report:
         self._print(summary)
 
     def _print(self, summary: Mapping[str, Any]) -> None:
-        table = Table(title=f"{self.title}: {summary['images']} images of {summary['patients']} patients")
+        table = Table(title=f"{self.title}: {summary['images']} entries of {summary['patients']} patients")
         for heading in ("metric", "value", "95 % interval by patient"):
             table.add_column(heading)
         for name, entry in summary["metrics"].items():
+            defined = math.isfinite(entry["value"])
             table.add_row(
                 self.titles.get(name, name.replace("_", " ")),
-                f"{entry['value']:.4f}",
-                f"{entry['low']:.4f} to {entry['high']:.4f}",
+                f"{entry['value']:.4f}" if defined else "undefined",
+                f"{entry['low']:.4f} to {entry['high']:.4f}" if defined else "",
             )
         console = Console(width=110)
         console.print(table)
