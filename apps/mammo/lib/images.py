@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_mammo.dicom.reader import read_header
-
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_header
 
 OWN_FOLDER = "labels"
 EXTENSIONS = (".dcm", ".dicom", ".ima", ".nii.gz", ".nii", ".nrrd", ".png", ".jpeg", ".jpg", ".tiff", ".tif")
