@@ -19,6 +19,7 @@ def segmentation(root, tmp_path_factory):
     """The segmentation bundle with random weights of a small network, the same for both modes."""
     bundle = tmp_path_factory.mktemp("bundle") / "mammo_tumor_segmentation"
     shutil.copytree(root / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("*.pt"))
+    (bundle / "models").mkdir(exist_ok=True)
     torch.manual_seed(0)
     state = ResPAMUNet(2, 3, 2, stem="resnet", width=8).state_dict()
     for name in ("model.pt", "model_whole.pt"):
