@@ -188,8 +188,8 @@ def predict(
         Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)).save(mask)
         console.print(f"mask: {mask}")
     if picture is not None:
-        shown = outlined(read_mammogram(image).pixels, [marked], height=900)
-        captioned(shown, [(text, GREEN)]).save(picture)
+        shown = outlined(read_mammogram(image).pixels, [marked], height=600)
+        captioned(shown, [(line, GREEN) for line in text.split(", ")]).save(picture)
         console.print(f"picture: {picture}")
 
 

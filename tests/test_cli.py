@@ -53,7 +53,7 @@ def test_predict_tells_and_shows_its_result(root, phantoms, weights, tmp_path, b
     assert result.exit_code == 0, result.output
     assert ("complete" if "quality" in bundle else "pixels marked") in result.output
     assert Image.open(files["mask"]).size == (256, 320)
-    assert Image.open(files["picture"]).height == 900
+    assert Image.open(files["picture"]).height == 600
 
 
 def test_errors_are_one_line_that_says_what_to_do(root, weights, tmp_path):
