@@ -57,7 +57,7 @@ class Made:
 
     entries: dict[str, list[Entry]] = field(default_factory=dict)
     files: dict[str, np.ndarray] = field(default_factory=dict)
-    """bool becomes a mask of 0 and 255, float in [0, 1] a 16-bit image, uint8 stays."""
+    """bool becomes a mask of 1 bit, float in [0, 1] a 16-bit image, uint8 stays."""
     defects: list[Defect] = field(default_factory=list)
 
     def add(self, name: str, entry: Entry) -> None:

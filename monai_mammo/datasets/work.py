@@ -27,7 +27,7 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 STATE = ".state"
 """Folder of the records below the prepared folder."""
 
-_EDITION = 1  # raise it when the same source gives other files, so that old ones are made anew
+_EDITION = 2  # raise it when the same source gives other files, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,8 @@ def _make(subject: Subject, maker: str, pixels: np.ndarray) -> Made:
 
 
 def write_png(file: Path, array: np.ndarray) -> None:
-    """Write a PNG whole or not at all: bool as 0 and 255, float in [0, 1] as 16 bits, uint8 as it is."""
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype.kind == "f":
+    """Write a PNG whole or not at all: bool as 1 bit, float in [0, 1] as 16 bits, uint8 as it is."""
+    if array.dtype.kind == "f":
         array = np.round(np.clip(array, 0, 1) * np.float32(65535)).astype(np.uint16)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.part")
