@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import affine_transform
-from skimage.draw import polygon2mask
+from skimage.draw import polygon
 from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.sources import Defect, SourceLesion
@@ -42,13 +42,17 @@ class Lesion:
     outline: SourceLesion
 
 
+_Drawn = tuple[np.ndarray, list[int]]  # what is marked, bool, within its bounding box, and that box at the mammogram
+
+
 def find_lesions(
     image: Path, shape: Sequence[int], outlines: Sequence[SourceLesion], defects: list[Defect]
 ) -> list[Lesion]:
     """Every lesion of a mammogram; what is repaired or dropped on the way is added to `defects`.
 
     An outline is one lesion, or as many as it has connected components if it is a union. Components of fewer than
-    :data:`LEAST_LESION` pixels are dropped.
+    :data:`LEAST_LESION` pixels are dropped. Of one fault that many outlines of a file share, such as the tiny outlines
+    of calcifications, there is one defect with their number.
 
     Args:
         image: the mammogram's file, for messages.
@@ -57,43 +61,58 @@ def find_lesions(
         defects: appended to.
     """
     found: list[Lesion] = []
+    faults: dict[tuple[Path, str, str], list[SourceLesion]] = {}
     for outline in outlines:
-        mask = _mask(image, shape, outline, defects)
-        if mask is None:
-            continue
         file = outline.masks[0] if outline.masks else image
-        around = bounding_box(mask)
-        if around is None:
-            defects.append(Defect(file, f"the outline of lesion {_name(outline)} is empty", "lesion dropped"))
+        if outline.polygon and len(outline.polygon) < 3:
+            reason = f"the outline has {len(outline.polygon)} corner(s), not an area"
+            faults.setdefault((image, reason, "lesion dropped"), []).append(outline)
             continue
-        components = connected_components(cut(mask, around))
+        drawn = _polygon(shape, outline) if outline.polygon else _from_files(image, shape, outline, defects)
+        if drawn is None:
+            continue
+        inside, around = drawn
+        if not inside.size:
+            faults.setdefault((file, "the outline is empty", "lesion dropped"), []).append(outline)
+            continue
+        components = connected_components(inside)
         sizes = np.bincount(components.ravel())[1:]
         kept = [number for number, size in enumerate(sizes, start=1) if size >= LEAST_LESION]
         if len(kept) < len(sizes):
-            reason = f"the outline of lesion {_name(outline)} has parts of fewer than {LEAST_LESION} pixels"
-            defects.append(Defect(file, reason, "parts dropped" if kept else "lesion dropped"))
+            reason = f"the outline has parts of fewer than {LEAST_LESION} pixels"
+            faults.setdefault((file, reason, "parts dropped" if kept else "lesion dropped"), []).append(outline)
         for numbers in [[number] for number in kept] if outline.union else [kept] * bool(kept):
             lesion = place(np.isin(components, numbers), around, shape)
             found.append(Lesion(lesion, bounding_box(lesion) or around, outline))
+    defects += [Defect(file, f"{reason}: {_named(of)}", action) for (file, reason, action), of in faults.items()]
     return found
+
+
+def _named(outlines: Sequence[SourceLesion]) -> str:
+    if len(outlines) == 1:
+        return f"lesion {_name(outlines[0])}"
+    names = [repr(outline.name) for outline in outlines if outline.name]
+    some = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+    return f"{len(outlines)} lesions{some}"
 
 
 def _name(outline: SourceLesion) -> str:
     return repr(outline.name) if outline.name else "without a name"
 
 
-def _mask(image: Path, shape: Sequence[int], outline: SourceLesion, defects: list[Defect]) -> np.ndarray | None:
-    """The outline as a bool mask of the mammogram's shape; None, with a defect, if there is none."""
-    if not outline.polygon:
-        return _from_files(image, shape, outline, defects)
-    if len(outline.polygon) < 3:
-        reason = f"the outline of lesion {_name(outline)} has {len(outline.polygon)} corner(s), not an area"
-        defects.append(Defect(image, reason, "lesion dropped"))
-        return None
-    return polygon2mask(tuple(shape), np.asarray(outline.polygon, dtype=float))
+def _polygon(shape: Sequence[int], outline: SourceLesion) -> _Drawn:
+    """The pixels inside a polygon; what of it lies beyond the mammogram is cut off."""
+    corners = np.asarray(outline.polygon, dtype=float)
+    rows, columns = polygon(corners[:, 0], corners[:, 1], tuple(shape))
+    if not rows.size:
+        return np.zeros((0, 0), dtype=bool), [0, 0, 0, 0]
+    around = [int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1]
+    inside = np.zeros((around[2] - around[0], around[3] - around[1]), dtype=bool)
+    inside[rows - around[0], columns - around[1]] = True
+    return inside, around
 
 
-def _from_files(image: Path, shape: Sequence[int], outline: SourceLesion, defects: list[Defect]) -> np.ndarray | None:
+def _from_files(image: Path, shape: Sequence[int], outline: SourceLesion, defects: list[Defect]) -> _Drawn | None:
     """The candidate with two values and about the mammogram's size, nearest to it in size if there are several.
 
     Where one is found, the others were crops: no defect. Where none is, each says why it is no mask.
@@ -116,7 +135,8 @@ def _from_files(image: Path, shape: Sequence[int], outline: SourceLesion, defect
         reason = f"the mask has {_size(mask.shape)} pixels, its mammogram {_size(shape)}"
         defects.append(Defect(file, reason, "resized"))
         mask = resize_nearest(mask, shape)
-    return mask > 0
+    around = bounding_box(mask > 0) or [0, 0, 0, 0]
+    return cut(mask, around) > 0, around
 
 
 def _check(file: Path, mask: np.ndarray, shape: Sequence[int]) -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.draw import polygon2mask
+from skimage.measure import label, regionprops
 
 from monai_mammo.datasets.lesions import (
     LEAST_LESION,
@@ -148,7 +150,35 @@ def test_a_polygon_becomes_its_area():
 def test_a_point_or_a_line_is_no_lesion(corners):
     defects = []
     assert not find_lesions(IMAGE, SHAPE, [SourceLesion(polygon=corners, name="1")], defects)
-    assert f"lesion '1' has {len(corners)} corner(s)" in defects[0].reason
+    assert [defect.reason for defect in defects] == [
+        f"the outline has {len(corners)} corner(s), not an area: lesion '1'"
+    ]
+
+
+def test_hundreds_of_outlines_too_small_for_lesions_are_one_line_with_their_number():
+    tiny = [((r, 10.0), (r, 14.0), (r + 4, 14.0), (r + 4, 10.0)) for r in np.arange(300.0)]
+    outlines = [SourceLesion(polygon=corners, name=str(number)) for number, corners in enumerate(tiny, start=1)]
+    large = SourceLesion(polygon=((100.0, 100.0), (100.0, 140.0), (140.0, 140.0), (140.0, 100.0)), name="mass")
+    defects = []
+    (lesion,) = find_lesions(IMAGE, SHAPE, [*outlines[:200], large, *outlines[200:]], defects)
+    assert lesion.outline is large
+    (defect,) = defects
+    assert (defect.file, defect.action) == (IMAGE, "lesion dropped")
+    assert defect.reason == "the outline has parts of fewer than 100 pixels: 300 lesions ('1', '2', '3', …)"
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-60, 460, allow_nan=False)] * 2), min_size=3, max_size=9))
+def test_a_polygon_drawn_within_its_own_box_is_the_one_drawn_over_the_whole_image(corners):
+    whole = polygon2mask(SHAPE, np.array(corners))
+    lesions = find_lesions(IMAGE, SHAPE, [SourceLesion(polygon=tuple(corners))], [])
+    large = [component for component in regionprops(label(whole)) if component.area >= LEAST_LESION]
+    assert len(lesions) == bool(large)
+    for lesion in lesions:
+        expected = np.zeros(SHAPE, bool)
+        for component in large:
+            expected[tuple(component.coords.T)] = True
+        np.testing.assert_array_equal(lesion.mask, expected)
 
 
 def test_a_polygon_beyond_the_image_is_cut_at_its_border():
