@@ -19,73 +19,10 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 from monai.utils import TraceKeys, convert_to_numpy, convert_to_tensor, ensure_tuple_rep
 from PIL import Image
-from skimage.filters import gaussian, threshold_otsu
-from skimage.measure import label as connected_components
-from skimage.measure import regionprops
-from skimage.morphology import disk, opening
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from monai_mammo.dicom.errors import MammogramError
-
-Region = Sequence[float]
-
-
-def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
-    """Outline the breast: everything that is tissue, pectoral muscle included, labels and tape excluded.
-
-    The image is reduced to `working_size` on its longer side, its square root (which lifts the fatty rim) is
-    thresholded by Otsu's method, thin structures are opened away and the largest component is kept and filled.
-
-    Args:
-        pixels: float (rows, columns) in [0, 1], background dark.
-        working_size: pixels of the longer side at which the outline is found.
-
-    Returns:
-        bool (rows, columns); all False for an image without contrast.
-    """
-    image = torch.as_tensor(np.ascontiguousarray(pixels), dtype=torch.float32)[None, None]
-    factor = max(1.0, max(pixels.shape) / working_size)
-    small_shape = (max(1, round(pixels.shape[0] / factor)), max(1, round(pixels.shape[1] / factor)))
-    small = gaussian(adaptive_avg_pool2d(image, small_shape)[0, 0].clamp(0, 1).sqrt().numpy(), sigma=1)
-    if float(small.max() - small.min()) < 1e-3:
-        return np.zeros(pixels.shape, dtype=bool)
-    # Otsu parts dense from fatty tissue where there is little background; half of it parts tissue from air.
-    tissue = opening(small > 0.5 * (small.min() + threshold_otsu(small)), disk(2))
-    components = connected_components(tissue)
-    if components.max() == 0:
-        return np.zeros(pixels.shape, dtype=bool)
-    largest = max(regionprops(components), key=lambda region: region.area)
-    outline = np.zeros(small_shape, dtype=np.uint8)
-    outline[largest.slice] = largest.image_filled
-    return interpolate(torch.as_tensor(outline)[None, None], size=pixels.shape)[0, 0].numpy().astype(bool)
-
-
-def bounding_box(mask: np.ndarray) -> list[int] | None:
-    """Extent of a mask as `[row0, column0, row1, column1]` (half-open); None if the mask is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        return None
-    return [int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1]
-
-
-def fit_region(region: Region, size: Sequence[int], margin: float = 0.0) -> list[int]:
-    """Widen a region by a margin, then to the aspect ratio of `size`, about its centre.
-
-    Args:
-        region: `[row0, column0, row1, column1]`, half-open, in pixels.
-        size: (rows, columns) of what the crop is resized to; only the ratio counts.
-        margin: share of the region's side added on each of its four sides.
-
-    Returns:
-        whole pixels `[row0, column0, row1, column1]`; it may reach beyond the image.
-    """
-    row0, column0, row1, column1 = (float(value) for value in region)
-    height, width = (row1 - row0) * (1 + 2 * margin), (column1 - column0) * (1 + 2 * margin)
-    scale = max(height / size[0], width / size[1])
-    height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    top = round((row0 + row1 - height) / 2)
-    left = round((column0 + column1 - width) / 2)
-    return [top, left, top + height, left + width]
+from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region
 
 
 class BreastMask(Transform):

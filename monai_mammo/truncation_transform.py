@@ -16,7 +16,7 @@ from monai.utils import convert_to_numpy
 
 from monai_mammo.datasets.truncation import already_cut, complete_sample, incomplete_sample
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.transforms import breast_mask
+from monai_mammo.regions import breast_mask
 
 _KEPT = ("filename_or_obj", "view", "laterality")
 

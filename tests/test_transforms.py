@@ -12,6 +12,7 @@ from PIL import Image
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.regions import bounding_box, breast_mask, fit_region
 from monai_mammo.transforms import (
     BreastMaskd,
     BreastRegiond,
@@ -19,9 +20,6 @@ from monai_mammo.transforms import (
     ResampleRegiond,
     SaveMaskd,
     WholeRegiond,
-    bounding_box,
-    breast_mask,
-    fit_region,
 )
 
 sides = st.integers(8, 90)

@@ -21,14 +21,16 @@ from scipy.ndimage import binary_dilation, find_objects, gaussian_filter
 from scipy.ndimage import label as connected_components
 from torch.nn.functional import adaptive_avg_pool2d
 
+from monai_mammo.datasets.exposure import flat_edges
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import Mammogram, read_mammogram, read_mask
-from monai_mammo.transforms import bounding_box, breast_mask
+from monai_mammo.regions import bounding_box, breast_mask
 
 THUMBNAIL = 160
 """Pixels of a thumbnail's longer side."""
 
 _WORKING = 512  # pixels of the longer side at which breast, background and text are looked for
+_CORNER = 0.15  # sides of the triangle at the chest wall's upper corner, as a share of the breast's height
 _HASH_SIDE, _DETAIL_SIDE = 16, 64
 _INK = (255, 190, 0)
 
@@ -125,19 +127,46 @@ def measure(job: Job) -> Measure:
 def chest_side(breast: np.ndarray) -> str:
     """The side of the image on which the breast ends in a straight edge, `left` or `right`; empty if it is not clear.
 
-    Both conditions must hold: the breast fills more of the outer hundredth of its extent there than on the other
-    side, by 0.3 of its height at least, and its centre of mass lies nearer to that side.
+    Both conditions must hold: the breast runs along more of its extent there than on the other side, by 0.3 of its
+    height at least (`exposure.flat_edges`), and its centre of mass lies nearer to that side.
     """
-    box = bounding_box(breast)
-    if box is None:
+    edges, box = flat_edges(breast), bounding_box(breast)
+    if not edges or box is None:
         return ""
-    inside = breast[box[0] : box[2], box[1] : box[3]]
-    width = max(1, round(inside.shape[1] / 100))
-    lead = float(inside[:, :width].mean() - inside[:, -width:].mean())
-    centre = float((inside.sum(axis=0) * (np.arange(inside.shape[1]) + 0.5)).sum() / inside.sum()) / inside.shape[1]
+    lead = edges["left"] - edges["right"]
+    columns = breast[:, box[1] : box[3]].sum(axis=0)
+    centre = float((columns * (np.arange(columns.size) + 0.5)).sum() / columns.sum()) / columns.size
     if lead > 0.3 and centre < 0.5:
         return "left"
     return "right" if lead < -0.3 and centre > 0.5 else ""
+
+
+def seen_view(image: np.ndarray, breast: np.ndarray, chest: str) -> str:
+    """The view that the corners at the chest wall tell of, CC or MLO; empty if it is not clear.
+
+    MLO: the upper corner is filled by tissue brighter than the breast's median (the pectoral muscle), and the breast
+    hardly widens below it. CC: at both corners the breast's outline is round, and the upper one is dark.
+
+    Args:
+        image: float (rows, columns), air dark.
+        breast: bool outline of the breast, of the same shape.
+        chest: of :func:`chest_side`; without it there is no answer.
+    """
+    box = bounding_box(breast)
+    if not chest or box is None:
+        return ""
+    turned = slice(None, None, -1 if chest == "right" else 1)
+    grey, inside = (array[box[0] : box[2], box[1] : box[3]][:, turned] for array in (image, breast))
+    height, width = inside.shape
+    reach = inside.sum(axis=1) / width
+    near, far = int(0.03 * height), int(0.2 * height)
+    widening, from_below = reach[far] - reach[near], reach[-1 - far] - reach[-1 - near]
+    corner = np.add.outer(np.arange(height), np.arange(width)) < _CORNER * height
+    filled = inside[corner].mean()
+    brightness = grey[corner].mean() / max(float(np.median(grey[inside])), 1e-6)
+    if widening < 0.25 and filled > 0.97 and brightness > 1.2:
+        return "MLO"
+    return "CC" if min(widening - 0.15, from_below) > 0.25 and filled < 0.97 and brightness < 0.9 else ""
 
 
 def perceptual_hash(image: np.ndarray) -> bytes:

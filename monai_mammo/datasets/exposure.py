@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter, uniform_filter
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.transforms import bounding_box
+from monai_mammo.regions import bounding_box
 
 FRAME = 0.06
 """Least share of a sample's side that is black on each of its four sides."""

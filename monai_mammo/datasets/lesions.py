@@ -18,7 +18,7 @@ from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.sources import Defect, SourceLesion
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.transforms import bounding_box
+from monai_mammo.regions import bounding_box
 
 LEAST_LESION = 100
 """Pixels below which a component of a mask is a speck, not a lesion."""

@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 from monai_mammo.datasets.lesions import MARGIN, Lesion, crop_region, cut, find_lesions, variants
 from monai_mammo.datasets.sources import Defect, SourceImage, read_pixels
 from monai_mammo.datasets.truncation import Sample, already_cut, complete_sample, incomplete_sample
-from monai_mammo.transforms import bounding_box, breast_mask
+from monai_mammo.regions import bounding_box, breast_mask
 
 QUALITY_SIZE = 512
 """Pixels of the longer side of the quality task's images."""

@@ -15,8 +15,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
-import torch
-
 Job = TypeVar("Job")
 
 DIED = "its process died while it was worked on (out of memory, or a crash within its codec)"
@@ -77,7 +75,7 @@ def _until_death(
 def _begin() -> None:
     """In a new worker: leave Ctrl-C to the parent, one thread a process, and end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the libraries that the first job loads
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -2,14 +2,12 @@
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader
-from monai_mammo.dicom.reader import Mammogram, MammogramReader, MaskReader, read_header, read_mammogram, read_mask
+from monai_mammo.dicom.reader import Mammogram, read_header, read_mammogram, read_mask
 
 __all__ = [
     "Mammogram",
     "MammogramError",
     "MammogramHeader",
-    "MammogramReader",
-    "MaskReader",
     "read_header",
     "read_mammogram",
     "read_mask",

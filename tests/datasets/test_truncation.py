@@ -12,8 +12,9 @@ from scipy.ndimage import binary_erosion
 from monai_mammo.datasets.exposure import FRAME, RIM
 from monai_mammo.datasets.phantom import read_truth
 from monai_mammo.datasets.truncation import CAUSES, LEAST_LOST, already_cut, complete_sample, incomplete_sample
-from monai_mammo.dicom import MammogramError, MammogramReader, read_mammogram
-from monai_mammo.transforms import bounding_box, breast_mask
+from monai_mammo.dicom import MammogramError, read_mammogram
+from monai_mammo.readers import MammogramReader
+from monai_mammo.regions import bounding_box, breast_mask
 from monai_mammo.truncation_transform import RandTruncated
 
 VIEWS_AND_CAUSES = [(view, cause) for view, causes in CAUSES.items() for cause in causes]

@@ -7,7 +7,8 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import LoadImaged
 from PIL import Image
 
-from monai_mammo.dicom import MammogramError, MammogramReader, MaskReader, read_mammogram
+from monai_mammo.dicom import MammogramError, read_mammogram
+from monai_mammo.readers import MammogramReader, MaskReader
 
 
 def load(**options):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from PIL import Image
 from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.datalist import write_datalist
-from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.reader import read_mask
-from monai_mammo.transforms import bounding_box
+from monai_mammo.regions import bounding_box
 
 from .datastore import QUALITY_VERDICTS, MammogramDatastore
 from .errors import RequestRefused
@@ -22,16 +21,22 @@ from .errors import RequestRefused
 TUMOUR_NAMES = ("tumour", "tumor")
 NO_LABELS = "Save final labels, or verdicts for the quality model, for images of at least two patients"
 Entry = dict[str, Any]
-MakeDatalist = Callable[[MammogramDatastore, Path, float, int], Path]
+Divide = Callable[[Mapping[str, set[int]]], dict[str, list[str]]]
+"""Patients of `training` and `validation`, given by patient whether there are images without (0) and with (1) a
+lesion, or complete (0) and incomplete (1) ones."""
+MakeDatalist = Callable[[MammogramDatastore, Path, Divide], Path]
 
 
-def whole_datalist(datastore: MammogramDatastore, folder: Path, validation: float, seed: int) -> Path:
+def whole_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
     """One entry an image with a final label, a normal breast's empty one included; see :func:`_written`."""
-    entries = [_entry(datastore, image_id, mask, folder) for image_id, mask in _tumours(datastore)]
-    return _written(entries, folder, validation, seed, {"0": "background", "1": "tumour"})
+    entries, kinds = [], []
+    for image_id, mask in _tumours(datastore):
+        entries.append(_entry(datastore, image_id, mask, folder))
+        kinds.append(int(mask.any()))
+    return _written(entries, kinds, folder, divide, {"0": "background", "1": "tumour"})
 
 
-def lesion_datalist(datastore: MammogramDatastore, folder: Path, validation: float, seed: int) -> Path:
+def lesion_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
     """One entry a connected lesion of a final label, with its box; see :func:`_written`."""
     entries = []
     for image_id, mask in _tumours(datastore):
@@ -39,10 +44,10 @@ def lesion_datalist(datastore: MammogramDatastore, folder: Path, validation: flo
         for number in range(1, components.max() + 1):
             entry = _entry(datastore, image_id, mask, folder)
             entries.append({**entry, "box": bounding_box(components == number)})
-    return _written(entries, folder, validation, seed, {"0": "background", "1": "tumour"})
+    return _written(entries, [1] * len(entries), folder, divide, {"0": "background", "1": "tumour"})
 
 
-def quality_datalist(datastore: MammogramDatastore, folder: Path, validation: float, seed: int) -> Path:
+def quality_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
     """One entry an image with an annotator's verdict (`quality` in the image's info); see :func:`_written`."""
     entries = []
     for image_id in datastore.list_images():
@@ -53,20 +58,22 @@ def quality_datalist(datastore: MammogramDatastore, folder: Path, validation: fl
         raise RequestRefused(
             409, "all verdicts are the same, so there is nothing to tell apart", "Judge images of both kinds first"
         )
-    return _written(entries, folder, validation, seed, dict(zip("01", QUALITY_VERDICTS, strict=True)))
+    verdicts = [entry["label"] for entry in entries]
+    return _written(entries, verdicts, folder, divide, dict(zip("01", QUALITY_VERDICTS, strict=True)))
 
 
-def _written(entries: list[Entry], folder: Path, validation: float, seed: int, labels: dict[str, str]) -> Path:
+def _written(entries: list[Entry], kinds: list[int], folder: Path, divide: Divide, labels: dict[str, str]) -> Path:
     """Write `dataset.json`, no patient on both sides of the split into training and validation.
 
     Raises:
         RequestRefused: there is nothing to train on, or only one patient (409).
     """
-    patients = {entry["patient"] for entry in entries}
+    patients: dict[str, set[int]] = {}
+    for entry, kind in zip(entries, kinds, strict=True):
+        patients.setdefault(entry["patient"], set()).add(kind)
     if len(patients) < 2:
         raise RequestRefused(409, f"there are labels of {len(patients)} patient(s), two are needed", NO_LABELS)
-    splits = split_patients(patients, {"training": 1 - validation, "validation": validation}, seed)
-    return write_datalist(folder, entries, splits, name="annotations", labels=labels)
+    return write_datalist(folder, entries, divide(patients), name="annotations", labels=labels)
 
 
 def _image(datastore: MammogramDatastore, image_id: str) -> Entry:
