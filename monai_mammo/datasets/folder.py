@@ -11,23 +11,19 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pydicom
 from pydicom.config import disable_value_validation
-from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 
 from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
 from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.dicom.header import MammogramHeader, integer, text
-from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
+from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
+from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, read_segment, segments
 
 NAME = "DICOM folder"
 LICENCE = "the owner's; nothing is known of it"
@@ -35,30 +31,10 @@ LICENCE = "the owner's; nothing is known of it"
 KEY_VARIABLE = "MONAI_MAMMO_PSEUDONYM_KEY"
 """Environment variable with the secret that pseudonyms are made with."""
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 # What anonymisation leaves in the place of a PatientID: one value for everybody, so it tells nobody apart.
 _NOBODY = re.compile(r"(anon(ymous|ymi[sz]ed)?|unknown|none|nan|n/?a|no[ _]?(id|name)|removed|0*)\W*", re.IGNORECASE)
 _ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major muscle", "background", "entire breast"}
-_SEG_TAGS = [
-    "SegmentSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "ReferencedSeriesSequence", "SourceImageSequence",
-]  # fmt: skip
-_MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
 _WRITE_AGAIN = "Write the segmentation again"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What one segment of a DICOM SEG file shows of one mammogram, without its pixels."""
-
-    file: Path
-    number: int
-    image: str
-    """SOPInstanceUID of the mammogram."""
-    frames: tuple[int, ...]
-    """Indices, from 0, of the frames that show it."""
-    kind: str = ""
-    """The segment's property type (mass, calcification, …) in lower case, or empty."""
 
 
 def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
@@ -97,60 +73,6 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
         )
     lesions = _lesions(list(segmentations.values()), headers, defects)
     return [_image(header, lesions[uid], defects) for uid, header in headers.items()]
-
-
-def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
-    """Decode what a segment of a DICOM SEG file shows of a mammogram: uint8 (rows, columns) of 0 and 1.
-
-    Frames of one segment and image are united; FRACTIONAL values count from half of their maximum on (PS3.3 C.8.20.2).
-
-    Raises:
-        MammogramError: the file cannot be decoded, or the segment marks no pixel.
-    """
-    frames = [segment for segment in segments(file) if (segment.number, segment.image) == (number, image)]
-    if not frames or not frames[0].frames:
-        raise MammogramError(file, f"segment {number} has no frame of this mammogram", _WRITE_AGAIN)
-    with disable_value_validation(), refusing(file, "the segmentation cannot be decoded", _WRITE_AGAIN):
-        dataset = pydicom.dcmread(file)
-        shape = integer(file, dataset, "Rows"), integer(file, dataset, "Columns")
-        count = integer(file, dataset, "NumberOfFrames", 1)
-        check_size(file, *shape)
-        check_size(file, shape[0] * count, shape[1], _MOST_FRAMES * MAX_PIXELS)
-        pixels = dataset.pixel_array.reshape(-1, *shape)[list(frames[0].frames)]
-        if text(dataset, "SegmentationType") == "FRACTIONAL":
-            pixels = pixels >= integer(file, dataset, "MaximumFractionalValue", 255) / 2
-    mask = (pixels > 0).any(axis=0).astype(np.uint8)
-    if not mask.any():
-        raise MammogramError(file, f"segment {number} marks no pixel", _WRITE_AGAIN)
-    return mask
-
-
-def segments(file: Path) -> list[Segment]:
-    """Segments of a DICOM SEG file and the images that they show; one of no frame has the image "".
-
-    A frame names its image in its own functional groups, in the shared ones, or, where they are silent, the file as a
-    whole names one image only.
-
-    Raises:
-        MammogramError: the header cannot be read, or a frame names no segment or no image.
-    """
-    with disable_value_validation(), refusing(file, "the segmentation's header is malformed", _WRITE_AGAIN):
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SEG_TAGS)
-        kinds = {int(item.SegmentNumber): _kind(item) for item in dataset.get("SegmentSequence") or []}
-        shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
-        whole = _instances(dataset)
-        frames: dict[tuple[int, str], list[int]] = defaultdict(list)
-        for index, groups in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or []):
-            named = _images_of(groups) or _images_of(shared) or whole
-            if len(named) != 1:
-                reason = f"frame {index + 1} refers to {len(named)} images, not to one"
-                raise MammogramError(file, reason, _WRITE_AGAIN)
-            frames[_number_of(groups, shared), named[0]].append(index)
-    shown = {number for number, _ in frames}
-    found = [
-        Segment(file, number, image, tuple(frames[number, image]), kinds.get(number, "")) for number, image in frames
-    ]
-    return found + [Segment(file, number, "", (), kind) for number, kind in kinds.items() if number not in shown]
 
 
 def pseudonym(identifier: str) -> str:
@@ -266,31 +188,3 @@ def _useless(segment: Segment, headers: dict[str, MammogramHeader]) -> str:
     if segment.image not in headers:
         return "outlines an image that is not among the folder's mammograms"
     return f"outlines anatomy ({segment.kind}), no lesion" if segment.kind in _ANATOMY else ""
-
-
-def _kind(item: Dataset) -> str:
-    """Property type of a segment. Not its label: that is free text, and may name anybody."""
-    types = item.get("SegmentedPropertyTypeCodeSequence") or []
-    return text(types[0], "CodeMeaning").lower() if types else ""
-
-
-def _images_of(groups: Dataset) -> list[str]:
-    """The images that a frame was derived from (PS3.3 C.7.6.16.2.6)."""
-    derivations = groups.get("DerivationImageSequence") or []
-    return sorted({text(image, "ReferencedSOPInstanceUID") for item in derivations for image in _sources(item)} - {""})
-
-
-def _sources(item: Dataset) -> list[Dataset]:
-    return list(item.get("SourceImageSequence") or [])
-
-
-def _instances(dataset: Dataset) -> list[str]:
-    """The images that the file as a whole refers to."""
-    series = dataset.get("ReferencedSeriesSequence") or []
-    named = [image for item in series for image in item.get("ReferencedInstanceSequence") or []] + _sources(dataset)
-    return sorted({text(image, "ReferencedSOPInstanceUID") for image in named} - {""})
-
-
-def _number_of(groups: Dataset, shared: Dataset) -> int:
-    item = groups.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
-    return int(item[0].ReferencedSegmentNumber)

@@ -19,9 +19,10 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from monai_mammo.datasets.folder import KEY_VARIABLE, images, pseudonym, read_segment, segments
+from monai_mammo.datasets.folder import KEY_VARIABLE, images, pseudonym
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.segmentation import read_segment, segments
 
 PATIENT = {"PatientID": "SECRET-ID-4711", "PatientName": "Sentinelle^Quintessa", "PatientBirthDate": "19530417"}
 MAMMOGRAPHY = "1.2.840.10008.5.1.4.1.1.1.2"

@@ -1,0 +1,369 @@
+"""Masks of mammograms as DICOM Segmentation (PS3.3 A.51): written as BINARY, and read from whoever wrote them.
+
+A mask is uint8 or bool (rows, columns), in the pixels of its mammogram. What is segmented, and whether well, is not
+known here; other results are no masks and have their own module.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydicom
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, generate_uid
+
+from monai_mammo.dicom.errors import MammogramError, refusing
+from monai_mammo.dicom.header import integer, text
+from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
+from monai_mammo.dicom.plane import Plane, plane_of
+from monai_mammo.dicom.views import read_laterality
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+"""SOP class."""
+
+Method = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+"""How a mask was made: by a person, by a person with an algorithm's help, by an algorithm (PS3.3 C.8.20.4)."""
+
+_SEG_TAGS = [
+    "SegmentSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ReferencedSeriesSequence", "SourceImageSequence",
+]  # fmt: skip
+_COPIED = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "PatientOrientation",
+    "TimezoneOffsetFromUTC",
+)  # fmt: skip
+_MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
+_WRITE_AGAIN = "Write the segmentation again"
+_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
+_STRUCTURE = ("123037004", "SCT", "Anatomical Structure")
+_LESION = ("52988006", "SCT", "Lesion")
+_KINDS = {
+    # A mammogram shows a mass; that it is a neoplasm (108369006) is for pathology to say.
+    "tumour": ("4147007", "SCT", "Mass"),
+    "tumor": ("4147007", "SCT", "Mass"),
+    "mass": ("4147007", "SCT", "Mass"),
+    "neoplasm": ("108369006", "SCT", "Neoplasm"),
+    "calcification": ("129748009", "SCT", "Radiographic calcification finding"),
+    "calcifications": ("129748009", "SCT", "Radiographic calcification finding"),
+    "architectural distortion": ("129792006", "SCT", "Architectural distortion of breast"),
+    "lymph node": ("59441001", "SCT", "Lymph node"),
+    "cyst": ("399294002", "SCT", "Cyst of breast"),
+}
+_ANATOMY = {
+    "breast": ("76752008", "SCT", "Breast"),
+    "nipple": ("24142002", "SCT", "Nipple"),
+    "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
+}
+_SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one segment of a DICOM SEG file shows of one mammogram, without its pixels."""
+
+    file: Path
+    number: int
+    image: str
+    """SOPInstanceUID of the mammogram."""
+    frames: tuple[int, ...]
+    """Indices, from 0, of the frames that show it."""
+    kind: str = ""
+    """The segment's property type (mass, calcification, …) in lower case, or empty."""
+    label: str = field(default="", repr=False)
+    """Free text of its writer, which may name anybody: for viewers, not for logs or data sets."""
+
+
+def write_segmentation(
+    path: str | os.PathLike[str],
+    image: str | os.PathLike[str],
+    masks: Mapping[str, np.ndarray],
+    *,
+    creator: str = "",
+    method: Method = "MANUAL",
+    algorithm: str = "",
+    instance: int = 1,
+) -> Dataset:
+    """Write masks of one mammogram to a DICOM SEG file, one segment a mask, one frame a segment.
+
+    A segment without any pixel keeps its frame of zeros: an object of no frame is not valid (PS3.3 C.7.6.6 asks for at
+    least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation are the image's as
+    stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and creator share a series.
+
+    Args:
+        path: the file to write, in one step: an interrupted call leaves no half of a file.
+        image: the mammogram's DICOM file; its pixels are not read.
+        masks: (rows, columns) of the image's size by the segment's name; not 0 is inside. Names with a code of their
+            own are tumour, mass, neoplasm, calcification, architectural distortion, lymph node, cyst, breast, nipple
+            and pectoral muscle; others are coded as lesions.
+        creator: the reader's name for ContentCreatorName.
+        method: how the masks were made.
+        algorithm: name of the algorithm behind masks that are not MANUAL.
+        instance: number of this SEG in its series.
+
+    Returns:
+        what was written.
+
+    Raises:
+        MammogramError: the image has no study, series or instance UID, or cannot be read; or a mask does not fit.
+    """
+    import highdicom  # heavy, and only writers need it
+
+    source = _image_header(Path(image))
+    size = integer(Path(image), source, "Rows"), integer(Path(image), source, "Columns")
+    for name, mask in masks.items():
+        if mask.shape != size:
+            reason = f"the mask has {mask.shape} pixels (rows, columns), the image {size}"
+            raise MammogramError(Path(image), reason, f"Give {name[:64]!r} on the image's own grid")
+    if not masks:
+        raise MammogramError(Path(image), "there is no mask to write", "Give one, an empty one if nothing was found")
+    plane, maker = plane_of(source), algorithm if method == "AUTOMATIC" else creator
+    with disable_value_validation(), refusing(image, "no segmentation can be made of its header", "Correct the header"):
+        segmentation = highdicom.seg.Segmentation(
+            source_images=[_skeleton(source, plane, size)],
+            pixel_array=np.stack([mask != 0 for mask in masks.values()], axis=-1)[np.newaxis].astype(np.uint8),
+            segmentation_type="BINARY",
+            segment_descriptions=[
+                _description(number, name, source, method, algorithm) for number, name in enumerate(masks, start=1)
+            ],
+            series_instance_uid=generate_uid(entropy_srcs=[source.SOPInstanceUID, "segmentation", maker]),
+            series_number=900,
+            sop_instance_uid=generate_uid(),
+            instance_number=instance,
+            manufacturer="monai_mammo",
+            manufacturer_model_name="monai_mammo",
+            software_versions=version("monai_mammo"),
+            device_serial_number="0",
+            pixel_measures=highdicom.PixelMeasuresSequence(
+                pixel_spacing=plane.spacing, slice_thickness=1.0, spacing_between_slices=1.0
+            ),
+            omit_empty_frames=False,
+            content_label="SEGMENTATION",
+            content_description=_short(", ".join(masks)),
+            content_creator_name=_person(creator) or None,
+            series_description=_short(f"Segmentation {maker}".strip()),
+        )
+        _take_over(source, segmentation)
+        _save(Path(path), segmentation)
+    return segmentation
+
+
+def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.ndarray]:
+    """Decode all segments of a DICOM SEG file that show one mammogram.
+
+    Args:
+        file: whoever wrote it.
+        image: SOPInstanceUID of the mammogram.
+
+    Returns:
+        uint8 (rows, columns) of 0 and 1 by the segment's label; its kind where it has none. Segments without a pixel
+        are among them, those of equal label are united.
+
+    Raises:
+        MammogramError: the file cannot be decoded.
+    """
+    file = Path(file)
+    shown = [segment for segment in segments(file) if segment.image == image and segment.frames]
+    masks: dict[str, np.ndarray] = {}
+    if shown:
+        pixels = _frames(file)
+        for segment in shown:
+            mask, name = pixels[list(segment.frames)].any(axis=0).astype(np.uint8), segment.label or segment.kind
+            masks[name] = mask | masks[name] if name in masks else mask
+    return masks
+
+
+def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
+    """Decode what a segment of a DICOM SEG file shows of a mammogram: uint8 (rows, columns) of 0 and 1.
+
+    Frames of one segment and image are united; FRACTIONAL values count from half of their maximum on (PS3.3 C.8.20.2).
+
+    Raises:
+        MammogramError: the file cannot be decoded, or the segment marks no pixel.
+    """
+    frames = [segment for segment in segments(file) if (segment.number, segment.image) == (number, image)]
+    if not frames or not frames[0].frames:
+        raise MammogramError(file, f"segment {number} has no frame of this mammogram", _WRITE_AGAIN)
+    mask = _frames(file)[list(frames[0].frames)].any(axis=0).astype(np.uint8)
+    if not mask.any():
+        raise MammogramError(file, f"segment {number} marks no pixel", _WRITE_AGAIN)
+    return mask
+
+
+def segments(file: Path) -> list[Segment]:
+    """Segments of a DICOM SEG file and the images that they show; one of no frame has the image "".
+
+    A frame names its image in its own functional groups, in the shared ones, or, where they are silent, the file as a
+    whole names one image only.
+
+    Raises:
+        MammogramError: the header cannot be read, or a frame names no segment or no image.
+    """
+    with disable_value_validation(), refusing(file, "the segmentation's header is malformed", _WRITE_AGAIN):
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SEG_TAGS)
+        kinds = {int(item.SegmentNumber): _kind(item) for item in dataset.get("SegmentSequence") or []}
+        labels = {int(item.SegmentNumber): text(item, "SegmentLabel") for item in dataset.get("SegmentSequence") or []}
+        shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
+        whole = _instances(dataset)
+        frames: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for index, groups in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or []):
+            named = _images_of(groups) or _images_of(shared) or whole
+            if len(named) != 1:
+                reason = f"frame {index + 1} refers to {len(named)} images, not to one"
+                raise MammogramError(file, reason, _WRITE_AGAIN)
+            frames[_number_of(groups, shared), named[0]].append(index)
+    shown = {number for number, _ in frames}
+    found = [
+        Segment(file, number, image, tuple(frames[number, image]), kinds.get(number, ""), labels.get(number, ""))
+        for number, image in frames
+    ]
+    absent = [number for number in kinds if number not in shown]
+    return found + [Segment(file, number, "", (), kinds[number], labels[number]) for number in absent]
+
+
+def _frames(file: Path) -> np.ndarray:
+    """All frames as bool (frames, rows, columns); the size is checked before memory is taken."""
+    with disable_value_validation(), refusing(file, "the segmentation cannot be decoded", _WRITE_AGAIN):
+        dataset = pydicom.dcmread(file)
+        shape = integer(file, dataset, "Rows"), integer(file, dataset, "Columns")
+        count = integer(file, dataset, "NumberOfFrames", 1)
+        check_size(file, *shape)
+        check_size(file, shape[0] * count, shape[1], _MOST_FRAMES * MAX_PIXELS)
+        pixels = dataset.pixel_array.reshape(-1, *shape)
+        if text(dataset, "SegmentationType") == "FRACTIONAL":
+            return np.asarray(pixels >= integer(file, dataset, "MaximumFractionalValue", 255) / 2)
+    return np.asarray(pixels > 0)
+
+
+def _image_header(path: Path) -> Dataset:
+    """The whole header of a mammogram, which its results repeat; nothing of it is shown to anybody."""
+    with disable_value_validation(), refusing(path, "the image's header cannot be read", "Export the file again"):
+        source = pydicom.dcmread(path, stop_before_pixels=True)
+        uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+        missing = [keyword for keyword in uids if not text(source, keyword)]
+    if missing:
+        reason = f"it has no {' and no '.join(missing)}, so no result can refer to it"
+        raise MammogramError(path, reason, "Export it again from the archive")
+    return source
+
+
+def _skeleton(source: Dataset, plane: Plane, size: tuple[int, int]) -> Dataset:
+    """What highdicom needs to know of the image, and nothing that could be malformed in it."""
+    dataset = Dataset()
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        setattr(dataset, keyword, UID(text(source, keyword)))
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        setattr(dataset, keyword, None)
+    dataset.StudyDate = dataset.StudyTime = None
+    dataset.Modality = "MG"
+    dataset.Rows, dataset.Columns = size
+    dataset.FrameOfReferenceUID = plane.frame_of_reference
+    dataset.ImagePositionPatient = list(plane.position)
+    dataset.ImageOrientationPatient = list(plane.orientation)
+    dataset.PixelSpacing = list(plane.spacing)
+    dataset.SliceThickness = 1.0
+    return dataset
+
+
+def _take_over(source: Dataset, segmentation: Dataset) -> None:
+    """Patient and study as stored, faults included: an archive files a result by what is equal."""
+    segmentation.SpecificCharacterSet = "ISO_IR 192"  # for any name of a reader or segment; names are recoded to it
+    for keyword in _COPIED:
+        if keyword in source:
+            segmentation[keyword] = source[keyword]
+    if text(source, "PatientSex") not in ("", "F", "M", "O"):
+        segmentation.PatientSex = ""
+    if text(source, "LossyImageCompression") == "01" and source.get("LossyImageCompressionRatio"):
+        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if keyword in source:
+                segmentation[keyword] = source[keyword]
+
+
+def _description(number: int, name: str, source: Dataset, method: Method, algorithm: str) -> Any:
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+
+    known = name.strip().lower()
+    kind = _ANATOMY.get(known) or _KINDS.get(known, _LESION)
+    made_by = None
+    if method != "MANUAL":
+        made_by = AlgorithmIdentificationSequence(
+            name=_short(algorithm) or "monai_mammo",
+            family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
+            version=version("monai_mammo"),
+        )
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=_short(name) or f"segment {number}",
+        segmented_property_category=CodedConcept(*(_STRUCTURE if known in _ANATOMY else _ABNORMAL)),
+        segmented_property_type=CodedConcept(*kind),
+        algorithm_type=method,
+        algorithm_identification=made_by,
+        anatomic_regions=[CodedConcept(*_ANATOMY["breast"])],
+    )
+    side = _SIDES.get(read_laterality(source) or "")
+    if side:
+        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*side)]
+    return description
+
+
+def _save(path: Path, dataset: Dataset) -> None:
+    """Write beside the target and exchange the two at the end."""
+    handle, partial = tempfile.mkstemp(prefix=".", suffix=".dcm", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            dataset.save_as(opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _short(words: str) -> str:
+    """A text as a DICOM value of at most 64 characters: no backslash, no control characters."""
+    return "".join(letter for letter in words if letter.isprintable() and letter != "\\")[:64].strip()
+
+
+def _person(name: str) -> str:
+    """A user's name as a PN value: all of it family name, unless it has components already."""
+    plain = _short(name).replace("=", " ").strip()
+    return plain if "^" in plain or not plain else f"{plain}^"
+
+
+def _kind(item: Dataset) -> str:
+    """Property type of a segment. Not its label: that is free text, and may name anybody."""
+    types = item.get("SegmentedPropertyTypeCodeSequence") or []
+    return text(types[0], "CodeMeaning").lower() if types else ""
+
+
+def _images_of(groups: Dataset) -> list[str]:
+    """The images that a frame was derived from (PS3.3 C.7.6.16.2.6)."""
+    derivations = groups.get("DerivationImageSequence") or []
+    return sorted({text(image, "ReferencedSOPInstanceUID") for item in derivations for image in _sources(item)} - {""})
+
+
+def _sources(item: Dataset) -> list[Dataset]:
+    return list(item.get("SourceImageSequence") or [])
+
+
+def _instances(dataset: Dataset) -> list[str]:
+    """The images that the file as a whole refers to."""
+    series = dataset.get("ReferencedSeriesSequence") or []
+    named = [image for item in series for image in item.get("ReferencedInstanceSequence") or []] + _sources(dataset)
+    return sorted({text(image, "ReferencedSOPInstanceUID") for image in named} - {""})
+
+
+def _number_of(groups: Dataset, shared: Dataset) -> int:
+    item = groups.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
+    return int(item[0].ReferencedSegmentNumber)

@@ -1,0 +1,223 @@
+"""Masks as DICOM SEG: they come back equal to the pixel, validators accept them, viewers can place them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.plane import add_plane, plane_of
+
+pytest.importorskip("highdicom", reason="highdicom, which writes DICOM SEG, is not installed")
+
+from monai_mammo.dicom.segmentation import read_segment, read_segmentation, segments, write_segmentation
+
+MakeFile = Callable[..., Path]
+
+
+def uid_of(image: Path) -> str:
+    return str(pydicom.dcmread(image, stop_before_pixels=True).SOPInstanceUID)
+
+
+def mask_of(image: Path) -> np.ndarray:
+    """An L-shaped mask of an image's size."""
+    header = pydicom.dcmread(image, stop_before_pixels=True)
+    mask = np.zeros((header.Rows, header.Columns), dtype=np.uint8)
+    mask[2:9, 3:5] = 1
+    mask[2:4, 3:20] = 1
+    return mask
+
+
+def complaints(file: Path, *kinds: str) -> list[str]:
+    """What `dciodvfy` says against a file."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    run = subprocess.run([program, "-new", str(file)], capture_output=True, text=True, errors="replace", check=False)
+    return [line for line in (run.stdout + run.stderr).splitlines() if line.startswith(kinds)]
+
+
+masks = st.integers(1, 40).flatmap(
+    lambda rows: st.integers(1, 40).flatmap(
+        lambda columns: st.lists(
+            st.one_of(
+                st.just(np.zeros((rows, columns), np.uint8)),
+                st.just(np.ones((rows, columns), np.uint8)),
+                st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1)).map(
+                    lambda place: (np.indices((rows, columns)) == np.reshape(place, (2, 1, 1))).all(0).astype(np.uint8)
+                ),
+                st.integers(0, 2**32 - 1).map(
+                    lambda seed: np.random.default_rng(seed).integers(0, 2, (rows, columns), dtype=np.uint8)
+                ),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(masks)
+def test_masks_of_any_size_and_content_come_back_equal(make: MakeFile, given_masks: list[np.ndarray]) -> None:
+    image = make(np.zeros(given_masks[0].shape, np.uint16))
+    written = {f"finding {number}": mask for number, mask in enumerate(given_masks)}
+    with TemporaryDirectory() as folder:
+        write_segmentation(Path(folder) / "seg.dcm", image, written)
+        found = read_segmentation(Path(folder) / "seg.dcm", uid_of(image))
+    assert list(found) == list(written)
+    for name, mask in written.items():
+        np.testing.assert_array_equal(found[name], mask)
+
+
+def test_a_normal_breast_is_a_segment_with_a_frame_of_zeros(make: MakeFile, tmp_path: Path) -> None:
+    image = make()
+    written = write_segmentation(tmp_path / "seg.dcm", image, {"tumour": np.zeros((40, 30), np.uint8)})
+    assert written.NumberOfFrames == 1
+    assert not read_segmentation(tmp_path / "seg.dcm", uid_of(image))["tumour"].any()
+    assert complaints(tmp_path / "seg.dcm", "Error", "Abort") == []
+
+
+@pytest.mark.parametrize("method", ["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"])
+@pytest.mark.parametrize("name", ["MG_Explicit_Little", "MG1_J2KI", "MG1_JPLY"])
+def test_a_validator_has_nothing_against_segmentations_of_real_images(
+    samples: Path, tmp_path: Path, name: str, method: Any
+) -> None:
+    image = samples / "dicom" / f"{name}.dcm"
+    mask = mask_of(image)
+    write_segmentation(
+        tmp_path / "seg.dcm", image, {"tumour": mask}, creator="reader-1", method=method, algorithm="mammo model"
+    )
+    assert complaints(tmp_path / "seg.dcm", "Error", "Warning", "Abort") == []
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "seg.dcm", uid_of(image))["tumour"], mask)
+    assert read_segment(tmp_path / "seg.dcm", number=1, image=uid_of(image)).sum() == mask.sum()
+
+
+def test_it_repeats_patient_study_and_orientation_as_the_image_has_them(make: MakeFile, tmp_path: Path) -> None:
+    image = make(
+        SpecificCharacterSet="ISO_IR 100",
+        PatientName="Sentinelle^Zoë",
+        PatientOrientation=["P", "FL"],
+        AccessionNumber="A1",
+        StudyDate="20240229",
+        PatientSex="X",  # not a value that DICOM knows
+        ImageLaterality="R",
+    )
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)}, creator="Rivera^Ana")
+    source, written = pydicom.dcmread(image), pydicom.dcmread(tmp_path / "seg.dcm")
+    for keyword in ("PatientID", "PatientName", "PatientOrientation", "AccessionNumber", "StudyInstanceUID"):
+        assert written[keyword].value == source[keyword].value, keyword
+    assert written.StudyDate == "20240229"
+    assert written.ContentCreatorName == "Rivera^Ana"
+    assert written.SegmentationType == "BINARY"
+    region = written.SegmentSequence[0].AnatomicRegionSequence[0]
+    assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeValue) == ("76752008", "24028007")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("tumour", "4147007"),
+        ("Mass", "4147007"),
+        ("calcification", "129748009"),
+        ("breast", "76752008"),
+        ("?", "52988006"),
+    ],
+)
+def test_what_is_segmented_has_a_standard_code(make: MakeFile, tmp_path: Path, name: str, code: str) -> None:
+    image = make()
+    write_segmentation(tmp_path / "seg.dcm", image, {name: mask_of(image)})
+    item = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    assert (item.CodeValue, item.CodingSchemeDesignator) == (code, "SCT")
+
+
+def test_an_image_without_a_place_gets_one_of_its_own(make: MakeFile, tmp_path: Path) -> None:
+    images = [make(ImagerPixelSpacing=["0.07", "0.08"]) for _ in range(2)]
+    frames = set()
+    for image in images:
+        write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+        written = pydicom.dcmread(tmp_path / "seg.dcm")
+        shared, frame = written.SharedFunctionalGroupsSequence[0], written.PerFrameFunctionalGroupsSequence[0]
+        measures = shared.PixelMeasuresSequence[0]
+        assert ([float(v) for v in measures.PixelSpacing], measures.SliceThickness) == ([0.07, 0.08], 1)
+        assert measures.SpacingBetweenSlices == 1
+        assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+        assert frame.PlanePositionSequence[0].ImagePositionPatient == [0, 0, 0]
+        frames.add(str(written.FrameOfReferenceUID))
+        shown = pydicom.dcmread(image)
+        add_plane(shown)
+        assert shown.FrameOfReferenceUID == written.FrameOfReferenceUID
+        assert [float(v) for v in shown.PixelSpacing] == [0.07, 0.08]
+    assert len(frames) == 2
+
+
+def test_an_images_own_place_is_kept(make: MakeFile, tmp_path: Path) -> None:
+    own = {"FrameOfReferenceUID": "1.2.3", "ImagePositionPatient": [5, -7, 9], "PixelSpacing": [0.1, 0.2]}
+    image = make(**own, ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert written.FrameOfReferenceUID == "1.2.3"
+    assert plane_of(pydicom.dcmread(image)) == ("1.2.3", (5, -7, 9), (0, 1, 0, 0, 0, -1), (0.1, 0.2))
+    place = written.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    assert place.ImagePositionPatient == [5, -7, 9]
+
+
+@pytest.mark.parametrize("orientation", [[1, 0, 0, 1, 0, 0], [0] * 6, [2, 0, 0, 0, 1, 0], None])
+def test_a_place_that_makes_no_sense_is_none(make: MakeFile, orientation: list[int] | None) -> None:
+    image = make(FrameOfReferenceUID="1.2.3", ImagePositionPatient=[5, 5, 5], ImageOrientationPatient=orientation)
+    plane = plane_of(pydicom.dcmread(image))
+    assert (plane.position, plane.orientation) == ((0, 0, 0), (1, 0, 0, 0, 1, 0))
+    assert plane.frame_of_reference != "1.2.3"
+
+
+def test_one_reader_and_image_share_a_series_and_two_readers_do_not(make: MakeFile, tmp_path: Path) -> None:
+    image = make()
+    written = [
+        write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)}, creator=creator, instance=instance)
+        for creator, instance in (("ana", 1), ("ana", 2), ("ben", 1))
+    ]
+    assert len({seg.SOPInstanceUID for seg in written}) == 3
+    assert written[0].SeriesInstanceUID == written[1].SeriesInstanceUID != written[2].SeriesInstanceUID
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_an_image_to_which_nothing_can_refer_is_refused(make: MakeFile, tmp_path: Path, keyword: str) -> None:
+    image = make(**{keyword: ""})
+    with pytest.raises(MammogramError, match=keyword):
+        write_segmentation(tmp_path / "seg.dcm", image, {"tumour": np.ones((40, 30))})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_of_another_size_is_refused_and_the_former_file_stays(make: MakeFile, tmp_path: Path) -> None:
+    image = make()
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    former = (tmp_path / "seg.dcm").read_bytes()
+    for bad in ({"tumour": np.ones((30, 40))}, {}):
+        with pytest.raises(MammogramError):
+            write_segmentation(tmp_path / "seg.dcm", image, bad)
+    assert (tmp_path / "seg.dcm").read_bytes() == former
+    assert [file.name for file in tmp_path.iterdir()] == ["seg.dcm"]
+
+
+def test_names_that_dicom_cannot_hold_are_shortened_and_no_error_shows_the_patient(
+    make: MakeFile, tmp_path: Path, secrets: list[str]
+) -> None:
+    image = make()
+    write_segmentation(tmp_path / "seg.dcm", image, {"left\\right\n" + "x" * 80: mask_of(image)}, creator="a=b\\c")
+    (segment,) = segments(tmp_path / "seg.dcm")
+    assert segment.label == ("leftright" + "x" * 80)[:64]
+    assert segment.label not in repr(segment)
+    broken = make(StudyInstanceUID="")
+    with pytest.raises(MammogramError) as refused:
+        write_segmentation(tmp_path / "seg.dcm", broken, {"tumour": np.ones((40, 30))})
+    assert not any(secret in str(refused.value) for secret in secrets)
