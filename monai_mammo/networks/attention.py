@@ -1,4 +1,4 @@
-"""The two papers' attention modules, and what both networks share around them; no whole network.
+"""The two papers' attention modules, and what the networks share around them; no whole network.
 
 Every module takes and returns channels-first maps (batch, channels, height, width) and exports to ONNX as it is.
 """
@@ -21,6 +21,7 @@ __all__ = [
     "conv",
     "conv_bn_relu",
     "read_imagenet_weights",
+    "refuse_sides",
     "some_of",
     "spatial_shift",
 ]
@@ -41,6 +42,20 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> n
     return nn.Sequential(
         conv(in_channels, out_channels, kernel_size), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
     )
+
+
+def refuse_sides(height: int, width: int, multiple: int, network: str) -> None:
+    """Refuse an image that a network of several halvings cannot bring back to its own size.
+
+    Raises:
+        ValueError: a side is not a multiple of `multiple`; it names the next valid size.
+    """
+    if height % multiple != 0 or width % multiple != 0:
+        raise ValueError(
+            f"image of {height} x {width} pixels: with {network} both sides are multiples of {multiple}; the next "
+            f"valid size is {(height + multiple - 1) // multiple * multiple} x "
+            f"{(width + multiple - 1) // multiple * multiple}"
+        )
 
 
 def read_imagenet_weights(path: str | PathLike[str], in_channels: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai_mammo.networks.attention import PAM, conv, conv_bn_relu, read_imagenet_weights, some_of
+from monai_mammo.networks.attention import PAM, conv, conv_bn_relu, read_imagenet_weights, refuse_sides, some_of
 
 __all__ = ["MODES", "STEMS", "ResPAMUNet"]
 
@@ -203,12 +203,7 @@ class ResPAMUNet(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 16 (stem "unet") or 32 (stem "resnet").
         """
-        height, width, n = x.shape[2], x.shape[3], self.multiple
-        if height % n != 0 or width % n != 0:
-            raise ValueError(
-                f'image of {height} x {width} pixels: with stem "{self.stem}" both sides are multiples of {n}; the '
-                f"next valid size is {(height + n - 1) // n * n} x {(width + n - 1) // n * n}"
-            )
+        refuse_sides(x.shape[2], x.shape[3], self.multiple, "stem " + self.stem)
         x0 = self.conv2(self.relu(self.bn1(self.conv1(x))))
         x1 = self.layer1(x0)
         x2 = self.layer2(x1)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
+from monai_mammo.networks import (
+    AUNet,
+    ConnectedSegNets,
+    ConnectedUNets,
+    DSUNet,
+    ResNet34PARBKAN,
+    ResPAMUNet,
+    SegNet,
+    UNet,
+)
+from monai_mammo.networks.inference import for_inference
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,9 @@ class Case:
     network: Callable[..., nn.Module]
     arguments: dict[str, Any]
     sizes: tuple[tuple[int, int], ...]
-    invalid: tuple[int, int]
+    invalid: tuple[int, int] | None  # None: every size is taken
     rule: str  # what the message on an invalid size has to say
-    dense: bool  # a map comes out and not a row of scores
+    dense: bool = True  # a map comes out and not a row of scores
     readings: tuple[dict[str, Any], ...] = field(default=())
 
     def build(self, **changes: Any) -> nn.Module:
@@ -42,6 +50,8 @@ class Case:
         contrast, brightness = torch.linspace(0.3, 1.5, batch), torch.linspace(1, -1, batch)
         return noise * contrast.view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)
 
+
+ANY_NUMBER_OF_MAPS = ({"out_channels": 1}, {"out_channels": 3})
 
 CASES = (
     Case(
@@ -68,7 +78,6 @@ CASES = (
         sizes=((64, 96), (32, 16), (48, 80)),
         invalid=(40, 64),
         rule=r"40 x 64.*multiples of 16.*48 x 64",
-        dense=True,
         readings=(
             *({"mode": mode} for mode in ("expand8", "double", "concat", "keep", "plain")),
             {"learnable_fusion": False},
@@ -83,8 +92,40 @@ CASES = (
         sizes=((64, 96), (32, 64), (96, 160)),
         invalid=(64, 48),
         rule=r"64 x 48.*multiples of 32.*64 x 64",
-        dense=True,
         readings=tuple({"mode": mode} for mode in ("expand8", "double", "concat", "keep", "plain")),
+    ),
+    Case(
+        "unet",
+        UNet,
+        {"out_channels": 2, "width": 4},
+        sizes=((64, 96), (32, 16), (53, 39)),
+        invalid=None,
+        rule="",
+        readings=ANY_NUMBER_OF_MAPS,
+    ),
+    *(
+        Case(
+            name,
+            network,
+            {"out_channels": 2, "width": 4},
+            sizes=((64, 96), (32, 16), (48, 80)),
+            invalid=(40, 64),
+            rule=r"40 x 64.*multiples of 16.*48 x 64",
+            readings=ANY_NUMBER_OF_MAPS,
+        )
+        for name, network in (("aunet", AUNet), ("ds_unet", DSUNet), ("connected_unets", ConnectedUNets))
+    ),
+    *(
+        Case(
+            name,
+            network,
+            {"out_channels": 2, "width": 4},
+            sizes=((64, 96), (32, 64), (96, 160)),
+            invalid=(64, 48),
+            rule=r"64 x 48.*multiples of 32.*64 x 64",
+            readings=ANY_NUMBER_OF_MAPS,
+        )
+        for name, network in (("segnet", SegNet), ("connected_segnets", ConnectedSegNets))
     ),
 )
 
@@ -143,6 +184,8 @@ def test_a_grey_image_needs_no_copies(case: Case) -> None:
 
 @each_network
 def test_an_unsupported_size_is_refused_with_the_rule_and_the_next_valid_size(case: Case) -> None:
+    if case.invalid is None:
+        return
     with pytest.raises(ValueError, match=case.rule):
         case.build()(case.images(1, case.invalid))
 
@@ -215,6 +258,8 @@ def test_torchscript_gives_the_same(case: Case) -> None:
     network, images = trained_like(case), case.images(2)
     scripted = torch.jit.script(network)
     close(scripted(images), network(images), 1e-5)
+    if case.invalid is None:
+        return
     with pytest.raises(torch.jit.Error, match=case.rule):
         scripted(case.images(1, case.invalid))
 
@@ -252,13 +297,9 @@ def test_bfloat16_stays_within_two_hundredths_of_the_output_range(case: Case) ->
 
 @each_network
 def test_folding_the_normalisations_into_the_convolutions_changes_nothing(case: Case) -> None:
-    network, images = trained_like(case), case.images(2)
-    folded = copy.deepcopy(network)
-    for parent in list(folded.modules()):
-        children = list(parent.named_children())
-        for (name, layer), (norm_name, norm) in pairwise(children):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
-                setattr(parent, norm_name, nn.Identity())
+    # In double precision: where two neighbours are nearly equal, rounding decides which one a pooling remembers.
+    network, images = trained_like(case).double(), case.images(2).double()
+    folded = for_inference(network, images[:1])
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    close(folded(images), network(images))
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    close(folded(images), network(images), 1e-9)
