@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import SimpleITK
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
+from lib.partition import Partition
 from pydicom import dcmread
 
 from monai_mammo.datasets.datalist import load_datalist
@@ -42,6 +45,12 @@ def save(datastore: MammogramDatastore, image_id: str, boxes: dict[int, list[lis
     datastore.save_label(image_id, str(file), "final", info)
 
 
+def first_validates(patients: Mapping[str, set[int]]) -> dict[str, list[str]]:
+    """The first patient for validation, the others for training."""
+    first, *others = sorted(patients)
+    return {"training": others, "validation": [first]}
+
+
 def entries_of(file: Path) -> list[dict[str, Any]]:
     """Every entry of a datalist, with its section."""
     return [
@@ -54,7 +63,7 @@ def entries_of(file: Path) -> list[dict[str, Any]]:
 def test_every_lesion_is_an_entry_of_its_own_with_its_box(datastore: MammogramDatastore, tmp_path: Path) -> None:
     save(datastore, "P1-1", {1: [[5, 6, 15, 26], [60, 10, 70, 30]]})
     save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
-    entries = entries_of(lesion_datalist(datastore, tmp_path / "data", 0.5, seed=0))
+    entries = entries_of(lesion_datalist(datastore, tmp_path / "data", first_validates))
     assert sorted(entry["box"] for entry in entries) == [[1, 2, 3, 4], [5, 6, 15, 26], [60, 10, 70, 30]]
     mask = read_mask(next(entry["label"] for entry in entries if entry["box"] == [1, 2, 3, 4]))
     assert mask.shape == (120, 90)
@@ -67,16 +76,16 @@ def test_a_normal_breast_is_an_entry_of_the_whole_mode_and_none_of_the_lesion_mo
 ) -> None:
     save(datastore, "P1-1", {})
     save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
-    assert len(entries_of(whole_datalist(datastore, tmp_path / "whole", 0.5, seed=0))) == 2
+    assert len(entries_of(whole_datalist(datastore, tmp_path / "whole", first_validates))) == 2
     with pytest.raises(RequestRefused, match=r"1 patient"):
-        lesion_datalist(datastore, tmp_path / "lesions", 0.5, seed=0)
+        lesion_datalist(datastore, tmp_path / "lesions", first_validates)
 
 
 def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastore, tmp_path: Path) -> None:
     named = [{"name": "incomplete", "idx": 1}, {"name": "Tumour", "idx": 2}]
     save(datastore, "P1-1", {1: [[0, 0, 100, 80]], 2: [[10, 20, 30, 40]]}, label_info=named)
     save(datastore, "P2-1", {1: [[0, 0, 100, 80]]}, label_info=named[:1])
-    entries = entries_of(whole_datalist(datastore, tmp_path / "data", 0.5, seed=0))
+    entries = entries_of(whole_datalist(datastore, tmp_path / "data", first_validates))
     sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
     assert sizes == {"P1": 400, "P2": 0}
 
@@ -85,7 +94,8 @@ def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastor
 def test_no_patient_is_on_both_sides_of_the_split(datastore: MammogramDatastore, tmp_path: Path, seed: int) -> None:
     for image_id in datastore.list_images():
         datastore.update_image_info(image_id, {"quality": "complete" if image_id.endswith("1") else "incomplete"})
-    entries = entries_of(quality_datalist(datastore, tmp_path / "data", 0.3, seed))
+    divide = partial(Partition(tmp_path / "patients.json").divide, validation=0.3, seed=seed)
+    entries = entries_of(quality_datalist(datastore, tmp_path / "data", divide))
     sides = {
         section: {e["patient"] for e in entries if e["section"] == section} for section in ("training", "validation")
     }
@@ -97,14 +107,14 @@ def test_no_patient_is_on_both_sides_of_the_split(datastore: MammogramDatastore,
 def test_verdicts_become_labels_with_incomplete_as_one(datastore: MammogramDatastore, tmp_path: Path) -> None:
     datastore.update_image_info("P1-1", {"quality": "complete"})
     datastore.update_image_info("P2-1", {"quality": "incomplete"})
-    entries = entries_of(quality_datalist(datastore, tmp_path / "data", 0.5, seed=0))
+    entries = entries_of(quality_datalist(datastore, tmp_path / "data", first_validates))
     assert {Path(entry["image"]).parent.name: entry["label"] for entry in entries} == {"P1": 0, "P2": 1}
 
 
 def test_the_datalist_holds_pseudonyms_only(datastore: MammogramDatastore, tmp_path: Path) -> None:
     for patient in (1, 2):
         save(datastore, f"P{patient}-1", {1: [[1, 2, 3, 4]]})
-    text = whole_datalist(datastore, tmp_path / "data", 0.5, seed=0).read_text()
+    text = whole_datalist(datastore, tmp_path / "data", first_validates).read_text()
     dataset = dcmread(datastore.get_image_uri("P1-1"))
     assert str(dataset.PatientID) not in text
     assert str(dataset.PatientName) not in text
@@ -117,16 +127,16 @@ def test_without_annotations_of_two_patients_there_is_nothing_to_train_on(
     datastore: MammogramDatastore, tmp_path: Path, make: Any
 ) -> None:
     with pytest.raises(RequestRefused, match=r"0 patient"):
-        make(datastore, tmp_path / "none", 0.2, 0)
+        make(datastore, tmp_path / "none", first_validates)
     for image_id, verdict in (("P1-1", "complete"), ("P1-2", "incomplete")):
         save(datastore, image_id, {1: [[1, 2, 3, 4]]})
         datastore.update_image_info(image_id, {"quality": verdict})
     with pytest.raises(RequestRefused, match=r"1 patient"):
-        make(datastore, tmp_path / "one", 0.2, 0)
+        make(datastore, tmp_path / "one", first_validates)
 
 
 def test_verdicts_of_one_kind_only_are_nothing_to_train_on(datastore: MammogramDatastore, tmp_path: Path) -> None:
     for patient in (1, 2, 3):
         datastore.update_image_info(f"P{patient}-1", {"quality": "complete"})
     with pytest.raises(RequestRefused, match="the same"):
-        quality_datalist(datastore, tmp_path / "data", 0.3, 0)
+        quality_datalist(datastore, tmp_path / "data", first_validates)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -46,3 +49,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (no JSON object): restore it or move it away")
     return content
+
+
+def append_json(path: Path, content: Any) -> None:
+    """Append one line of JSON in a single write, so that lines of several processes do not mix.
+
+    A line that a crash has torn is ended first, so that it spoils itself only.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(content, default=str).encode() + b"\n"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        os.write(handle, line)
+    finally:
+        os.close(handle)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects that `append_json` wrote; an absent file has none, and a line torn by a crash is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            logger.warning("Line %d of %s is torn and left out", number, path.name)
+    return [entry for entry in found if isinstance(entry, dict)]

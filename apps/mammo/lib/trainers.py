@@ -1,39 +1,49 @@
-"""The models as MONAI Label training tasks: annotations become a datalist, the bundle trains on it.
+"""The models as MONAI Label training tasks: annotations become a datalist, the bundle trains on it, and the new
+weights come into service if they are no worse.
 
 MONAI Label starts every training in a process of its own, so the bundle's workflow runs there directly; a second
-process would only cost another start. Not here: a training loop, and the choice whether new weights are better.
+process would only cost another start. Not here: a training loop, the judgement (`gate`), the files (`history`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
+import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import cause_of
+from monai_mammo.predictor import Predictor
 
 from .datalists import MakeDatalist
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
+from .files import read_json, write_json
+from .gate import Comparison, compare
+from .history import History, ServiceChanged
+from .partition import Partition
+from .progress import Progress, read_progress
 
 logger = logging.getLogger(__name__)
 
 WHOLE_NUMBERS = ("epochs", "batch_size", "seed", "num_workers")
+UNLOADABLE = (RuntimeError, pickle.UnpicklingError, EOFError)
+"""What torch raises for a file that holds no weights, or those of another network."""
 
 
 class BundleTraining(TrainTask):
-    """Train a bundle on what was annotated, and serve what comes of it.
+    """Train a bundle on what was annotated, and serve what comes of it if it is no worse than what is served.
 
     Args:
         bundle: the bundle's folder.
-        weights: where the new weights go, in one step, once they are complete.
+        weights: the file with the weights in service; beside it goes their history.
         make_datalist: writes the datalist.
-        overrides: values of the bundle's training config.
+        overrides: values of the bundle's configs.
         description: for the viewers.
     """
 
@@ -46,63 +56,51 @@ class BundleTraining(TrainTask):
         description: str,
     ) -> None:
         super().__init__(description)
-        self.bundle, self.weights, self.make_datalist, self.overrides = bundle, weights, make_datalist, overrides
+        self.bundle, self.make_datalist, self.overrides = bundle, make_datalist, overrides
+        self.history = History(weights)
 
     def config(self) -> dict[str, Any]:
-        """What a request may set, with the values used otherwise: the bundle's, and the share for validation."""
+        """What a request may set, with the values used otherwise: the bundle's, the share of patients for validation,
+        and whether to start from the weights in service rather than anew."""
         written = ConfigParser.load_config_file(str(self._config_file()))
         named = ("epochs", "batch_size", "learning_rate", "num_workers", "seed")
-        return {**{name: written[name] for name in named}, "validation": 0.2}
+        return {**{name: written[name] for name in named}, "validation": 0.2, "pretrained": True}
+
+    def stats(self) -> dict[str, Any]:
+        """What 3D Slicer's two bars show: `epoch` of `total_epochs`, and `best_metric`."""
+        state = read_progress(self.history.run)
+        stats = {"epoch": state.get("epoch", 0), "total_epochs": state.get("epochs", 1)}
+        return stats | {"best_metric": state.get("best_metric", 0.0), "started": state.get("started", "")}
 
     def __call__(self, request: dict[str, Any], datastore: MammogramDatastore) -> dict[str, Any]:
-        """Train; the former weights stay in service until the new ones are complete, or for good if there are none.
+        """Train and judge; until the last moment the weights in service stay as they are.
 
         Raises:
-            RequestRefused: a value that is not allowed, or too few annotations.
+            RequestRefused: a value that is not allowed, too few annotations, or another training of this model.
             MammogramError: an image or label that was annotated has become unusable.
         """
-        settings = self._settings(request)
-        validation = settings.pop("validation")
-        run = self.weights.parent / "runs" / self.weights.stem
-        shutil.rmtree(run, ignore_errors=True)
-        datalist = self.make_datalist(datastore, run / "data", validation, settings["seed"])
-        best = run / "best.pt"
-        workflow = ConfigWorkflow(
-            config_file=str(self._config_file()),
-            workflow_type="train",
-            logging_file=False,
-            bundle_root=str(self.bundle),
-            dataset_dir=str(datalist.parent),
-            output_dir=str(run / "output"),
-            weights=str(best),
-            **self.overrides,
-            **settings,
-        )
-        try:
-            workflow.initialize()
-            workflow.run()
-            workflow.finalize()
-        except RuntimeError as error:
-            raise cause_of(error) from error
-        if not best.is_file():
-            raise RuntimeError(
-                f"training {self.weights.stem} gave no weights: its validation metric was never a number. "
-                "Annotate more images of more patients"
-            )
-        os.replace(best, self.weights)
-        logger.info("New weights of %s are served from now on", self.weights.stem)
-        return {"model": self.weights.stem, "weights": str(self.weights)}
+        settings = self.settings(request)
+        about = {name: request.get(name) for name in ("run", "user")}
+        with self.history.training() as run:
+            progress = Progress(run / "progress.json", epochs=settings["epochs"], **about)
+            try:
+                return self._trained(run, settings, about, datastore, progress)
+            except Exception as error:
+                progress.tell(phase="failed", reason=str(cause_of(error)))
+                raise
 
-    def _config_file(self) -> Path:
-        return self.bundle / "configs" / "train.yaml"
+    def settings(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The allowed values of a request. Nothing but numbers passes: a bundle evaluates strings as code.
 
-    def _settings(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The allowed values of a request. Nothing but numbers passes: a bundle evaluates strings as code."""
+        Raises:
+            RequestRefused: a value that is not allowed (400).
+        """
         settings = self.config()
-        for name in settings:
-            value = request.get(name, settings[name])
-            if isinstance(value, bool) or not isinstance(value, int if name in WHOLE_NUMBERS else int | float):
-                raise RequestRefused(400, f"'{name}' is not a number that it can be", f"{settings[name]} is one")
+        for name, usual in settings.items():
+            value = request.get(name, usual)
+            allowed = bool if name == "pretrained" else int if name in WHOLE_NUMBERS else int | float
+            if isinstance(value, bool) != (allowed is bool) or not isinstance(value, allowed):
+                raise RequestRefused(400, f"'{name}' is not a value that it can have", f"{usual} is one")
             settings[name] = value
         if not 0 < settings["validation"] < 1 or settings["epochs"] < 1 or settings["batch_size"] < 1:
             raise RequestRefused(
@@ -111,3 +109,89 @@ class BundleTraining(TrainTask):
                 "Give epochs and batch_size of at least 1, and a share for validation between 0 and 1",
             )
         return settings
+
+    def _trained(
+        self,
+        run: Path,
+        settings: dict[str, Any],
+        about: dict[str, Any],
+        datastore: MammogramDatastore,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        divide = partial(
+            Partition(self.history.folder / "patients.json").divide,
+            validation=settings["validation"],
+            seed=settings["seed"],
+        )
+        datalist = self.make_datalist(datastore, run / "data", divide)
+        start = self._in_service() if settings["pretrained"] else None
+        from_sha256 = self.history.in_service() if start else None
+        values = {name: value for name, value in settings.items() if name not in ("validation", "pretrained")}
+        values |= {**self.overrides, "initial_weights": str(start.weights) if start else ""}
+        write_json(
+            run / "config.json", {**settings, "initial_weights_sha256": from_sha256, "overrides": self.overrides}
+        )
+        self._run_bundle(run, datalist, values, progress)
+        if not (run / "weights.pt").is_file():
+            raise RuntimeError(
+                f"training {self.history.model} gave no weights: its validation metric was never a number. "
+                "Annotate more images of more patients"
+            )
+        return self._judged(run, datalist, {**about, "settings": settings, **self._version()}, progress)
+
+    def _run_bundle(self, run: Path, datalist: Path, values: dict[str, Any], progress: Progress) -> None:
+        workflow = ConfigWorkflow(
+            config_file=str(self._config_file()),
+            workflow_type="train",
+            logging_file=False,
+            bundle_root=str(self.bundle),
+            dataset_dir=str(datalist.parent),
+            output_dir=str(run / "output"),
+            weights=str(run / "weights.pt"),
+            **values,
+        )
+        try:
+            workflow.initialize()
+            engines = (workflow.parser.get_parsed_content(name) for name in ("train#trainer", "validate#evaluator"))
+            progress.follow(*engines)
+            workflow.run()
+            workflow.finalize()
+        except RuntimeError as error:
+            raise cause_of(error) from error
+
+    def _judged(self, run: Path, datalist: Path, record: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Compare with the weights in service, and keep the candidate with the outcome."""
+        candidate = Predictor(self.bundle, weights=run / "weights.pt", overrides=self.overrides)
+        entries = load_datalist(datalist.parent, "validation")
+        while True:
+            compared_with = self.history.in_service()
+            found = compare(candidate, self._in_service(), entries, progress.comparing)
+            try:
+                number = self.history.keep({**record, **_outcome(found), "compared_with": compared_with}, compared_with)
+            except ServiceChanged:
+                continue
+            logger.info("Training %d of %s: %s", number, self.history.model, found.reason)
+            return {"model": self.history.model, "number": number, **_outcome(found)}
+
+    def _in_service(self) -> Predictor | None:
+        """The bundle with the weights in service; None if there are none, or none that this bundle can load."""
+        own = self.history.served if self.history.served.is_file() else None
+        try:
+            return Predictor(self.bundle, weights=own, overrides=self.overrides)
+        except FileNotFoundError:
+            return None
+        except UNLOADABLE as error:
+            logger.warning("The weights of %s in service cannot be loaded: %s", self.history.model, error)
+            return None
+
+    def _version(self) -> dict[str, str]:
+        metadata = read_json(self.bundle / "configs" / "metadata.json")
+        return {"bundle": self.bundle.name, "bundle_version": str(metadata.get("version"))}
+
+    def _config_file(self) -> Path:
+        return self.bundle / "configs" / "train.yaml"
+
+
+def _outcome(found: Comparison) -> dict[str, Any]:
+    outcome = "accepted" if found.accepted else "refused"
+    return {"outcome": outcome, "reason": found.reason, "score": found.as_json()}

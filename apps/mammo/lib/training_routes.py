@@ -1,0 +1,137 @@
+"""HTTP routes of trainings, of the models' history and of the worklist. Not here: what they do.
+
+MONAI Label's own routes of trainings are replaced: they say neither how far a training is nor why it failed, and
+pass on whatever a request holds. Its queue of processes is used as it is.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Body, FastAPI
+from monailabel.endpoints import train as monailabel_train
+from monailabel.utils.async_tasks.utils import tasks
+from starlette.middleware import Middleware
+
+from .activity import RecordActivity, person
+from .errors import RequestRefused, unknown
+from .progress import read_progress
+from .trainers import BundleTraining
+
+if TYPE_CHECKING:
+    from main import MammoApp
+
+WAITING_AT_MOST = 10
+ACTIVE = ("SUBMITTED", "RUNNING")
+Params = Annotated[dict[str, Any] | None, Body()]
+
+
+def install(server: FastAPI, app: MammoApp) -> None:
+    """Add the routes to a running server in place of MONAI Label's of the same path, and record what people do.
+
+    Called after MONAI Label's routes have been put right (`endpoints`).
+    """
+    router = APIRouter(tags=["Mammography"])
+    _training_routes(router, app)
+    _history_routes(router, app)
+    _worklist_routes(router, app)
+    replaced = {(route.path, method) for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
+    server.router.routes[:] = [
+        route
+        for route in server.router.routes
+        if not any((getattr(route, "path", ""), method) in replaced for method in getattr(route, "methods", None) or ())
+    ]
+    server.router.routes[:0] = router.routes
+    server.user_middleware.append(Middleware(RecordActivity, activity=app.activity))  # the innermost
+    server.middleware_stack = None
+
+
+def _training_routes(router: APIRouter, app: MammoApp) -> None:
+    @router.get("/train/")
+    def status(all: bool = False, check_if_running: bool = False) -> Any:
+        """The last training (or all), each with its progress or its result; 404 if there is none."""
+        found = monailabel_train.status(all, check_if_running)
+        return [_told(task, app) for task in found] if isinstance(found, list) else _told(found, app)
+
+    @router.post("/train/")
+    def start_all(params: Params = None) -> dict[str, Any]:
+        """Train every model, one after the other; `params` holds each model's values under its name."""
+        given = params or {}
+        return {name: _start(app, name, given.get(name) or {}, enqueue=True) for name in app.info()["trainers"]}
+
+    @router.post("/train/{model}")
+    def start(model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False) -> dict[str, Any]:
+        """Train a model; with `enqueue` after those in progress, otherwise refused (429) while there is one."""
+        if run_sync:
+            raise RequestRefused(400, "this server does not train in its own process", "Leave out run_sync")
+        return _start(app, model, params or {}, enqueue)
+
+    @router.delete("/train/")
+    def stop() -> Any:
+        """Stop the training in progress and its child processes; the next in the queue begins."""
+        stopped = monailabel_train.stop()
+        return _told(stopped, app) if stopped else None
+
+
+def _history_routes(router: APIRouter, app: MammoApp) -> None:
+    @router.get("/mammo/models/{model}/history")
+    def history(model: str) -> dict[str, Any]:
+        """Every training of a model with its outcome, the newest first; number 0 is the bundle's own weights."""
+        kept = _trainer(app, model).history
+        return {"model": model, "serving": kept.current(), "entries": kept.entries()}
+
+    @router.post("/mammo/models/{model}/restore")
+    def restore(model: str, params: Params = None) -> dict[str, Any]:
+        """Put weights of the history into service: `{"number": 3}`, or those before the present ones."""
+        number = (params or {}).get("number")
+        if isinstance(number, bool) or not isinstance(number, int | None):
+            raise RequestRefused(400, "'number' is not a whole number", "Take one from the model's history")
+        return {"model": model, "serving": _trainer(app, model).history.restore(number, person(params))}
+
+
+def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
+    @router.get("/mammo/worklist")
+    def in_work() -> list[dict[str, Any]]:
+        """Who has which images in hand, and until when."""
+        return app.worklist.in_work()
+
+    @router.delete("/mammo/worklist/{image}")
+    def hand_back(image: str, client_id: str | None = None) -> dict[str, Any]:
+        """Hand a case back unfinished, so that others may be given it."""
+        app.worklist.hand_back(person({"client_id": client_id}), image)
+        return {}
+
+
+def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> dict[str, Any]:
+    """Check all that can be checked at once, then hand a training to MONAI Label's queue."""
+    settings = _trainer(app, model).settings(params)
+    waiting = [task for task in tasks("train") if task["status"] in ACTIVE]
+    if waiting and not enqueue:
+        first = waiting[0]["request"]["model"]
+        remedy = "Wait for it (GET /train/), stop it (DELETE /train/), or send enqueue=true to have this one wait"
+        raise RequestRefused(429, f"a training of {first} is in progress", remedy)
+    if len(waiting) > WAITING_AT_MOST:
+        raise RequestRefused(429, f"{len(waiting)} trainings are waiting already", "Wait until some have ended")
+    request = {**settings, "run": uuid.uuid4().hex, "user": person(params)}
+    task: dict[str, Any] = monailabel_train.run_model(model, request, run_sync=False, enqueue=True)
+    return task
+
+
+def _told(task: dict[str, Any], app: MammoApp) -> dict[str, Any]:
+    """A task of MONAI Label's with what is known of it: `progress`, and at its end `result`."""
+    run, history = task["request"].get("run"), _trainer(app, task["request"]["model"]).history
+    progress = read_progress(history.run)
+    known = {"progress": progress} if progress.get("run") == run else {}
+    if task["status"] == "DONE":
+        known |= {"result": next((entry for entry in history.entries() if entry.get("run") == run), None)}
+    elif progress.get("run") == run and "reason" in progress:
+        known |= {"result": {"outcome": "failed", "reason": progress["reason"]}}
+    return {**task, **known}
+
+
+def _trainer(app: MammoApp, model: str) -> BundleTraining:
+    trainer = app.trainer(model)
+    if trainer is None:
+        raise unknown("model to train", model)
+    return trainer
