@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from monai_mammo.benchmark.cli import app as benchmark_app
 from monai_mammo.dicom.errors import MammogramError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(benchmark_app, name="benchmark")
 console = Console()
 _NAMES_AND_SIZES = re.compile(r"'[^']*'|\d+ x \d+")
 """What differs between defects of one kind."""

@@ -19,13 +19,17 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.metrics import compute_hausdorff_distance
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
+from skimage.feature import peak_local_max
+from skimage.measure import label as connected_components
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import adaptive_avg_pool2d
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.transforms import bounding_box
+from monai_mammo.regions import bounding_box
 
 Record = dict[str, Any]
 Metrics = dict[str, float]
@@ -104,6 +108,31 @@ def overlap_record(
         "tn": max(0, rows * columns - tp - fp - fn),
         "hd95": _hausdorff95(pred, label, spacing or (1.0, 1.0)),
     }
+
+
+def candidates(probability: np.ndarray, label: np.ndarray) -> tuple[list[tuple[float, int]], int]:
+    """What a radiologist would be pointed to, for the free-response curve (FROC): peaks of the probability.
+
+    The map is averaged down to 512 pixels on its longer side; peaks are at least 5 % of that apart and above 0.05.
+    The lesions are the connected components of the mask; touching lesions count as one.
+
+    Args:
+        probability: of tumour, (rows, columns) in [0, 1].
+        label: the reference mask, of one size with it.
+
+    Returns:
+        (probability, number of the lesion that it lies in or 0 for none) of every peak; and how many lesions there are.
+    """
+    factor = max(1.0, max(probability.shape) / 512)
+    shape = tuple(max(1, round(side / factor)) for side in probability.shape)
+    small = adaptive_avg_pool2d(torch.as_tensor(probability, dtype=torch.float32)[None], shape)[0].numpy()
+    peaks = peak_local_max(small, min_distance=round(0.05 * max(shape)), threshold_abs=0.05, exclude_border=False)
+    lesions, number = connected_components(label > 0, return_num=True, connectivity=2)
+    scale = np.array(label.shape) / shape
+    places = np.minimum(((peaks + 0.5) * scale).astype(int), np.array(label.shape) - 1)
+    return [
+        (float(small[tuple(peak)]), int(lesions[tuple(place)])) for peak, place in zip(peaks, places, strict=True)
+    ], int(number)
 
 
 def segmentation_metrics(records: Sequence[Record]) -> Metrics:
@@ -224,6 +253,17 @@ class Report:
         engine.state.metrics.update(metrics)
         if self.output_dir is None or (dist.is_initialized() and dist.get_rank() != 0):
             return
+        self._print(self.write(records))
+
+    def write(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Write `metrics.json` and `per_image.csv` into `output_dir`, from wherever the records come.
+
+        Returns:
+            what `metrics.json` holds; what is undefined is NaN here.
+        """
+        if self.output_dir is None:
+            raise ValueError("a report without output_dir writes nothing")
+        metrics = self.metrics(records)
         intervals = patient_intervals(records, self.metrics, self.resamples)
         summary = {
             "images": len(records),
@@ -237,7 +277,7 @@ class Report:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / "metrics.json").write_text(json.dumps(_without_nan(summary), indent=2) + "\n")
         _write_csv(self.output_dir / "per_image.csv", records)
-        self._print(summary)
+        return summary
 
     def _print(self, summary: Mapping[str, Any]) -> None:
         table = Table(title=f"{self.title}: {summary['images']} entries of {summary['patients']} patients")
@@ -264,14 +304,24 @@ class SegmentationReport(Report):
     Args:
         label_key: the reference mask, of the prediction's size.
         output_dir, resamples: as for :class:`Report`.
+        masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`.
+        detections: whether :func:`candidates` of `probability` (2, rows, columns) are recorded, as
+            `probability:lesion` in the column `candidates`.
     """
 
     title = "Tumour segmentation"
     titles = SEGMENTATION_TITLES
 
-    def __init__(self, label_key: str = "label", output_dir: str | Path | None = None, resamples: int = 1000) -> None:
+    def __init__(
+        self,
+        label_key: str = "label",
+        output_dir: str | Path | None = None,
+        resamples: int = 1000,
+        masks: bool = False,
+        detections: bool = False,
+    ) -> None:
         super().__init__(output_dir, resamples)
-        self.label_key = label_key
+        self.label_key, self.masks, self.detections = label_key, masks, detections
 
     def record(self, output: Mapping[str, Any]) -> Record:
         """Counts of one image; `pred` is a label map (1, rows, columns)."""
@@ -279,11 +329,25 @@ class SegmentationReport(Report):
         at_original = self.label_key != "label"
         region = [int(value) for value in output["region"]] if at_original and "region" in output else None
         spacing = _spacing(output) if at_original else None
-        return overlap_record(pred, label, region, spacing) | {"spacing": spacing}
+        found = overlap_record(pred, label, region, spacing) | {"spacing": spacing}
+        if self.masks and self.output_dir is not None:
+            found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
+        if self.detections:
+            peaks, found["lesions"] = candidates(np.asarray(torch.as_tensor(output["probability"]).cpu())[1], label)
+            found["candidates"] = " ".join(f"{probability:.6g}:{lesion}" for probability, lesion in peaks)
+        return found
 
     def metrics(self, records: Sequence[Record]) -> Metrics:
         """See :func:`segmentation_metrics`."""
         return segmentation_metrics(records)
+
+    def _keep(self, pred: np.ndarray, folder: Path, image: str) -> str:
+        """Write one predicted mask; an image with several lesions has several, numbered."""
+        number = 1 + sum(record["mask"].startswith(f"masks/{image}_") for record in self.records)
+        file = folder / "masks" / f"{image}_{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pred > 0).save(file)
+        return f"masks/{file.name}"
 
 
 class QualityReport(Report):

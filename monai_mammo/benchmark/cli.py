@@ -1,0 +1,208 @@
+"""`monai-mammo benchmark`: run the papers' comparisons under one protocol, and report them. No work is done here."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from monai_mammo.dicom.errors import MammogramError
+
+app = typer.Typer(
+    help="Train, test and report every system of both papers under one protocol.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+
+class Protocol(str, enum.Enum):
+    """Who is held out."""
+
+    patient = "patient"
+    paper = "paper"
+
+
+class Mode(str, enum.Enum):
+    """What the segmentation sees."""
+
+    roi = "roi"
+    whole = "whole"
+
+
+Data = Annotated[Path, typer.Option(help="Folder that `monai-mammo prepare` wrote; its training section is used.")]
+Out = Annotated[Path, typer.Option(help="Folder of this benchmark; given again, it goes on where it stopped.")]
+Systems = Annotated[
+    str, typer.Option(help="Comma-separated; the first is what the others are compared with. `systems` lists them.")
+]
+Seeds = Annotated[str, typer.Option(help="Comma-separated whole numbers: one training of every system for each.")]
+WhoIsHeldOut = Annotated[
+    Protocol, typer.Option(help="patient: no patient on two sides. paper: the papers' own split, which leaks.")
+]
+TestData = Annotated[list[Path] | None, typer.Option(help="A further prepared folder to test on; may be repeated.")]
+Compact = Annotated[bool, typer.Option("--compact/--full", help="Networks for a CPU, or of the published width.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the bundle's.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="ID=VALUE", help="Any value of the bundle's config, for all systems; repeatable."),
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Processes that train one network together; by default one a GPU.")
+]
+Bundles = Annotated[Path | None, typer.Option(help="Folder that holds the bundles; by default the repository's.")]
+
+
+@app.command()
+def quality(
+    data: Data,
+    out: Out,
+    systems: Systems = "resnet34,resnet34_parb,resnet34_kan,resnet34_parb_kan",
+    seeds: Seeds = "0,1,2",
+    protocol: WhoIsHeldOut = Protocol.patient,
+    test_data: TestData = None,
+    compact: Compact = True,
+    epochs: Epochs = None,
+    values: Values = None,
+    processes: Processes = None,
+    bundles: Bundles = None,
+) -> None:
+    """Complete or incomplete mammogram: train and test every system with every seed."""
+    _run(
+        "quality", data, out, systems, seeds, protocol, Mode.roi, test_data, compact, epochs, values, processes, bundles
+    )
+
+
+@app.command()
+def segmentation(
+    data: Data,
+    out: Out,
+    systems: Systems = "respam_unet,dynunet",
+    seeds: Seeds = "0,1,2",
+    protocol: WhoIsHeldOut = Protocol.patient,
+    mode: Annotated[Mode, typer.Option(help="A crop around one lesion, or the whole mammogram.")] = Mode.roi,
+    test_data: TestData = None,
+    compact: Compact = True,
+    epochs: Epochs = None,
+    values: Values = None,
+    processes: Processes = None,
+    bundles: Bundles = None,
+) -> None:
+    """Tumour segmentation: train and test every system with every seed."""
+    _run(
+        "segmentation",
+        data,
+        out,
+        systems,
+        seeds,
+        protocol,
+        mode,
+        test_data,
+        compact,
+        epochs,
+        values,
+        processes,
+        bundles,
+    )
+
+
+@app.command("systems")
+def list_systems() -> None:
+    """List the systems that can be compared."""
+    from rich.table import Table
+
+    from monai_mammo.benchmark.systems import SYSTEMS
+
+    table = Table()
+    for heading in ("name", "task", "system", "published"):
+        table.add_column(heading, overflow="fold")
+    for system in SYSTEMS.values():
+        table.add_row(system.name, system.task, system.title, system.reference)
+    console.print(table)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of benchmarks, or folders of those.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default into the first DIR.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The system the others are compared with, where it takes part.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Draws of the patients for the intervals.")] = 1000,
+) -> None:
+    """Write BENCHMARKS.md, benchmarks.csv, benchmarks.html and images/benchmarks from what has been run so far."""
+    from monai_mammo.benchmark.report import write_report
+
+    try:
+        files = write_report(folders, out or folders[0], reference=reference, resamples=resamples)
+    except MammogramError as error:
+        raise _stop(str(error)) from error
+    for file in files:
+        console.print(str(file), soft_wrap=True, highlight=False)
+
+
+def _run(
+    task: Literal["quality", "segmentation"],
+    data: Path,
+    out: Path,
+    systems: str,
+    seeds: str,
+    protocol: Protocol,
+    mode: Mode,
+    test_data: list[Path] | None,
+    compact: bool,
+    epochs: int | None,
+    values: list[str] | None,
+    processes: int | None,
+    bundles: Path | None,
+) -> None:
+    from monai_mammo.benchmark.plan import Plan
+    from monai_mammo.benchmark.work import run_benchmark
+
+    try:
+        plan = Plan(
+            task,
+            systems=tuple(name.strip() for name in systems.split(",") if name.strip()),
+            seeds=tuple(_number(seed) for seed in seeds.split(",")),
+            data=str(data),
+            protocol=protocol.value,  # type: ignore[arg-type]
+            mode=mode.value,  # type: ignore[arg-type]
+            compact=compact,
+            values={**({"epochs": epochs} if epochs else {}), **dict(map(_value, values or ()))},
+            test_data={folder.resolve().name: str(folder) for folder in test_data or ()},
+        )
+        failed = run_benchmark(out, plan, bundles=bundles, processes=processes, console=console)
+    except MammogramError as error:
+        raise _stop(str(error)) from error
+    except KeyboardInterrupt:
+        raise _stop("interrupted; what is done stays, run again to go on") from None
+    for name, reason in failed.items():
+        console.print(Text.assemble((f"{name} failed: ", "red"), reason), soft_wrap=True)
+    console.print(f"report: monai-mammo benchmark report {out}", highlight=False, soft_wrap=True)
+    if failed:
+        raise _stop(f"{len(failed)} not done; the rest is. Run again to try them again.")
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise MammogramError(text, "it is no whole number", "Give seeds such as 0,1,2") from None
+
+
+def _value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise MammogramError(text, "it sets nothing", "Write --set id=value, such as --set learning_rate=0.0001")
+    return name, yaml.safe_load(value)
+
+
+def _stop(message: str) -> typer.Exit:
+    console.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
+    return typer.Exit(code=1)

@@ -1,0 +1,230 @@
+"""What one benchmark folder compares: which systems on which data, by which protocol, with which values.
+
+Kept in the folder's `benchmark.json`, beside copies of the datalists, so that a folder explains itself. Nothing is run
+here, and how a network is trained stands in the bundle's config alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from monai.bundle import ConfigParser
+
+from monai_mammo.benchmark.systems import BUNDLES, SYSTEMS
+from monai_mammo.datasets.datalist import load_datalist, write_json
+from monai_mammo.dicom.errors import MammogramError
+
+PLAN = "benchmark.json"
+OWN = "test"
+"""Name of the test on the data set's own held-out side."""
+
+_FIXED = {
+    "task": "task",
+    "mode": "mode",
+    "protocol": "protocol",
+    "compact": "size of the networks",
+    "values": "values of the configuration",
+}
+"""What every run of a folder shares, in words; systems, seeds and further test data may be added later."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One benchmark.
+
+    Args:
+        task: "quality" or "segmentation".
+        systems: names of `systems.SYSTEMS`; the first is what the others are compared with.
+        seeds: one training of every system for each.
+        data: a folder that `monai-mammo prepare` wrote.
+        protocol: "patient", or "paper" (the papers' own split, which leaks).
+        mode: of the segmentation: "roi" (a crop around one lesion) or "whole".
+        compact: networks that a CPU can train, or those of the published width.
+        values: of the bundle's config, by id, for every system: `{"epochs": 20}`.
+        test_data: further prepared folders, by a name, whose test sections are tested on as well.
+    """
+
+    task: Literal["quality", "segmentation"]
+    systems: tuple[str, ...]
+    seeds: tuple[int, ...]
+    data: str
+    protocol: Literal["patient", "paper"] = "patient"
+    mode: Literal["roi", "whole"] = "roi"
+    compact: bool = True
+    values: Mapping[str, Any] = field(default_factory=dict)
+    test_data: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def datalist(self) -> str:
+        """Name of the datalist's folder."""
+        name = "quality" if self.task == "quality" else f"segmentation_{self.mode}"
+        return name if self.protocol == "patient" else f"{self.task}_paper"
+
+    @property
+    def training_data(self) -> Path:
+        """Folder of the datalist that is trained on."""
+        return Path(self.data) / self.datalist
+
+    @property
+    def tests(self) -> dict[str, tuple[Path, str]]:
+        """By name, the folder of the datalist and the section that is tested on.
+
+        The papers' protocol holds out one part for choosing the epoch and for testing alike.
+        """
+        own = "test" if self.protocol == "patient" else "validation"
+        further = {name: (Path(folder) / self._patient_list, "test") for name, folder in self.test_data.items()}
+        return {OWN: (self.training_data, own), **further}
+
+    @property
+    def _patient_list(self) -> str:
+        return replace(self, protocol="patient").datalist
+
+    def config(self, system: str, seed: int) -> dict[str, Any]:
+        """The values, by id, that turn the bundle's config into this system's with this seed."""
+        shared = {"mode": self.mode} if self.task == "segmentation" else {}
+        return {**SYSTEMS[system].overrides(self.compact), **shared, **self.values, "seed": seed}
+
+
+def find_bundle(task: Literal["quality", "segmentation"], bundles: Path | None = None) -> Path:
+    """The task's bundle: in the folder given, in `bundles` of the current folder or beside the package.
+
+    Raises:
+        MammogramError: it is in none of them.
+    """
+    here = [Path("bundles"), Path(__file__).resolve().parents[2] / "bundles"]
+    for folder in [bundles] if bundles is not None else here:
+        if (folder / BUNDLES[task] / "configs" / "train.yaml").is_file():
+            return (folder / BUNDLES[task]).resolve()
+    where = bundles if bundles is not None else "bundles"
+    raise MammogramError(where, f"it does not hold the bundle {BUNDLES[task]}", "Name its folder with --bundles")
+
+
+def bundle_values(bundle: Path) -> dict[str, Any]:
+    """The bundle's training and evaluation config as it is written, by id."""
+    files = [str(bundle / "configs" / name) for name in ("train.yaml", "evaluate.yaml")]
+    return ConfigParser.load_config_files(files)
+
+
+def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
+    """Check a plan, join it to what the folder already holds, and write it down.
+
+    Args:
+        out: the benchmark's folder; made if it does not exist.
+        plan: what is asked for now.
+        bundle: the task's bundle.
+
+    Returns:
+        the joint plan: systems, seeds and test data of both.
+
+    Raises:
+        MammogramError: a system or value is unknown, a datalist is unusable or has changed, or the folder holds runs
+            of another task, protocol or configuration.
+    """
+    _refuse_unknown(plan, bundle)
+    known = read_plan(out) if (out / PLAN).is_file() else None
+    if known is not None:
+        _refuse_other(out, known, plan)
+        plan = replace(
+            plan,
+            systems=tuple(dict.fromkeys((*known.systems, *plan.systems))),
+            seeds=tuple(dict.fromkeys((*known.seeds, *plan.seeds))),
+            test_data={**known.test_data, **plan.test_data},
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (folder, section) in plan.tests.items():
+        load_datalist(folder, section)
+        _keep_datalist(out, name, folder / "dataset.json")
+    write_json(out / PLAN, asdict(plan))
+    return plan
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of a benchmark folder.
+
+    Raises:
+        MammogramError: it holds none, or an illegible one.
+    """
+    file = out / PLAN
+    try:
+        document = json.loads(file.read_text())
+        return Plan(**{**document, "systems": tuple(document["systems"]), "seeds": tuple(document["seeds"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MammogramError(
+            file, f"no benchmark is described there ({error})", "Give a folder that `monai-mammo benchmark` wrote"
+        ) from error
+
+
+def kept_datalist(out: Path, test: str) -> Path:
+    """The copy of a test's datalist in the benchmark folder."""
+    return out / "datalists" / f"{test}.json"
+
+
+def _refuse_unknown(plan: Plan, bundle: Path) -> None:
+    of_task = [name for name, system in SYSTEMS.items() if system.task == plan.task]
+    for name in plan.systems:
+        if name not in of_task:
+            raise MammogramError(name, f"it is no system for {plan.task}", f"Choose among: {', '.join(of_task)}")
+    if not plan.systems or not plan.seeds:
+        raise MammogramError(plan.task, "there is nothing to compare", "Name at least one system and one seed")
+    if plan.protocol == "paper" and plan.mode == "whole":
+        raise MammogramError("paper", "the paper's protocol has crops only", "Use --mode roi")
+    if OWN in plan.test_data:
+        raise MammogramError(plan.test_data[OWN], f"a folder named {OWN} stands for the data's own", "Rename it")
+    ids = bundle_values(bundle)
+    for name in plan.values:
+        if name.replace("::", "#").split("#")[0] not in ids:
+            raise MammogramError(name, "the bundle's configuration has no such value", "See its configs/train.yaml")
+
+
+def _refuse_other(out: Path, known: Plan, asked: Plan) -> None:
+    differing = [
+        f"{words}: {getattr(known, name)} there, {getattr(asked, name)} now"
+        for name, words in _FIXED.items()
+        if getattr(known, name) != getattr(asked, name)
+    ]
+    if differing:
+        raise MammogramError(
+            out / PLAN,
+            "it was begun otherwise (" + "; ".join(differing) + ")",
+            "Give another --out, or the same values",
+        )
+
+
+def _keep_datalist(out: Path, name: str, file: Path) -> None:
+    """Copy a datalist into the folder; refuse one that is no longer the one of the runs before."""
+    kept = kept_datalist(out, name)
+    if kept.is_file() and _digest(kept) != _digest(file):
+        raise MammogramError(
+            file, f"it is no longer the datalist of the runs in {out.name}", "Restore it, or give another --out"
+        )
+    kept.parent.mkdir(exist_ok=True)
+    partial = kept.with_name(f"{kept.name}.part")
+    partial.write_bytes(file.read_bytes())
+    partial.replace(kept)
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def command(plan: Plan, out: str) -> str:
+    """The command line that repeats a benchmark; paths outside the current folder are left to the reader."""
+
+    def shown(path: str) -> str:
+        return path if not Path(path).is_absolute() else Path(path).name.upper()
+
+    parts: Sequence[str] = [
+        f"monai-mammo benchmark {plan.task} --data {shown(plan.data)}",
+        f"--systems {','.join(plan.systems)} --seeds {','.join(map(str, plan.seeds))}",
+        f"--protocol {plan.protocol}" + (f" --mode {plan.mode}" if plan.task == "segmentation" else ""),
+        "--compact" if plan.compact else "--full",
+        *(f"--epochs {value}" if name == "epochs" else f"--set {name}={value}" for name, value in plan.values.items()),
+        *(f"--test-data {shown(folder)}" for folder in plan.test_data.values()),
+        f"--out {shown(out)}",
+    ]
+    return " ".join(parts)

@@ -1,0 +1,201 @@
+"""How sure a comparison is: patients drawn again, seeds drawn again, paired tests, free-response curves.
+
+What a metric is stands in `evaluation`; here it is only computed of other draws of the same patients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from monai.metrics import compute_froc_curve_data
+from scipy.stats import binomtest
+
+from monai_mammo.evaluation import Metrics, Record
+
+RESAMPLES = 1000
+OPERATING_POINTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""False marks an image at which the sensitivity of whole images is reported."""
+
+Statistic = Callable[[Sequence[Record]], Metrics]
+Draws = Sequence[Sequence[str]]
+
+
+def patient_draws(patients: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> list[list[str]]:
+    """Draws of as many patients with replacement; every system and seed is judged on the same ones."""
+    known = sorted(set(patients))
+    generator = np.random.default_rng(seed)
+    return [[known[index] for index in generator.integers(len(known), size=len(known))] for _ in range(resamples)]
+
+
+def replicates(records: Sequence[Record], statistic: Statistic, draws: Draws) -> dict[str, np.ndarray]:
+    """The metrics of one run on every draw of the patients, with all images of a patient each time it is drawn.
+
+    Returns:
+        by metric, float (draws,); NaN where a draw leaves it undefined.
+    """
+    by_patient: dict[str, list[Record]] = {}
+    for record in records:
+        by_patient.setdefault(record["patient"], []).append(record)
+    found = [statistic([record for patient in draw for record in by_patient[patient]]) for draw in draws]
+    names = dict.fromkeys(name for metrics in found for name in metrics)
+    return {name: np.array([metrics.get(name, math.nan) for metrics in found]) for name in names}
+
+
+def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    """Mean over the seeds on every draw, the seeds themselves drawn with replacement each time.
+
+    Several trainings are no further patients: all of them see the same draw. Drawing the seeds as well makes an
+    interval cover both who was tested and which training was had. Of one seed alone nothing is known of the latter.
+
+    Args:
+        of_seeds: the replicates of one metric, float (draws,), for every seed.
+        seed: of the drawing; systems that are compared must not share it.
+
+    Returns:
+        float (draws,).
+    """
+    table = np.stack(of_seeds)
+    chosen = np.random.default_rng([seed, 1]).integers(len(table), size=table.shape)
+    return np.take_along_axis(table, chosen, axis=0).mean(axis=0)
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile; NaN for both where nothing varies because nothing is defined."""
+    defined = samples[np.isfinite(samples)]
+    if not defined.size:
+        return math.nan, math.nan
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A system's metric less the reference system's, on the same patients."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, of the paired bootstrap; never below 2 / (draws + 1)."""
+
+    @property
+    def established(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+def difference(value: float, system: np.ndarray, reference: np.ndarray) -> Difference:
+    """The paired patient bootstrap: how a difference varies when both systems meet the same drawn patients.
+
+    Args:
+        value: the difference of the two means over seeds.
+        system, reference: float (draws,), from the same draws.
+    """
+    samples = system - reference
+    samples = samples[np.isfinite(samples)]
+    low, high = interval(samples)
+    tail = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
+    p = min(1.0, 2 * (tail + 1) / (samples.size + 1)) if samples.size else math.nan
+    return Difference(value, low, high, p)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact McNemar test of two systems' verdicts on the same images."""
+
+    only_system: int
+    """Images that the system alone gets right."""
+    only_reference: int
+    p: float
+
+
+def mcnemar(system: np.ndarray, reference: np.ndarray) -> McNemar:
+    """Compare two systems by the images on which exactly one of them is right (two-sided binomial test at 1/2).
+
+    It takes images for independent, which views of one patient are not; the paired bootstrap does not.
+
+    Args:
+        system, reference: bool (images,), whether each verdict is right.
+    """
+    only_system, only_reference = int((system & ~reference).sum()), int((~system & reference).sum())
+    discordant = only_system + only_reference
+    p = float(binomtest(only_system, discordant).pvalue) if discordant else 1.0
+    return McNemar(only_system, only_reference, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment: p values that allow for how many systems are compared with the reference."""
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return [float(value) for value in adjusted]
+
+
+def expected_calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
+    """Mean gap between predicted probability and observed share, over equal bins, weighted by their images.
+
+    Args:
+        label: 0 or 1 (images,).
+        probability: of label 1 (images,).
+        bins: number of equal bins of [0, 1].
+    """
+    bin_of = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [
+        abs(label[bin_of == number].mean() - probability[bin_of == number].mean()) * (bin_of == number).mean()
+        for number in np.unique(bin_of)
+    ]
+    return float(sum(gaps))
+
+
+def froc(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """The free-response curve (FROC) of whole images: sensitivity to lesions against false marks an image.
+
+    A lesion is found at a threshold if one of its marks reaches it; further marks in it count for nothing.
+
+    Args:
+        records: with `candidates` ("probability:lesion", lesion 0 for none) and `lesions`, as `evaluation` writes.
+
+    Returns:
+        false marks an image, descending, and sensitivity (share of all lesions) for every threshold.
+    """
+    false: list[float] = []
+    found: list[float] = []
+    for record in records:
+        best = [0.0] * int(record["lesions"])
+        for mark in str(record["candidates"]).split():
+            probability, lesion = float(mark.split(":")[0]), int(mark.split(":")[1])
+            if lesion:
+                best[lesion - 1] = max(best[lesion - 1], probability)
+            else:
+                false.append(probability)
+        found += best
+    if not found:
+        return np.array([math.nan]), np.array([math.nan])
+    # MONAI leaves out the lowest probability, as that of what was not found; with a mark of zero it always is.
+    marks = np.array([*false, 0.0])
+    return compute_froc_curve_data(marks, np.array(found), len(found), len(records))
+
+
+def sensitivity_at(curve: tuple[np.ndarray, np.ndarray], rates: Sequence[float]) -> np.ndarray:
+    """The highest sensitivity reached with at most so many false marks an image."""
+    false, sensitivity = curve
+    return np.array(
+        [max([0.0, *sensitivity[false <= rate]]) if np.isfinite(false).all() else math.nan for rate in rates]
+    )
+
+
+def froc_metrics(records: Sequence[Record]) -> Metrics:
+    """Sensitivity at each of :data:`OPERATING_POINTS`, by a name such as `sensitivity_at_1`."""
+    found = sensitivity_at(froc(records), OPERATING_POINTS)
+    return {f"sensitivity_at_{rate:g}": float(value) for rate, value in zip(OPERATING_POINTS, found, strict=True)}
+
+
+def spread(values: Mapping[int, float]) -> float:
+    """Standard deviation between seeds; NaN with one."""
+    return float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else math.nan
