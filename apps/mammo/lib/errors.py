@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +39,52 @@ def unknown(kind: str, name: str) -> RequestRefused:
     return RequestRefused(404, f"there is no {kind} '{name[:200]}'", "GET /info/ and /datastore/ list what there is")
 
 
-def _refusal(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestRefused)
+def refusal(error: RequestRefused) -> JSONResponse:
+    """The answer to a refused request."""
     body = {"detail": str(error), "file": error.file, "reason": error.reason, "remedy": error.remedy}
     return JSONResponse(body, status_code=error.status)
+
+
+def _answer(status: int, reason: str, remedy: str = "/docs lists what each route takes") -> JSONResponse:
+    return refusal(RequestRefused(status, reason, f"{remedy.rstrip('.')}."))
+
+
+def _refusal(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestRefused)
+    return refusal(error)
 
 
 def _monailabel(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MONAILabelException)
     client = error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR)
-    return JSONResponse({"detail": error.msg}, status_code=400 if client else 500)
+    return _answer(400 if client else 500, error.msg)
+
+
+def _http(_: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own refusals, and those of MONAI Label's endpoints."""
+    assert isinstance(error, HTTPException)
+    response = _answer(error.status_code, str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Names the parameters at fault, without the values that were sent."""
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:10]]
+    return _answer(422, "; ".join(faults))
 
 
 def _json(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": f"a parameter that should be JSON is not: {error}"}, status_code=400)
+    return _answer(400, f"a parameter that should be JSON is not: {error}")
+
+
+def _too_deep(_: Request, error: Exception) -> JSONResponse:
+    return _answer(400, "what was sent is nested too deeply")
 
 
 def _unforeseen(_: Request, error: Exception) -> JSONResponse:
-    detail = f"the server failed with {type(error).__name__}; its log tells where"
-    return JSONResponse({"detail": detail}, status_code=500)
+    return _answer(500, f"the server failed with {type(error).__name__}", "Its log tells where")
 
 
 def install_error_handlers(server: FastAPI) -> None:
@@ -67,7 +96,10 @@ def install_error_handlers(server: FastAPI) -> None:
     handlers: dict[type[Exception], Callable[[Request, Any], JSONResponse | Awaitable[JSONResponse]]] = {
         RequestRefused: _refusal,
         MONAILabelException: _monailabel,
+        HTTPException: _http,
+        RequestValidationError: _invalid,
         json.JSONDecodeError: _json,
+        RecursionError: _too_deep,
         Exception: _unforeseen,
     }
     for kind, handler in handlers.items():

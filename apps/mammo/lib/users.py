@@ -1,8 +1,113 @@
-"""Who sends the request that is being answered. Not here: how that is proved (security)."""
+"""Who sends the request that is being answered, and how that is proved: tokens and cookies. Not here: what is refused.
+
+A token is looked for in every known one in the same time, is never logged, and is kept in memory as its digest alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
 from contextvars import ContextVar
+from pathlib import Path
+
+from .names import SAFE_NAME
 
 current_user: ContextVar[str] = ContextVar("current_user", default="annotator")
 """Name of the person behind the current request, safe as a file's name; set for each request before it is answered."""
+
+TOKEN_VARIABLE = "MAMMO_TOKEN"
+USERS_VARIABLE = "MAMMO_USERS"
+SHORTEST_TOKEN = 16
+COOKIE_SECONDS = 12 * 3600
+
+
+class Users:
+    """The people who may use the server, each with a token of their own. Empty: nobody has to say who they are.
+
+    Args:
+        tokens: token by name.
+
+    Raises:
+        ValueError: a name is not safe as a file's name, a token is short or not printable ASCII, or two are the same.
+    """
+
+    def __init__(self, tokens: Mapping[str, str]) -> None:
+        for name, token in tokens.items():
+            if not SAFE_NAME.fullmatch(name):
+                raise ValueError("a user's name has other characters than letters, digits, - and _")
+            if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+                raise ValueError(
+                    f"the token of {name} is not {SHORTEST_TOKEN} or more printable ASCII characters without spaces: "
+                    "make one with `openssl rand -hex 24`"
+                )
+        if len(set(tokens.values())) < len(tokens):
+            raise ValueError("two users have the same token")
+        self._digests = {name: _digest(token) for name, token in tokens.items()}
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def by_token(self, token: str) -> str | None:
+        """Name of the user with this token; None if there is none. Takes the same time for every token."""
+        given, found = _digest(token), None
+        for name, digest in self._digests.items():
+            if hmac.compare_digest(digest, given):
+                found = name
+        return found
+
+    def cookie(self, name: str) -> str:
+        """A cookie's value that proves for twelve hours that its bearer knew the token of `name`."""
+        until = str(int(time.time()) + COOKIE_SECONDS)
+        return f"{name}.{until}.{self._seal(name, until)}"
+
+    def by_cookie(self, cookie: str) -> str | None:
+        """Name of the user to whom a cookie was given; None if it is forged, has expired, or the token has changed."""
+        name, _, rest = cookie.partition(".")
+        until, _, seal = rest.partition(".")
+        if name not in self._digests or not (until.isascii() and until.isdigit()) or len(until) > 12:
+            return None
+        genuine = hmac.compare_digest(self._seal(name, until).encode(), seal.encode())
+        return name if genuine and int(until) > time.time() else None
+
+    def _seal(self, name: str, until: str) -> str:
+        return hmac.new(self._digests[name], f"cookie {name} {until}".encode(), hashlib.sha256).hexdigest()
+
+
+def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users:
+    """The users that the settings name.
+
+    `--conf users FILE` or the variable MAMMO_USERS names a file of lines `name: token` (# begins a comment); the
+    variable MAMMO_TOKEN holds the one token of a user called `annotator`. A token itself is no `--conf`: MONAI Label
+    logs these, and every user of the machine sees a command line.
+
+    Raises:
+        ValueError: a setting cannot be used; the message holds no token.
+        OSError: the file cannot be read.
+    """
+    if "token" in conf:
+        raise ValueError(
+            f"a token on the command line is seen by others: set the environment variable {TOKEN_VARIABLE}, or name a "
+            "file of users with --conf users"
+        )
+    tokens = {}
+    file = conf.get("users") or environment.get(USERS_VARIABLE)
+    if file:
+        for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+            content = line.partition("#")[0].strip()
+            name, colon, token = (part.strip() for part in content.partition(":"))
+            if content and (not colon or name in tokens):
+                raise ValueError(f"line {number} of {file} is not `name: token`, or names somebody twice")
+            if content:
+                tokens[name] = token
+        if not tokens:
+            raise ValueError(f"{file} names no user")
+    token = environment.get(TOKEN_VARIABLE)
+    if token:
+        tokens.setdefault("annotator", token)
+    return Users(tokens)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,56 @@
+"""On which network interfaces the server listens: this machine alone, unless its user asks for more and has set tokens.
+
+Not here: the checks of each request (security).
+"""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+import logging
+import sys
+
+import uvicorn
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address is this machine's own."""
+    name = host.strip("[]").partition("%")[0]
+    if name.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def choose_interface(with_tokens: bool, arguments: list[str] | None = None) -> None:
+    """Make the server that is starting up listen on this machine alone, unless `--host` was given.
+
+    MONAI Label's default is every interface. The app is made while uvicorn starts, before it opens its socket, so
+    that the host can still be set in uvicorn's configuration, which nobody hands to an app: it is looked up.
+
+    Args:
+        with_tokens: every user has to prove who they are.
+        arguments: the command line; the process's own by default.
+
+    Raises:
+        ValueError: the server would listen on a network and serve everybody there.
+    """
+    given = any(argument.startswith(("--ho", "-i")) for argument in (sys.argv[1:] if arguments is None else arguments))
+    for config in [found for found in gc.get_objects() if type(found) is uvicorn.Config]:
+        opened_already = config.workers > 1 or config.fd is not None
+        if not given and not is_loopback(config.host) and not opened_already:
+            logger.info("Listening on %s; give --host to listen elsewhere", LOOPBACK)
+            config.host = LOOPBACK
+        if not with_tokens and not is_loopback(config.host):
+            raise ValueError(
+                f"the server would listen on {config.host} and serve everybody: give --host {LOOPBACK}, or set tokens "
+                "(the environment variable MAMMO_TOKEN, or --conf users FILE)"
+            )

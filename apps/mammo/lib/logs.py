@@ -1,0 +1,67 @@
+"""What must not reach a log: requests, query strings, identifiers, values out of images. Not here: what is logged.
+
+MONAI Label logs whole requests, uvicorn query strings and the messages of exceptions, which may quote an attribute.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+import pydicom.config
+from pydicom.config import IGNORE
+
+# They log parameters, settings, file names and URLs as information, and nothing else that is missed.
+TALKATIVE = (
+    "monailabel.endpoints",
+    "monailabel.interfaces.app",
+    "monailabel.interfaces.utils.app",
+    "monailabel.utils.async_tasks",
+    "monailabel.utils.sessions",
+    "monailabel.tasks",
+    "httpx",
+    "httpcore",
+    "dicomweb_client",
+    "filelock",
+)
+
+
+def keep_patients_out_of_logs() -> None:
+    """Silence what logs requests, and cut what uvicorn logs down to what names no patient."""
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _filter("uvicorn.access", ShortPath())
+    _filter("uvicorn.error", NoMessage())
+    # Otherwise pydicom quotes the values that it complains of in its warnings.
+    pydicom.config.settings.reading_validation_mode = IGNORE
+
+
+class ShortPath(logging.Filter):
+    """Leaves of a request's path, in uvicorn's access log, the first two parts: the rest names images or patients."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record; it is always logged."""
+        if isinstance(record.args, tuple) and len(record.args) == 5:
+            client, method, path, version, status = record.args
+            parts = str(path).partition("?")[0].split("/")
+            short = "/".join(parts[:3]) + ("/..." if len(parts) > 3 else "")
+            record.args = (client, method, short, version, status)
+        return True
+
+
+class NoMessage(logging.Filter):
+    """Leaves of an exception its type and where it happened; its message may quote what was sent or read."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record; it is always logged."""
+        if record.exc_info and record.exc_info[0]:
+            kind, _, where = record.exc_info
+            record.exc_text = "".join([*traceback.format_tb(where), kind.__name__])
+            record.exc_info = None
+        return True
+
+
+def _filter(logger: str, addition: logging.Filter) -> None:
+    found = logging.getLogger(logger)
+    if not any(type(former) is type(addition) for former in found.filters):
+        found.addFilter(addition)
