@@ -6,19 +6,27 @@ It joins the library and the two bundles to MONAI Label's server. Not here: anyt
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from fastapi import FastAPI
+from lib.binding import choose_interface
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
+from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
+from lib.login import install_pages
+from lib.logs import keep_patients_out_of_logs
 from lib.models import ServedModel
+from lib.security import install_guard
+from lib.sessions import BoundedSessions
 from lib.strategies import Random
 from lib.trainers import BundleTraining
+from lib.users import read_users
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
@@ -32,7 +40,6 @@ from monai_mammo.dicom.reader import read_mammogram
 QUALITY = "mammo_quality_classification"
 SEGMENTATION = "mammo_tumor_segmentation"
 LESION = "mammo_tumor_segmentation_roi"
-SESSION_NAME = re.compile(r"[0-9a-f-]{36}")
 
 
 class MammoApp(MONAILabelApp):
@@ -49,6 +56,7 @@ class MammoApp(MONAILabelApp):
         here = Path(app_dir).resolve()
         self.bundles = Path(conf.get("bundles") or here.parents[1] / "bundles").resolve()
         self.weights = Path(conf.get("weights") or here / "model").resolve()
+        self._server = sys.modules.get("monailabel.app")  # absent in the process of a training
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -57,9 +65,8 @@ class MammoApp(MONAILabelApp):
             description="Quality check and tumour segmentation of mammograms. Not for diagnostic use",
             version="0.1.0",
         )
-        self._server = sys.modules.get("monailabel.app")  # absent in the process of a training
         if self._server:
-            install_error_handlers(self._server.app)
+            self._open(self._server.app)
 
     def init_datastore(self) -> Datastore:
         """The folder of images."""
@@ -137,6 +144,19 @@ class MammoApp(MONAILabelApp):
             raise RequestRefused(400, "this server does not train in its own process", "Leave out run_sync")
         return super().train(request)
 
+    def _open(self, server: FastAPI) -> None:
+        """Make the running server safe, and add the app's own routes to it."""
+        users = read_users(self.conf, os.environ)
+        choose_interface(with_tokens=bool(users))
+        keep_patients_out_of_logs()
+        install_endpoints(server, self)
+        install_pages(server, users)
+        install_guard(server, self.conf, users)
+        install_error_handlers(server)
+
+    def _load_sessions(self, load: bool = False) -> BoundedSessions | None:
+        return BoundedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
+
     def _served(self, name: str, bundle: str, **overrides: Any) -> ServedModel:
         return ServedModel(self.bundles / bundle, self.weights / f"{name}.pt", {**self._device(), **overrides})
 
@@ -156,7 +176,7 @@ class MammoApp(MONAILabelApp):
             raise RequestRefused(400, "the request's image is no id", "Give an id that /activelearning/random gave")
         if session:
             name = str(session.get("name")) if isinstance(session, dict) else ""
-            kept = self.sessions().get_session(name) if SESSION_NAME.fullmatch(name) else None
+            kept = self.sessions().get_session(name)
             if kept is None or kept.image != image or not os.path.isfile(image):
                 raise unknown("session", name)
             return Path(image), None
