@@ -35,7 +35,8 @@ def for_inference(network: Network, image: Tensor, bfloat16: bool = False) -> Ne
     network = copy.deepcopy(network).eval()
     identities: dict[nn.Module, nn.Module] = {}
     for conv, norm in _pairs(network, image):
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
