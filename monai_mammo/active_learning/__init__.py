@@ -1,0 +1,32 @@
+"""Active learning: which mammograms to annotate next, and whether that choice helps.
+
+`scores` (how unsure a network is of an image), `selection` (which images follow from that), `simulation` and `curves`
+(annotation replayed on labelled data). Not here: the annotation app, which asks this package.
+"""
+
+from monai_mammo.active_learning.scores import (
+    ImageScore,
+    Passes,
+    entropy,
+    margin,
+    mutual_information,
+    region_score,
+    score_image,
+    varied_passes,
+)
+from monai_mammo.active_learning.selection import STRATEGIES, Candidate, choose, k_centres
+
+__all__ = [
+    "STRATEGIES",
+    "Candidate",
+    "ImageScore",
+    "Passes",
+    "choose",
+    "entropy",
+    "k_centres",
+    "margin",
+    "mutual_information",
+    "region_score",
+    "score_image",
+    "varied_passes",
+]

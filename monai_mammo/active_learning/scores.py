@@ -1,0 +1,281 @@
+"""How unsure a network is of an image, and where the image lies among the others.
+
+Uncertainty is what several passes over varied inputs disagree about (mutual information), pooled over the region of a
+lesion's size where they disagree most. Not here: what is chosen (selection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, normalize
+
+from monai_mammo.dicom.errors import cause_of
+from monai_mammo.predictor import Predictor
+from monai_mammo.regions import breast_mask
+
+LESION_MM = 10.0
+"""Side of the region over which uncertainty is pooled: about the smallest tumours that screening is to find."""
+
+DETECTOR_MM = 240.0
+"""Longer side of a mammogram whose pixel spacing is unknown: between the usual 18 x 24 cm and 24 x 30 cm."""
+
+BOTH_WAYS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Flips of a segmentation's input: none, left to right, upside down, both. The network was trained on all four."""
+
+LEFT_TO_RIGHT: tuple[tuple[int, ...], ...] = ((), (-1,))
+"""Flips of a classifier's input: the quality network was never trained upside down."""
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+Forward = Callable[[Tensor, nn.Module], Tensor]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a network says to variations of a batch.
+
+    Args:
+        probabilities: (S, B, C) of a classifier or (S, B, C, rows, columns) of a segmentation; each of the S passes
+            is flipped back, so that they lie on each other.
+        embedding: (B, F) of unit length: the widest feature map, averaged over pixels and passes.
+    """
+
+    probabilities: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What is kept of an image.
+
+    Args:
+        uncertainty: what images are ranked by. For a segmentation, the mutual information (nats) averaged over the
+            most uncertain region of a lesion's size; for a classifier, the entropy (nats) of the mean probabilities.
+        measures: the same by name, with what else is known: `mutual_information`, `entropy`, `margin`.
+        embedding: float32 (F,), of unit length.
+    """
+
+    uncertainty: float
+    measures: dict[str, float]
+    embedding: np.ndarray
+
+
+def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
+    """Shannon entropy in nats along the classes; 0 where one class is certain."""
+    return torch.special.entr(probabilities).sum(dim)
+
+
+def margin(probabilities: Tensor, dim: int = 1) -> Tensor:
+    """One minus the distance between the two likeliest classes: 0 where certain, 1 where both are as likely."""
+    first, second = probabilities.topk(2, dim=dim).values.unbind(dim)
+    return 1 - (first - second)
+
+
+def mutual_information(samples: Tensor) -> Tensor:
+    """What passes disagree about, in nats: entropy of their mean less the mean of their entropies (BALD).
+
+    Unlike entropy it is 0 where every pass is equally undecided, as on the blurred border of a lesion that all draw
+    alike: labels there teach nothing (Houlsby et al. 2011, arXiv:1112.5745; Gal et al. 2017, arXiv:1703.02910).
+
+    Args:
+        samples: (S, B, C, ...) probabilities.
+
+    Returns:
+        (B, ...), between 0 and ln C.
+    """
+    return (entropy(samples.mean(0)) - entropy(samples, dim=2).mean(0)).clamp_min(0)
+
+
+def region_score(uncertainty: Tensor, window: Sequence[int], inside: Tensor | None = None) -> float:
+    """The highest mean over any window of a lesion's size.
+
+    A mean over the whole image would rank an image with faint doubt everywhere above one with a single small lesion
+    that the network cannot decide on.
+
+    Args:
+        uncertainty: (rows, columns).
+        window: (rows, columns) of the region in pixels; cut to the image where it is larger.
+        inside: bool (rows, columns); what lies outside (air, labels, tape) counts as certain.
+    """
+    values = uncertainty if inside is None else uncertainty * inside.to(uncertainty)
+    kernel = [min(max(1, round(float(side))), length) for side, length in zip(window, values.shape, strict=True)]
+    return float(avg_pool2d(values[None, None].float(), kernel, stride=1).max())
+
+
+def lesion_window(
+    size: Sequence[int],
+    extent: Sequence[float],
+    spacing: Sequence[float] | None = None,
+    image: Sequence[int] | None = None,
+    lesion_mm: float = LESION_MM,
+) -> tuple[float, float]:
+    """Rows and columns that a lesion covers in the network's input.
+
+    Args:
+        size: (rows, columns) of the network's input.
+        extent: (rows, columns) of the part of the original image that the input shows, in its pixels.
+        spacing: (row, column) mm per pixel of the original; unknown or not finite: `DETECTOR_MM` is assumed to be
+            the longer side of the original image.
+        image: (rows, columns) of the original image; `extent` if None.
+        lesion_mm: side of a lesion.
+    """
+    if spacing is None or not all(np.isfinite(value) and value > 0 for value in spacing):
+        spacing = [DETECTOR_MM / max(image or extent)] * 2
+    return (
+        lesion_mm / (float(spacing[0]) * extent[0] / size[0]),
+        lesion_mm / (float(spacing[1]) * extent[1] / size[1]),
+    )
+
+
+@torch.inference_mode()
+def varied_passes(
+    network: nn.Module,
+    images: Tensor,
+    flips: Sequence[tuple[int, ...]] = BOTH_WAYS,
+    repeats: int = 8,
+    seed: int = 0,
+    forward: Forward | None = None,
+) -> Passes:
+    """Run a network in several ways that should all give the same.
+
+    Each flip of the input is one way. A network that was built with dropout also runs `repeats` times a flip with
+    dropout on (Monte-Carlo dropout); one without, as the bundles are by default, would repeat itself exactly, and
+    runs once.
+
+    Args:
+        network: in the evaluation state; it is left as it was.
+        images: (B, C, rows, columns).
+        flips: axes of each flip.
+        repeats: passes a flip of a network with dropout.
+        seed: of the dropout; nothing else is random.
+        forward: what runs the network (a bundle's inferer); the plain forward pass by default.
+    """
+    run = forward or (lambda inputs, net: net(inputs))
+    samples, embeddings = [], []
+    with _dropout_on(network) as dropping, _widest_map(network) as widest, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for flip in flips:
+            turned = torch.flip(images, flip) if flip else images
+            for _ in range(repeats if dropping else 1):
+                scores = run(turned, network).float()
+                back = torch.flip(scores, flip) if flip and scores.ndim > 2 else scores
+                samples.append(back.softmax(1))
+                embeddings.append(widest[-1].float().mean((2, 3)))
+                widest.clear()
+    return Passes(torch.stack(samples), normalize(torch.stack(embeddings).mean(0), dim=1))
+
+
+def score_passes(
+    passes: Passes, windows: Sequence[Sequence[float]], insides: Sequence[Tensor | None]
+) -> list[ImageScore]:
+    """The score of every image of a batch.
+
+    Args:
+        passes: of B images.
+        windows: for each image, see :func:`region_score`; a classifier has no use for it.
+        insides: for each image, see :func:`region_score`.
+    """
+    mean = passes.probabilities.mean(0)
+    maps = {
+        "mutual_information": mutual_information(passes.probabilities),
+        "entropy": entropy(mean),
+        "margin": margin(mean),
+    }
+    ranked_by = "mutual_information" if mean.ndim > 2 else "entropy"
+    result = []
+    for number, embedding in enumerate(passes.embedding):
+        measures = {}
+        for name, values in maps.items():
+            one = values[number].cpu()
+            measures[name] = (
+                region_score(one, [round(s) for s in windows[number]], insides[number]) if one.ndim else float(one)
+            )
+        result.append(ImageScore(measures[ranked_by], measures, embedding.cpu().numpy().astype(np.float32)))
+    return result
+
+
+def score_image(
+    predictor: Predictor, image: str | Path, *, lesion_mm: float = LESION_MM, repeats: int = 8, **given: Any
+) -> ImageScore:
+    """How unsure a bundle is of an image, prepared as the bundle's own config says.
+
+    Args:
+        predictor: the bundle; its mode must not need a marked place, unless one is given.
+        image: any file that `MammogramReader` reads.
+        lesion_mm: side of the region over which a segmentation's uncertainty is pooled.
+        repeats: see :func:`varied_passes`.
+        given: what the bundle's preprocessing takes beside the image.
+
+    Raises:
+        MammogramError: the image or what is given with it cannot be used.
+    """
+    try:
+        data = predictor.preprocessing({"image": str(image), **given})
+    except RuntimeError as error:
+        raise cause_of(error) from error
+    prepared = data["image"]
+    inputs = prepared.as_tensor()[None].to(predictor.device)
+    flips = LEFT_TO_RIGHT if is_classifier(predictor.metadata) else BOTH_WAYS
+    passes = varied_passes(predictor.network, inputs, flips, repeats, forward=predictor.inferer)
+    row0, column0, row1, column1 = data["region"]
+    original = [int(side) for side in prepared.meta["spatial_shape"]][:2]
+    spacing = prepared.meta.get("spacing")
+    window = lesion_window(
+        inputs.shape[2:],
+        (row1 - row0, column1 - column0),
+        None if spacing is None else list(spacing),
+        original,
+        lesion_mm,
+    )
+    return score_passes(passes, [window], [breast_of(inputs[0])])[0]
+
+
+def breast_of(prepared: Tensor) -> Tensor | None:
+    """Where the breast is in a network's input (C, rows, columns); None, for everywhere, where none is found."""
+    mask = breast_mask(prepared[0].float().cpu().numpy())
+    return torch.as_tensor(mask) if mask.any() else None
+
+
+def is_classifier(metadata: dict[str, Any]) -> bool:
+    """Whether a bundle's metadata describe a classifier of images."""
+    return bool(metadata["network_data_format"]["outputs"]["pred"]["format"] == "classification")
+
+
+@contextmanager
+def _dropout_on(network: nn.Module) -> Iterator[bool]:
+    """Switch on the dropouts that drop anything; gives whether there are any."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _DROPOUTS) and layer.p > 0]
+    former = [layer.training for layer in layers]
+    for layer in layers:
+        layer.train()
+    try:
+        yield bool(layers)
+    finally:
+        for layer, training in zip(layers, former, strict=True):
+            layer.train(training)
+
+
+@contextmanager
+def _widest_map(network: nn.Module) -> Iterator[list[Tensor]]:
+    """The feature map (B, F, rows, columns) with the most channels of a forward pass, the latest of several.
+
+    That is the deepest one of both our networks, and of most others, without any of them having to say so.
+    """
+    widest: list[Tensor] = []
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and (not widest or output.shape[1] >= widest[-1].shape[1]):
+            widest[:] = [output]
+
+    with ExitStack() as hooks:
+        for module in network.modules():
+            hooks.callback(module.register_forward_hook(look).remove)
+        yield widest
