@@ -2,7 +2,8 @@
 
 One entry an image (or a lesion); paths are relative to the file's folder. Keys beside `image` and `label`:
 `patient` always; `box` (row0, column0, row1, column1; half-open), `laterality`, `view`, `spacing` (mm; row, column),
-`cause` and the data set's own where they are known.
+`cause` and the data set's own where they are known. A section `originals` of a quality datalist holds complete
+mammograms of training patients, without labels, of which samples are made during training.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def write_datalist(
     labels: Mapping[str, str],
     description: str = "",
     licence: str = "",
+    originals: Iterable[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `folder/dataset.json`, every entry in the section of its patient.
 
@@ -37,6 +39,7 @@ def write_datalist(
         splits: patients of each of `training`, `validation`, `test`.
         name, description, licence: of the data set.
         labels: meaning of the label's values.
+        originals: see the module's text; those of training patients are written.
 
     Returns:
         the file's path. It is written whole or not at all.
@@ -45,6 +48,8 @@ def write_datalist(
     sections: dict[str, list[Mapping[str, Any]]] = {section: [] for section in SECTIONS}
     for entry in entries:
         sections[section_of[entry["patient"]]].append(entry)
+    if originals := [entry for entry in originals if section_of[entry["patient"]] == "training"]:
+        sections["originals"] = originals
     about = {"name": name, "description": description, "licence": licence}
     return write_sections(folder, sections, about=about, labels=labels)
 
@@ -60,7 +65,7 @@ def write_sections(
 
     Args:
         folder: made if it does not exist; paths in the entries may be absolute and become relative to it.
-        sections: entries of `training`, `validation`, `test`; a section that is not given is empty.
+        sections: entries of `training`, `validation`, `test`, which are empty where not given, and of any other.
         about: what the file says of itself: `name`, `description`, `licence` and more.
         labels: meaning of the label's values.
 
@@ -73,7 +78,10 @@ def write_sections(
         **about,
         "modality": {"0": "MG"},
         "labels": dict(labels),
-        **{section: [_relative(entry, folder) for entry in sections.get(section, ())] for section in SECTIONS},
+        **{
+            section: [_relative(entry, folder) for entry in sections.get(section, ())]
+            for section in dict.fromkeys((*SECTIONS, *sections))
+        },
     }
     write_json(folder / "dataset.json", document)
     return folder / "dataset.json"

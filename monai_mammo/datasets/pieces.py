@@ -118,21 +118,25 @@ def segmentation_paper(subject: Subject, pixels: np.ndarray) -> Made:
 
 
 def quality(subject: Subject, pixels: np.ndarray) -> Made:
-    """A complete and an incomplete sample, for `quality`; none of a mammogram that is cut already."""
-    made = Made()
+    """A complete and an incomplete sample for `quality`, and what others are made of; none of one cut already."""
+    made, pixels = Made(), _reduced(pixels)
     for label, name, sample in _samples(subject, pixels, 1, made.defects):
         file = f"quality/images/{subject.name}_{name}.png"
-        made.files[file] = _grey(sample)
+        made.files[file] = _grey(sample.pixels)
         made.add("quality", _sampled(subject, sample) | {"image": file, "label": label})
+    if made.entries:
+        original = f"quality/images/{subject.name}.png"
+        made.files[original] = _grey(pixels)
+        made.add("originals", _resampled(subject) | {"image": original})
     return made
 
 
 def quality_paper(subject: Subject, pixels: np.ndarray) -> Made:
     """Two complete and two incomplete samples, of which `quality_paper` draws what it needs."""
     made = Made()
-    for index, (label, name, sample) in enumerate(_samples(subject, pixels, 2, made.defects)):
+    for index, (label, name, sample) in enumerate(_samples(subject, _reduced(pixels), 2, made.defects)):
         file = f"quality_paper/images/{subject.name}_{name}_{index // 2 + 1}.png"
-        made.files[file] = _grey(sample)
+        made.files[file] = _grey(sample.pixels)
         made.add("quality_paper", _sampled(subject, sample) | {"image": file, "label": label, "original": subject.file})
     return made
 
@@ -172,7 +176,6 @@ def _samples(
 
     The two of a pair start from equal generators and so have the very same field (see `truncation`).
     """
-    pixels = _reduced(pixels)
     mask = breast_mask(pixels)
     reason = already_cut(mask, subject.image.view)
     if reason is not None:
@@ -196,12 +199,16 @@ def _reduced(pixels: np.ndarray) -> np.ndarray:
     return avg_pool2d(torch.as_tensor(pixels, dtype=torch.float32)[None], step)[0].numpy()
 
 
-def _sampled(subject: Subject, sample: Sample) -> Entry:
-    """What every entry of a sample says. Its pixels are no longer the mammogram's, so it has no spacing."""
+def _resampled(subject: Subject) -> Entry:
+    """What an entry says whose pixels are no longer the mammogram's: it has no spacing."""
     about = {key: value for key, value in subject.image.entry().items() if key != "spacing"}
+    return about | {"source": subject.file}
+
+
+def _sampled(subject: Subject, sample: Sample) -> Entry:
     truth = {"cause": sample.cause, "side": sample.side, "codes": list(sample.codes), "lost": round(sample.lost, 4)}
-    return about | {"source": subject.file} | truth
+    return _resampled(subject) | truth
 
 
-def _grey(sample: Sample) -> np.ndarray:
-    return np.round(np.clip(sample.pixels, 0, 1) * 255).astype(np.uint8)
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

@@ -145,7 +145,7 @@ def prepare(
                 by_maker[maker].append(Defect(source, f"nothing usable is left for {name}", "no datalist"))
                 (out / name / "dataset.json").unlink(missing_ok=True)
                 continue
-            _write(plan, prepared, wanted_task, name, entries[name], splits)
+            _write(plan, prepared, wanted_task, name, entries[name], splits, entries["originals"])
     prepared.defects = [defect for some in by_maker.values() for defect in some]
     _summarise(plan, prepared, len(images), by_maker, earlier)
     return prepared
@@ -219,7 +219,7 @@ def _collect(
     wanted: Sequence[Subject], maker: str, died: Mapping[str, str]
 ) -> tuple[dict[str, list[Entry]], list[Defect]]:
     """All entries of a maker's lists, in the data set's order, and all that went wrong on the way."""
-    entries: dict[str, list[Entry]] = {name: [] for name in _LISTS[maker]}
+    entries: dict[str, list[Entry]] = {name: [] for name in (*_LISTS[maker], "originals")}
     defects = []
     for subject in wanted:
         record = None if subject.name in died else read_record(subject, maker)
@@ -240,6 +240,7 @@ def _write(
     name: str,
     entries: Sequence[Entry],
     splits: Mapping[str, Sequence[str]],
+    originals: Sequence[Entry],
 ) -> None:
     """Write one datalist."""
     folder, labels = plan.out / name, _LABELS[task]
@@ -257,7 +258,15 @@ def _write(
         counts = {section: len(some) for section, some in sections.items()}
     else:
         listed = _below(plan.out, entries)
-        file = write_datalist(folder, listed, splits, name=plan.name, labels=labels, licence=plan.licence)
+        file = write_datalist(
+            folder,
+            listed,
+            splits,
+            name=plan.name,
+            labels=labels,
+            licence=plan.licence,
+            originals=_below(plan.out, originals) if task == "quality" else (),
+        )
         section_of = {patient: section for section, patients in splits.items() for patient in patients}
         counts = Counter(section_of[entry["patient"]] for entry in entries)
         empty = [section for section in SECTIONS if not counts[section]]

@@ -19,7 +19,7 @@ from PIL import Image
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.predictor import Predictor
 
-from .conftest import SMALL, copy_of, run_config
+from .conftest import CASES, SMALL, copy_of, run_config
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +59,22 @@ def trained(case, root, phantoms, tmp_path_factory):
 def network_of(case, bundle) -> Predictor:
     values = {key: value for key, value in (case.values | SMALL).items() if key not in ("batch_size", "num_workers")}
     return Predictor(bundle, overrides=values)
+
+
+def test_the_quality_bundle_learns_from_samples_made_anew_in_every_epoch(root, phantoms, tmp_path):
+    """The originals alone have no labels: what is learnt comes from samples made on the fly."""
+    document = json.loads((phantoms / "quality" / "dataset.json").read_text())
+    complete = [entry for entry in document["training"] if entry["label"] == 0]
+    document["originals"] = [{key: value for key, value in entry.items() if key != "label"} for entry in complete]
+    del document["training"]
+    for entry in [*document["originals"], *document["validation"]]:
+        entry["image"] = str((phantoms / "quality" / entry["image"]).resolve())
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    case = CASES["quality"]
+    bundle = copy_of(root / "bundles" / case.bundle, tmp_path)
+    online = {"learn_from": "originals", "samples_per_image": 2, "sample_size": 96, "cosine": True}
+    train(case, bundle, tmp_path, epochs=1, output_dir=str(tmp_path / "run"), **online)
+    assert (bundle / "models" / "model.pt").is_file()
 
 
 def test_one_epoch_from_the_command_line_leaves_weights_and_a_log(case, bundle, phantoms):

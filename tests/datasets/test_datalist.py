@@ -37,6 +37,13 @@ def test_entries_are_in_their_patients_section_with_relative_paths(tmp_path, ent
     assert load_datalist(file.parent, "test")[0]["image"] == str(tmp_path / "images" / "C.png")
 
 
+def test_originals_are_those_of_training_patients(tmp_path, entries):
+    originals = [{key: value for key, value in entry.items() if key != "label"} for entry in entries]
+    file = write_datalist(tmp_path / "list", entries, SPLITS, originals=originals, **ABOUT)
+    assert json.loads(file.read_text())["originals"] == [{"image": "../images/A.png", "patient": "A"}]
+    assert [entry["image"] for entry in load_datalist(file.parent, "originals")] == [str(tmp_path / "images" / "A.png")]
+
+
 def test_a_moved_pair_of_folders_still_works(tmp_path, entries):
     write_datalist(tmp_path / "list", entries, SPLITS, **ABOUT)
     moved = tmp_path / "moved"
