@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
+from lib.activity import Activity, person
 from lib.binding import choose_interface
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
+from lib.images import OWN_FOLDER
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs
@@ -25,7 +27,9 @@ from lib.security import install_guard
 from lib.sessions import BoundedSessions
 from lib.strategies import Random
 from lib.trainers import BundleTraining
+from lib.training_routes import install as install_training_routes
 from lib.users import read_users
+from lib.worklist import LEASE_MINUTES, Worklist
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -34,6 +38,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
 
@@ -65,6 +70,8 @@ class MammoApp(MONAILabelApp):
             description="Quality check and tumour segmentation of mammograms. Not for diagnostic use",
             version="0.1.0",
         )
+        self.worklist = self._worklist()
+        self.activity = Activity(self._records() / ".activity.jsonl", self.worklist)
         if self._server:
             self._open(self._server.app)
 
@@ -96,6 +103,39 @@ class MammoApp(MONAILabelApp):
         """Random choice."""
         seed = self.conf.get("seed")
         return {"random": Random(int(seed) if seed else None)}
+
+    def info(self) -> dict[str, Any]:
+        """MONAI Label's, with the model that is being trained first: 3D Slicer shows the first one's progress."""
+        info: dict[str, Any] = super().info()
+        stats = info["train_stats"]
+        info["train_stats"] = dict(sorted(stats.items(), key=lambda item: item[1]["started"], reverse=True))
+        return info
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The image that a strategy chooses for the person who asks, among those that nobody else has in hand.
+
+        With `next_case` true in the request it is one of a case that this person has not yet.
+
+        Raises:
+            RequestRefused: all that has no label is in other people's hands (409).
+            MONAILabelException: there is no such strategy.
+        """
+        strategy = self._strategies.get(request.get("strategy") or "random")
+        if strategy is None:
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, "there is no such strategy")
+        store, user = self.datastore(), person(request)
+        store.refresh()
+        chosen = self.worklist.choose(user, lambda part: strategy(request, part), request.get("next_case") is True)
+        if not chosen:
+            return {}
+        self.activity.note(user, "handed out", chosen["id"], strategy=request.get("strategy"))
+        return {**chosen, "path": store.get_image_uri(chosen["id"])}
+
+    def trainer(self, model: str) -> BundleTraining | None:
+        """The training of a model; None if there is no such model."""
+        task = self._trainers.get(model)
+        assert task is None or isinstance(task, BundleTraining)
+        return task
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model on an image of the datastore or of a session; never on another path.
@@ -150,12 +190,23 @@ class MammoApp(MONAILabelApp):
         choose_interface(with_tokens=bool(users))
         keep_patients_out_of_logs()
         install_endpoints(server, self)
+        install_training_routes(server, self)
         install_pages(server, users)
         install_guard(server, self.conf, users)
         install_error_handlers(server)
 
     def _load_sessions(self, load: bool = False) -> BoundedSessions | None:
         return BoundedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
+
+    def _records(self) -> Path:
+        """Where leases and the record of activity are kept: with the labels, or, of an archive, with the weights."""
+        if self.studies.startswith(("http://", "https://")):
+            return self.weights / "archives" / pseudonym(self.studies)
+        return Path(self.studies) / OWN_FOLDER
+
+    def _worklist(self) -> Worklist:
+        minutes = float(self.conf.get("lease_minutes") or LEASE_MINUTES)
+        return Worklist(self._records() / ".worklist.json", self.datastore(), minutes)
 
     def _served(self, name: str, bundle: str, **overrides: Any) -> ServedModel:
         return ServedModel(self.bundles / bundle, self.weights / f"{name}.pt", {**self._device(), **overrides})
