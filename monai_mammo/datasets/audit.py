@@ -38,9 +38,11 @@ VERSION = 1
 """Of the form of audit.json."""
 
 NOT_CHECKED = (
-    "Whether the view (CC, MLO) agrees with the pixels: no rule that we know holds for cut, rotated and dense breasts. "
-    "Where there is a DICOM header, the datalist is compared with it.",
-    "Copies that are rotated, or shifted or cropped by more than about 1 %.",
+    "The side and view of images whose chest wall or upper corner is not clear, such as breasts cut on purpose, and "
+    "views other than CC and MLO. Where there is a DICOM header, the datalist is compared with it all the same.",
+    "Copies that are cropped, moved or turned by more than a little. Of 100 copies cropped by 0.5 % of a side, or "
+    "turned by 0.5 degrees, at least 97 are found; cropped by 1 % about 80, by 2 % about 30, by 5 % hardly any; turned "
+    "by 1 degree 94, by 2 degrees hardly any; moved by 0.5 % within the frame about 25.",
     "Whether a mask outlines the right structure: look at the pictures.",
     "Text within the breast, and single marks outside it.",
 )
@@ -264,17 +266,17 @@ def _measure(work: _Work) -> None:
 
 
 def _prepared(out: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """What `prepare` wrote of source and options, and its defects as findings; nothing for other data."""
+    """What `prepare` wrote of source and options, and its defects, one finding a reason; nothing for other data."""
     file = out / "prepared.json"
     if not file.is_file():
         return {}, []
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         source = Path(str(document.get("source", "")))  # the folder's name: where it lies is not recorded
-        defects = [
-            Finding("prepared", "note", f"{defect['reason']}; {defect['action']}", (source / defect["file"],))
-            for defect in document.get("defects", [])
-        ]
+        files: dict[str, dict[Path, None]] = defaultdict(dict)
+        for defect in document.get("defects", []):
+            files[f"{defect['reason']}; {defect['action']}"][source / defect["file"]] = None
+        defects = [Finding("prepared", "note", reason, tuple(of_reason)) for reason, of_reason in files.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}, [Finding("datalist", "warning", "it is not as `prepare` writes it", (file,))]
     return {key: value for key, value in document.items() if key != "defects"}, defects

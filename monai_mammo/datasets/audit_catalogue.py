@@ -22,6 +22,20 @@ SPACING_MM = (0.02, 0.5)
 SPACING_FACTOR = 2.5
 """How far a spacing may be off the median of its list."""
 
+DISTANCE, CORRELATION = 45, 0.92
+"""Most signs (of 256) in which copies differ, and least correlation of their 64 x 64 local contrast; both must hold.
+
+Measured on 265 low-energy and 264 subtracted images of CDD-CESM and the 322 films of mini-MIAS (851 images, 361 675
+pairs, each straight and mirrored): no pair of different exposures passes both. The most alike within the distance
+correlate by 0.885 (of different patients) and 0.902 (the two breasts of one); the nearest above a correlation of 0.9
+differ in 52 signs (different patients), 43 (one patient's breasts).
+
+Share of copies found, of every second image of 587: at least 99 % with half or 0.37 of the size, 8 bits, JPEG of
+quality 30, brightness times 0.6 or 1.2, gamma 0.7 or 1.4, noise of 3 %, or turned by 0.5 degrees; 98 % with 0.1 added
+to every pixel; cropped by 0.5 % of a side 97 to 99 %, by 1 % 80 to 91 %, by 2 % 32 to 37 %, by 5 % 2 to 6 %; turned by
+1 degree 94 %, by 2 degrees 1 %; moved by 0.5 % along both sides 24 %, by 1 % 3 %.
+"""
+
 
 class Check(NamedTuple):
     """A kind of finding: what it is, why it matters, what helps."""
@@ -87,8 +101,9 @@ CHECKS: Mapping[str, Check] = {
     ),
     "near-duplicate": Check(
         "Nearly identical images",
-        "A perceptual hash (256 signs of a DCT of local contrast, at most 40 different, and a correlation of at least "
-        "0.93) says that these are one image, saved again with another brightness, size, format, or mirrored.",
+        f"A perceptual hash (256 signs of a DCT of local contrast, at most {DISTANCE} different) and the correlation "
+        f"of that contrast (at least {CORRELATION}) say that these are one image, saved again with another brightness, "
+        "size or format, slightly cropped or turned, or mirrored.",
         "Open both. If they are the same exposure, keep one.",
     ),
     "mask-empty": Check(
@@ -132,6 +147,12 @@ CHECKS: Mapping[str, Check] = {
         "In most images of this side, and of this list, the chest wall is at the other edge: the side is wrong, or "
         "the image is mirrored.",
         "Look at the image; correct `laterality`, or mirror the image and its mask.",
+    ),
+    "view": Check(
+        "Another view in the pixels",
+        "CC or MLO is told by the upper corner at the chest wall: filled by the bright pectoral muscle in an MLO, "
+        "round and dark in a CC. Only images with a clear corner are judged.",
+        "Look at the image; correct `view`.",
     ),
     "header": Check(
         "Datalist and DICOM header disagree",
@@ -204,6 +225,11 @@ class Item:
     def is_crop(self) -> bool:
         """It shows a lesion's surroundings, not a breast: what the audit knows of breasts does not apply."""
         return "region" in self.entry or ("original" in self.entry and self.mask is not None)
+
+    @property
+    def is_cut(self) -> bool:
+        """A part of the breast was cut off on purpose (`truncation`): what is left does not tell the view."""
+        return bool(self.entry.get("cause"))
 
     def text(self, key: str) -> str:
         """A value of the entry as text, empty if it is absent."""

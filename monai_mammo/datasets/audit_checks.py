@@ -34,6 +34,7 @@ def check_list(data: DataList, measures: Measures) -> Iterator[Finding]:
     yield from _masks(data, measures)
     yield from _empty_masks(data, measures)
     yield from _sides(data, measures)
+    yield from _views(data, measures)
     yield from _spacings(data, measures)
     yield from _balance(data)
 
@@ -260,6 +261,24 @@ def _sides(data: DataList, measures: Measures) -> Iterator[Finding]:
             if chest != side:
                 detail = f"{laterality}: chest wall at the {chest}, in {count} of {len(found)} at the {side}"
                 yield Finding("laterality", "warning", detail, (item.image,), (data.name,))
+
+
+def _views(data: DataList, measures: Measures) -> Iterator[Finding]:
+    """CC that show a pectoral muscle in the corner, MLO that show the round corners of a CC.
+
+    Not where the header contradicts the datalist, which is a finding of its own.
+    """
+    for item, measure in _measured(data, measures):
+        said = item.text("view")
+        if said not in ("CC", "MLO") or measure.view not in ("", said) or item.is_crop or item.is_cut:
+            continue
+        if measure.seen not in ("", said):
+            detail = f"the datalist says {said}, the pixels show {_seen(measure)}"
+            yield Finding("view", "warning", detail, (item.image,), (data.name,))
+
+
+def _seen(measure: Measure) -> str:
+    return "the pectoral muscle of an MLO" if measure.seen == "MLO" else "the round, dark corners of a CC"
 
 
 def _spacings(data: DataList, measures: Measures) -> Iterator[Finding]:

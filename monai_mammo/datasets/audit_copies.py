@@ -1,6 +1,7 @@
 """Copies among a datalist's images: identical pixels by digest, the same exposure saved again by perceptual hash.
 
-Compares what `audit_pixels` kept of each image; reads no file. Cuts and shifts of more than about 1 % are not found.
+Compares what `audit_pixels` kept of each image; reads no file. What is found of crops and turns, and what is not,
+stands with `audit_catalogue.CORRELATION`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from monai_mammo.datasets.audit_catalogue import DataList, Finding, Item, Measures
+from monai_mammo.datasets.audit_catalogue import CORRELATION, DISTANCE, DataList, Finding, Item, Measures
 from monai_mammo.datasets.audit_pixels import Measure
-
-DISTANCE, CORRELATION = 40, 0.93
-"""Most signs (of 256) in which copies differ, and least correlation of their 64 x 64 local contrast.
-
-On 611 mammograms (CDD-CESM, mini-MIAS, phantoms) no two different ones passed either limit; copies with JPEG of
-quality 30, half the size, gamma 0.7 or 1.4, or noise of 3 % passed both, but for a few in a hundred.
-"""
 
 _BLOCK = 1024
 
@@ -74,7 +68,7 @@ def find_copies(data: DataList, measures: Measures) -> Iterator[Finding]:
 
 
 def near_pairs(measures: Sequence[Measure]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Pairs (i < j) that are copies by :data:`DISTANCE` and :data:`CORRELATION`: as they are, and one mirrored.
+    """Pairs (i < j) that are copies by `DISTANCE` and `CORRELATION`: as they are, and one mirrored.
 
     Hamming distances come from matrix products of signs, a block of rows at a time: seconds for 10 000 images, in
     memory that grows with their number alone.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from monai_mammo.datasets.datalist import SECTIONS
 SHEET = 24
 """Pictures of a split's contact sheet, chosen at random (with a fixed seed) where there are more images."""
 
-PICTURES, ROWS, FILES = 200, 300, 8
-"""Most pictures and most findings shown of one check, and most files named of one finding; audit.json has all."""
+PICTURES, ROWS, FILES, MORE = 200, 300, 8, 500
+"""Most pictures and most rows shown of one check; files of a row named at once, and on request. audit.json has all."""
 
 _SEED = 0
 _MEANING: Mapping[Severity, str] = {
@@ -49,7 +51,8 @@ def _head(audit: Audit, name: str) -> str:
     else:
         verdict, kind = f"Not safe to train on: {_count(counts['error'], 'error')}.", "error"
     tiles = "".join(
-        f'<li class="tile {severity}"><a href="#{severity}"><b>{counts[severity]}</b> {plural.lower()}</a></li>'
+        f'<li class="tile {severity}"><a href="#{severity}"><b>{counts[severity]}</b> '
+        f"{severity if counts[severity] == 1 else plural.lower()}</a></li>"
         for severity, plural in _PLURAL.items()
     )
     images = len({item.image for data in audit.lists for item in data.items})
@@ -62,7 +65,8 @@ def _head(audit: Audit, name: str) -> str:
     )
     return (
         f'<header><h1>Audit of {name}</h1><p class="verdict {kind}">{verdict}</p>'
-        f'<ul class="tiles">{tiles}<li class="tile"><a href="#lists"><b>{images}</b> images</a></li>'
+        f'<ul class="tiles">{tiles}<li class="tile"><a href="#lists"><b>{images}</b> '
+        f"{'image' if images == 1 else 'images'}</a></li>"
         f'<li class="tile"><a href="#lists"><b>{len(audit.lists)}</b> '
         f"{'list' if len(audit.lists) == 1 else 'lists'}</a></li></ul>"
         f"{f'<p>Prepared with {options}.</p>' if options else ''}{remarks}</header>"
@@ -83,31 +87,65 @@ def _findings(audit: Audit) -> Iterator[str]:
 
 def _check(audit: Audit, check: str, findings: Sequence[Finding], images: Mapping[Path, Item], *, is_open: bool) -> str:
     about, severity = CHECKS[check], findings[0].severity
-    rows = "".join(_row(audit, finding) for finding in findings[:ROWS])
-    more = len(findings) - ROWS
-    files = dict.fromkeys(images[file].image for finding in findings for file in finding.files if file in images)
-    shown = [file for file in files if file in audit.pictures]
-    pictures = "".join(_figure(audit, file, images[file], "") for file in shown[:PICTURES])
+    of_one = [finding for finding in findings if len(_pictured(audit, finding.files, images)) == 1]
+    rows = [_row(audit, row, images) for row in _rows(findings)]
+    more = len(rows) - ROWS
+    details: dict[Path, dict[str, None]] = {}
+    for finding in of_one:
+        (file,) = _pictured(audit, finding.files, images)
+        details.setdefault(file, {})[finding.detail] = None
+    pictures = "".join(
+        _figure(audit, file, images[file], f"{'; '.join(said)} · {_caption(images[file])} · {file.name}")
+        for file, said in list(details.items())[:PICTURES]
+    )
     return (
         f'<details class="{severity}"{" open" if is_open else ""}><summary><h3>{escape(about.title)}</h3> '
         f'<span class="badge">{len(findings)}</span></summary>'
-        f"<p>{escape(about.explanation)}</p><p><b>What helps:</b> {escape(about.remedy)}</p>"
+        f"<p>{_coded(about.explanation)}</p><p><b>What helps:</b> {_coded(about.remedy)}</p>"
         f'<div class="scroll"><table><caption class="hidden">{escape(about.title)}</caption><thead><tr>'
         '<th scope="col">What was found</th><th scope="col">Files</th><th scope="col">Lists</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        f"{f'<p class=quiet>{more} more are in audit.json.</p>' if more > 0 else ''}"
+        f"<tbody>{''.join(rows[:ROWS])}</tbody></table></div>"
+        f"{f'<p class=quiet>{more} more rows are in audit.json.</p>' if more > 0 else ''}"
         f"{f'<div class=sheet>{pictures}</div>' if pictures else ''}"
-        f"{f'<p class=quiet>{PICTURES} of {len(shown)} pictures are shown.</p>' if len(shown) > PICTURES else ''}"
+        f"{f'<p class=quiet>{PICTURES} of {len(details)} pictures are shown.</p>' if len(details) > PICTURES else ''}"
         "</details>"
     )
 
 
-def _row(audit: Audit, finding: Finding) -> str:
-    names = [f"<code>{escape(audit.name(file))}</code>" for file in finding.files[:FILES]]
-    if len(finding.files) > FILES:
-        names.append(f"and {len(finding.files) - FILES} more")
+def _rows(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings as the table has them: those of one file each that say the same of the same lists share a row."""
+    shared: dict[object, dict[Path, None]] = {}
+    rows: dict[object, Finding] = {}
+    for finding in findings:
+        key = (finding.detail, finding.lists, finding.files if len(finding.files) != 1 else ())
+        rows.setdefault(key, finding)
+        shared.setdefault(key, {}).update(dict.fromkeys(finding.files))
+    return [replace(finding, files=tuple(shared[key])) for key, finding in rows.items()]
+
+
+def _row(audit: Audit, finding: Finding, images: Mapping[Path, Item]) -> str:
+    """A row; where a finding is about several images, such as copies, their pictures stand in it side by side."""
+    names = [f"<code>{escape(audit.name(file))}</code>" for file in finding.files]
+    files, rest = "<br>".join(names[:FILES]), names[FILES : FILES + MORE]
+    if rest:
+        last = f"<br>and {len(names) - FILES - MORE} more in audit.json" if len(names) > FILES + MORE else ""
+        files += f"<details><summary>and {len(names) - FILES} more</summary>{'<br>'.join(rest)}{last}</details>"
+    count = f' <span class="quiet">({len(names)} files)</span>' if len(names) > FILES else ""
+    pictured = _pictured(audit, finding.files, images) if len(finding.files) > 1 else []
+    pictures = "".join(_figure(audit, file, images[file], _caption(images[file])) for file in pictured[:FILES])
+    beside = f'<div class="sheet">{pictures}</div>' if len(pictured) > 1 else ""
     lists = ", ".join(escape(name) for name in finding.lists)
-    return f'<tr><th scope="row">{escape(finding.detail)}</th><td>{"<br>".join(names)}</td><td>{lists}</td></tr>'
+    return f'<tr><th scope="row">{escape(finding.detail)}{count}</th><td>{files}{beside}</td><td>{lists}</td></tr>'
+
+
+def _pictured(audit: Audit, files: Iterable[Path], images: Mapping[Path, Item]) -> list[Path]:
+    """The images of which there is a picture, each once; a mask's is its image's."""
+    return [file for file in dict.fromkeys(images[f].image for f in files if f in images) if file in audit.pictures]
+
+
+def _coded(text: str) -> str:
+    """Our own texts name commands and keys in backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _images_of(lists: Iterable[DataList]) -> dict[Path, Item]:
@@ -123,7 +161,7 @@ def _images_of(lists: Iterable[DataList]) -> dict[Path, Item]:
 
 def _lists(audit: Audit) -> str:
     tables = "".join(_table(audit, data) for data in audit.lists)
-    return f'<section id="lists"><h2>Lists</h2>{tables}</section>'
+    return f'<section id="lists"><h2>Lists</h2><div class="lists">{tables}</div></section>'
 
 
 def _table(audit: Audit, data: DataList) -> str:
@@ -187,7 +225,7 @@ def _figure(audit: Audit, file: Path, item: Item, caption: str) -> str:
 
 
 def _not_checked() -> str:
-    lines = "".join(f"<li>{escape(line)}</li>" for line in NOT_CHECKED)
+    lines = "".join(f"<li>{_coded(line)}</li>" for line in NOT_CHECKED)
     return f'<section id="not-checked"><h2>Not checked</h2><ul>{lines}</ul></section>'
 
 
@@ -233,9 +271,16 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; } caption code {
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
 th[scope=row] { font-weight: normal; } .numbers td, .numbers thead th + th { text-align: right; padding-left: 1.5rem; }
 code { font-size: .85em; overflow-wrap: anywhere; }
+.lists { display: flex; flex-wrap: wrap; gap: 0 3rem; } .lists .scroll { max-height: none; }
+td details { border: 0; padding: 0; margin: 0; background: none; } td .sheet { max-width: 44rem; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .7rem; margin: .7rem 0; }
-figure { margin: 0; } figure img { width: 100%; height: 10rem; object-fit: contain; background: #000;
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .7rem; margin: .7rem 0; }
+figure { margin: 0; } figure img { width: 100%; height: 12rem; object-fit: contain; background: #000;
   border-radius: .3rem; display: block; } figcaption { font-size: .75rem; overflow-wrap: anywhere; line-height: 1.3; }
-@media print { details, .scroll { break-inside: avoid; max-height: none; } }
+@media print {
+  :root { color-scheme: light; --ink: #000; --quiet: #444; --paper: #fff; --card: #fff; --line: #bbb; --link: #000;
+    --error: #b3261e; --warning: #8a5a00; --note: #33618c; --safe: #1b6e3c; }
+  body { padding: 0; max-width: none; font-size: .8rem; } .scroll { max-height: none; overflow: visible; }
+  figure, tr { break-inside: avoid; } h2, h3, summary { break-after: avoid; }
+  figure img { print-color-adjust: exact; height: 8rem; } .sheet { grid-template-columns: repeat(6, 1fr); } }
 """
