@@ -61,7 +61,7 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
         uid = header.sop_instance_uid or str(file)
         if uid in headers:
             defects.append(Defect(file, f"it has the SOPInstanceUID of {headers[uid].path}"))
-        elif not _who(header):
+        elif not patient_of(header):
             defects.append(Defect(file, "neither PatientID nor StudyInstanceUID says whose it is"))
         else:
             headers[uid] = header
@@ -83,6 +83,11 @@ def pseudonym(identifier: str) -> str:
     """
     key = blake2b(os.environ.get(KEY_VARIABLE, "").encode()).digest() if os.environ.get(KEY_VARIABLE) else b""
     return blake2b(identifier.encode(), digest_size=8, key=key).hexdigest()
+
+
+def patient_of(header: MammogramHeader) -> str:
+    """What tells this patient from others: PatientID, or the study where PatientID tells nobody apart; may be empty."""
+    return header.study_instance_uid if _NOBODY.fullmatch(header.patient_id) else header.patient_id
 
 
 def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]) -> MammogramHeader | None:
@@ -119,13 +124,8 @@ def _identity(file: Path) -> tuple[str, str]:
         return "", ""
 
 
-def _who(header: MammogramHeader) -> str:
-    """What tells this patient from others: PatientID, or the study where PatientID tells nobody apart."""
-    return header.study_instance_uid if _NOBODY.fullmatch(header.patient_id) else header.patient_id
-
-
 def _image(header: MammogramHeader, lesions: Sequence[SourceLesion], defects: list[Defect]) -> SourceImage:
-    if _who(header) != header.patient_id:
+    if patient_of(header) != header.patient_id:
         reason = "PatientID is empty or stands for everybody"
         defects.append(Defect(header.path, reason, "kept; its study stands for the patient"))
     attributes: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _image(header: MammogramHeader, lesions: Sequence[SourceLesion], defects: li
     }
     return SourceImage(
         image=header.path,
-        patient=pseudonym(_who(header)),
+        patient=pseudonym(patient_of(header)),
         laterality=header.laterality or "",
         view=header.view or "",
         lesions=tuple(lesions),

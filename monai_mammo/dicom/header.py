@@ -50,7 +50,8 @@ _KEYWORDS = (
     "PixelIntensityRelationshipSign", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence",
     "VOILUTFunction", "WindowCenter", "WindowWidth", "PresentationLUTShape",
 )  # fmt: skip
-_TAGS = [Tag(int(tag_for_keyword(keyword) or 0)) for keyword in _KEYWORDS]
+TAGS = [Tag(int(tag_for_keyword(keyword) or 0)) for keyword in _KEYWORDS]
+"""The attributes that are read; no other enters the program."""
 _PIXEL_GROUP = 0x7FE0
 _LARGEST_VALUE = 2**20  # bytes; no attribute of ours is longer, and a hostile length must not reserve memory
 _LARGEST_MAGNIFICATION = 5.0
@@ -146,7 +147,7 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
             raise MammogramError(
                 path, "the transfer syntax is Deflated Explicit VR Little Endian", "Convert it with dcmconv +te"
             )
-        dataset = read_partial(file, at_pixels, _LARGEST_VALUE, force=not preamble, specific_tags=_TAGS)
+        dataset = read_partial(file, at_pixels, _LARGEST_VALUE, force=not preamble, specific_tags=TAGS)
         _convert(path, dataset)
     if "TransferSyntaxUID" not in dataset.file_meta and found:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if found[0].vr is None else ExplicitVRLittleEndian

@@ -127,10 +127,11 @@ def write_segmentation(
     if not masks:
         raise MammogramError(Path(image), "there is no mask to write", "Give one, an empty one if nothing was found")
     plane, maker = plane_of(source), algorithm if method == "AUTOMATIC" else creator
+    frames = np.stack([mask != 0 for mask in masks.values()]).astype(np.uint8)
     with disable_value_validation(), refusing(image, "no segmentation can be made of its header", "Correct the header"):
         segmentation = highdicom.seg.Segmentation(
             source_images=[_skeleton(source, plane, size)],
-            pixel_array=np.stack([mask != 0 for mask in masks.values()], axis=-1)[np.newaxis].astype(np.uint8),
+            pixel_array=np.moveaxis(frames, 0, -1)[np.newaxis],
             segmentation_type="BINARY",
             segment_descriptions=[
                 _description(number, name, source, method, algorithm) for number, name in enumerate(masks, start=1)
@@ -152,6 +153,9 @@ def write_segmentation(
             content_creator_name=_person(creator) or None,
             series_description=_short(f"Segmentation {maker}".strip()),
         )
+        # highdicom 0.27 packs frames of fewer than eight pixels each on its own; PS3.5 8.1.1 leaves no gap.
+        packed = np.packbits(frames, bitorder="little").tobytes()
+        segmentation.PixelData = packed + b"\0" * (len(packed) % 2)
         _take_over(source, segmentation)
         _save(Path(path), segmentation)
     return segmentation

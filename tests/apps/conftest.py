@@ -156,7 +156,7 @@ def start_server(studies: Path, bundles: Path, folder: Path) -> Server:
     (missing / "torchvision.py").write_text("raise ImportError('the app must run without torchvision')")
     nowhere = "http://127.0.0.1:9"  # whoever calls out fails
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(missing), "OMP_NUM_THREADS": "1"}
-    environment |= {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
+    environment |= {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": "127.0.0.1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -40,7 +40,7 @@ def save(datastore: MammogramDatastore, image_id: str, boxes: dict[int, list[lis
     for value, places in boxes.items():
         for row0, column0, row1, column1 in places:
             mask[0, row0:row1, column0:column1] = value
-    file = datastore.studies.parent / "label.nii.gz"
+    file = datastore.labels.folder.parents[1] / "label.nii.gz"
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask), str(file))
     datastore.save_label(image_id, str(file), "final", info)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import zipfile
@@ -18,6 +19,7 @@ from lib.errors import RequestRefused
 from lib.strategies import Random
 from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
+from pydicom import dcmread
 
 from .conftest import blob, write_dicom
 
@@ -53,11 +55,15 @@ def test_every_image_file_has_one_readable_id(studies: Path) -> None:
     assert datastore.get_image_uri("P2-1-2-840-55") == str(studies / "P2" / "1.2.840.55")
 
 
-def test_an_images_info_tells_view_side_and_size_and_no_patient(studies: Path) -> None:
+def test_an_images_info_tells_view_side_size_and_place_in_the_study_and_no_patient(studies: Path) -> None:
     info = MammogramDatastore(studies).get_image_info("P1-2021-screening-L_CC")
     assert (info["view"], info["laterality"], info["rows"], info["columns"]) == ("CC", "L", 120, 90)
     assert info["name"] == "L_CC.dcm"
-    assert "patient" not in json.dumps(info).lower()
+    dataset = dcmread(studies / "P1" / "2021 screening" / "L_CC.dcm")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        assert info[keyword] == dataset[keyword].value
+    assert re.fullmatch("[0-9a-f]{16}", info["patient"])
+    assert not any(str(dataset[name].value) in json.dumps(info) for name in ("PatientID", "PatientName"))
 
 
 def test_a_file_without_extension_is_offered_for_download_under_one_that_viewers_know(studies: Path) -> None:
@@ -124,6 +130,8 @@ def test_an_empty_folder_is_a_datastore_without_images(tmp_path: Path) -> None:
         "label_tags": {},
         "unreadable_total": 0,
         "unreadable": [],
+        "labels_to_deliver": 0,
+        "origin_problem": None,
     }
     assert Random()({}, datastore) is None
 

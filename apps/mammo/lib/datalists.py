@@ -1,4 +1,8 @@
-"""What annotators said, as the datalists that the bundles train on. Not here: training, and the datalist's form."""
+"""What annotators said, as the datalists that the bundles train on. Not here: training, and the datalist's form.
+
+Where several readers have annotated an image, the latest final label counts, and the verdict of most of them (of as
+many for as against, the latest).
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ def lesion_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide)
 
 
 def quality_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
-    """One entry an image with an annotator's verdict (`quality` in the image's info); see :func:`_written`."""
+    """One entry an image with a verdict of annotators (`quality` in the image's info); see :func:`_written`."""
     entries = []
     for image_id in datastore.list_images():
         verdict = datastore.get_image_info(image_id).get("quality")
@@ -79,7 +83,7 @@ def _written(entries: list[Entry], kinds: list[int], folder: Path, divide: Divid
 def _image(datastore: MammogramDatastore, image_id: str) -> Entry:
     image = datastore.image(image_id)
     known = {"patient": image.patient, "laterality": image.laterality, "view": image.view}
-    return {"image": datastore.get_image_uri(image_id), **{key: value for key, value in known.items() if value}}
+    return {"image": datastore.hold_image(image_id), **{key: value for key, value in known.items() if value}}
 
 
 def _entry(datastore: MammogramDatastore, image_id: str, mask: np.ndarray, folder: Path) -> Entry:

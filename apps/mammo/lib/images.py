@@ -1,15 +1,23 @@
-"""The image files of a studies folder: which they are, and what their headers say. Not here: pixels, labels, ids."""
+"""Images as their headers describe them, and the folder that they may come from. Not here: pixels, labels, archives."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_mammo.datasets.folder import patient_of, pseudonym
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
+
+from .errors import RequestRefused
+from .files import replacing
+from .names import SAFE_NAME
 
 OWN_FOLDER = "labels"
 EXTENSIONS = (".dcm", ".dicom", ".ima", ".nii.gz", ".nii", ".nrrd", ".png", ".jpeg", ".jpg", ".tiff", ".tif")
@@ -17,39 +25,108 @@ EXTENSIONS = (".dcm", ".dicom", ".ima", ".nii.gz", ".nii", ".nrrd", ".png", ".jp
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file as its header describes it.
+    """An image as its header describes it.
 
     Args:
-        file: path relative to the studies folder, with forward slashes.
-        bytes: size of the file; with `changed` it tells whether the file is still the one examined.
-        changed: time of last modification in nanoseconds.
+        file: its name where it comes from: path below the studies folder with forward slashes, or SOPInstanceUID.
+        stamp: changes with the image, so that it tells whether the image is still the one examined.
         rows: height in pixels (0 where unreadable).
         columns: width in pixels.
         patient: pseudonym of the patient, equal for all images of one patient; the key of splits.
         view: CC, MLO, ... where the header says so.
         laterality: L or R where the header says so.
+        study: StudyInstanceUID; empty if the image is no DICOM, as are the next two.
+        series: SeriesInstanceUID.
+        sop: SOPInstanceUID.
         problem: why the image cannot be used; None if it can, as far as its header shows.
         remedy: what helps against the problem.
     """
 
     file: str
-    bytes: int
-    changed: int
+    stamp: str
     rows: int = 0
     columns: int = 0
     patient: str = ""
     view: str | None = None
     laterality: str | None = None
+    study: str = ""
+    series: str = ""
+    sop: str = ""
     problem: str | None = None
     remedy: str | None = None
 
 
-def pseudonym(patient: str) -> str:
-    """A stand-in for a patient identifier: the same for the same patient, the identifier not readable from it.
+class StudiesFolder:
+    """The images of a folder and its subfolders, in DICOM and other formats.
 
-    Whoever can list all possible identifiers can still find the one behind it: it is no anonymisation.
+    Args:
+        folder: it is made if there is none.
     """
-    return hashlib.blake2b(patient.encode(), digest_size=8).hexdigest()
+
+    name: str
+    description = "Mammograms of a local folder, one id per image file"
+    rescan_seconds = 1.0
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.name = self.folder.name
+
+    def scan(self, known: Mapping[str, ImageFile]) -> list[ImageFile]:
+        """Every image, good or bad; one that is `known` and has not changed is not read again."""
+        return [self._examined(path, known) for path in image_files(self.folder)]
+
+    def id_of(self, file: str, taken: Collection[str]) -> str:
+        """A readable id for an image's relative path, made unique by a digest of the path if another has it already.
+
+        Ids that differ in case only count as the same, since some file systems take them so.
+        """
+        bare = file[: len(file) - len(image_extension(file))]
+        readable = bare if SAFE_NAME.fullmatch(bare) else re.sub(r"[^A-Za-z0-9_]+", "-", bare)[-80:].strip("-_")
+        if readable and readable.lower() not in taken:
+            return readable
+        return f"{readable or 'image'}-{pseudonym(file)}"
+
+    def path(self, image: ImageFile) -> Path:
+        """Where the image's file is."""
+        return self.folder / image.file
+
+    def retrieve(self, image: ImageFile) -> Path:
+        """The image's file, which is here already."""
+        return self.path(image)
+
+    def hold(self, image: ImageFile) -> Path:
+        """The image's file, which stays."""
+        return self.path(image)
+
+    def add(self, image_id: str, source: Path, extension: str) -> str:
+        """Copy an image into the folder.
+
+        Returns:
+            the new image's `file`.
+
+        Raises:
+            RequestRefused: there is a file of that name (409), or it is no usable image (422).
+        """
+        target = self.folder / f"{image_id}{extension}"
+        if target.exists():
+            raise RequestRefused(409, f"there is an image '{image_id}' already", "Choose another id")
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder).resolve() / target.name
+            shutil.copyfile(source, trial)
+            examined = examine(trial, trial.parent)
+            if examined.problem:
+                raise RequestRefused(422, examined.problem, sentence(examined.remedy), target.name)
+        with replacing(target) as partial:
+            shutil.copyfile(source, partial)
+        return target.name
+
+    def store(self, file: Path) -> None:
+        """A result needs no other place than the one where it lies."""
+
+    def _examined(self, path: Path, known: Mapping[str, ImageFile]) -> ImageFile:
+        former = known.get(path.relative_to(self.folder).as_posix())
+        return former if former and former.stamp == _stamp(path) else examine(path, self.folder)
 
 
 def image_extension(name: str) -> str:
@@ -77,21 +154,44 @@ def image_files(studies: Path) -> Iterator[Path]:
 
 def examine(path: Path, studies: Path) -> ImageFile:
     """Read an image file's header; whatever is wrong with it becomes its `problem`."""
-    file, stat = path.relative_to(studies).as_posix(), path.stat()
+    file, stamp = path.relative_to(studies).as_posix(), _stamp(path)
     try:
         header = read_header(path)
     except MammogramError as error:
-        return ImageFile(file, stat.st_size, stat.st_mtime_ns, problem=error.reason, remedy=error.remedy)
+        return ImageFile(file, stamp, problem=error.reason, remedy=error.remedy)
+    return described(file, stamp, header)
+
+
+def described(file: str, stamp: str, header: MammogramHeader) -> ImageFile:
+    """An image from its header; one of no defined display is unusable. Without a PatientID the study, without a study
+    the file's name stands for the patient."""
+    stem = Path(file).name[: len(Path(file).name) - len(image_extension(file))]
+    problem = "the image is FOR PROCESSING, for which DICOM defines no display"
+    processing = header.intent == "processing"
     return ImageFile(
         file,
-        stat.st_size,
-        stat.st_mtime_ns,
+        stamp,
         rows=header.rows,
         columns=header.columns,
-        patient=pseudonym(header.patient_id or path.name[: len(path.name) - len(image_extension(path.name))]),
+        patient=pseudonym(patient_of(header) or stem),
         view=header.view,
         laterality=header.laterality,
+        study=header.study_instance_uid,
+        series=header.series_instance_uid,
+        sop=header.sop_instance_uid,
+        problem=problem if processing else None,
+        remedy="Give the FOR PRESENTATION image of the same exposure" if processing else None,
     )
+
+
+def sentence(remedy: str | None) -> str:
+    """A remedy as a sentence of its own."""
+    return f"{(remedy or 'Check the file').rstrip('.')}."
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _begins_as_dicom(path: Path) -> bool:

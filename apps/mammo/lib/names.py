@@ -1,15 +1,14 @@
-"""Names that come from outside or become file names: image ids and label tags. Not here: what they name."""
+"""Names that come from outside or become file names: label tags, unique identifiers. Not here: what they name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from enum import Enum
 
 from .errors import RequestRefused
-from .images import image_extension, pseudonym
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def safe_name(name: object, what: str) -> str:
@@ -26,13 +25,6 @@ def safe_name(name: object, what: str) -> str:
     return plain
 
 
-def new_id(file: str, taken: Collection[str]) -> str:
-    """A readable id for an image's relative path, made unique by a digest of the path if another has it already.
-
-    Ids that differ in case only count as the same, since some file systems take them so.
-    """
-    bare = file[: len(file) - len(image_extension(file))]
-    readable = bare if SAFE_NAME.fullmatch(bare) else re.sub(r"[^A-Za-z0-9_]+", "-", bare)[-80:].strip("-_")
-    if readable and readable.lower() not in taken:
-        return readable
-    return f"{readable or 'image'}-{pseudonym(file)}"
+def is_uid(text: str) -> bool:
+    """Whether a text is a DICOM unique identifier (PS3.5 9.1), and so is safe as a file's name, too."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None

@@ -1,0 +1,256 @@
+"""A DICOMweb archive as the place where images come from and results go: QIDO-RS, WADO-RS and STOW-RS (PS3.18).
+
+What an image is, its header says, as for a file; images come into a bounded cache when they are needed. Not here: ids'
+labels, and what a result holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pydicom
+import requests
+from dicomweb_client.api import DICOMwebClient
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from requests.adapters import HTTPAdapter
+
+from monai_mammo.datasets.folder import pseudonym
+from monai_mammo.dicom.errors import MammogramError, refusing
+from monai_mammo.dicom.header import TAGS, describe
+
+from .errors import RequestRefused
+from .files import replacing
+from .images import ImageFile, described
+from .names import is_uid
+
+logger = logging.getLogger(__name__)
+
+MAMMOGRAMS = {"Modality": "MG"}
+CACHE_BYTES = 20 * 2**30
+IN_USE_SECONDS = 600.0
+"""A cached file used within this time is not evicted: somebody may be reading it."""
+HELD_SECONDS = 24 * 3600.0
+"""So long a cached file stays that a training needs."""
+_TIMEOUT = (5.0, 60.0)  # s, to connect and between two bytes
+_WANTED = {f"{tag:08X}" for tag in TAGS}
+_STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
+_AGAIN = "Check that the archive runs; labels are kept here and sent later"
+
+T = TypeVar("T")
+
+
+class Archive:
+    """The images of a DICOMweb archive that match a query.
+
+    Args:
+        url: of the DICOMweb root, such as `http://127.0.0.1:8042/dicom-web`.
+        cache: folder for images that were retrieved.
+        query: QIDO-RS attributes of a study or series that images must match; those of modality MG if None.
+        cache_bytes: size that the cache is cut back to, oldest use first.
+        login: name and password for HTTP Basic authentication.
+
+    Raises:
+        ValueError: the address is none, or holds a password.
+    """
+
+    description = "Mammograms of a DICOMweb archive, one id per SOP instance"
+    rescan_seconds = 10.0
+
+    def __init__(
+        self,
+        url: str,
+        cache: Path,
+        query: Mapping[str, str] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        login: tuple[str, str] | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username or parts.password:
+            raise ValueError("the archive's address is no http(s)://host:port/path without name and password")
+        self.url, self.cache, self.query, self.cache_bytes = url.rstrip("/"), cache, query, cache_bytes
+        self.name = f"{parts.netloc}{parts.path}".rstrip("/")
+        session = requests.Session()
+        session.mount("http://", _Impatient())
+        session.mount("https://", _Impatient())
+        session.auth = login
+        self._client = DICOMwebClient(self.url, session=session)
+        self._client.set_http_retry_params(retry=False)
+        logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
+        self._evicting = threading.Lock()
+
+    def scan(self, known: Mapping[str, ImageFile]) -> list[ImageFile]:
+        """Every image that matches the query, good or bad; series that are `known` and have not grown are not asked.
+
+        Raises:
+            RequestRefused: the archive does not answer, or refuses (502, 503).
+        """
+        former = defaultdict(list)
+        for image in known.values():
+            former[image.series].append(image)
+        found: list[ImageFile] = []
+        for study, series, stamp in self._series():
+            unchanged = former[series] and all(image.stamp == stamp for image in former[series])
+            found += former[series] if unchanged else self._images(study, series, stamp)
+        return list({image.file: image for image in found}.values())
+
+    def id_of(self, file: str, taken: Collection[str]) -> str:
+        """An image's id is its SOPInstanceUID."""
+        return file
+
+    def path(self, image: ImageFile) -> Path:
+        """Where the image's file is once it has been retrieved."""
+        return self.cache / f"{image.file}.dcm"
+
+    def retrieve(self, image: ImageFile) -> Path:
+        """The image's file as the archive stores it, from the cache if it is there.
+
+        Raises:
+            RequestRefused: the archive does not answer (503) or fails (502), or what it sends is no DICOM file (422).
+        """
+        path = self.path(image)
+        try:
+            _used(path, time.time())
+        except FileNotFoundError:
+            retrieve = self._client.retrieve_instance
+            dataset = self._asked(lambda: retrieve(image.study, image.series, image.sop))
+            with replacing(path) as partial, disable_value_validation():
+                dataset.save_as(partial)  # elements that nobody touched are written as they came
+            self._evict()
+        return path
+
+    def hold(self, image: ImageFile) -> Path:
+        """As `retrieve`; the file stays for `HELD_SECONDS` whatever else is retrieved."""
+        path = self.retrieve(image)
+        _used(path, time.time() + HELD_SECONDS)
+        return path
+
+    def add(self, image_id: str, source: Path, extension: str) -> str:
+        """Refused: images enter an archive in other ways."""
+        raise RequestRefused(403, "images of an archive are not added here", "Send it to the archive itself")
+
+    def store(self, file: Path) -> None:
+        """Store a DICOM file in the archive.
+
+        Raises:
+            RequestRefused: the archive does not answer (503), or does not take it (502).
+        """
+        with disable_value_validation():
+            dataset = pydicom.dcmread(file)
+        answer = self._asked(lambda: self._client.store_instances([dataset]))
+        failed = [item.get("FailureReason") for item in answer.get("FailedSOPSequence") or []]
+        if failed:
+            raise RequestRefused(502, f"the archive did not take the result (failure reason {failed[0]})", _AGAIN)
+
+    def _series(self) -> Iterator[tuple[str, str, str]]:
+        """Study, series and stamp of every series that matches the query."""
+        search = self._client.search_for_series
+        filters = dict(MAMMOGRAMS if self.query is None else self.query)
+        fields = ["NumberOfSeriesRelatedInstances"]
+        for entry in self._asked(lambda: search(search_filters=filters, fields=fields, get_remaining=True)):
+            study, series = _text(entry, _STUDY), _text(entry, _SERIES)
+            if is_uid(study) and is_uid(series):
+                yield study, series, _text(entry, _COUNT) or self._count(study, series)
+
+    def _count(self, study: str, series: str) -> str:
+        search = self._client.search_for_instances
+        return str(len(self._asked(lambda: search(study, series, get_remaining=True))))
+
+    def _images(self, study: str, series: str, stamp: str) -> list[ImageFile]:
+        """A series' images; if the archive cannot tell, the series itself stands there with the problem."""
+        try:
+            entries = self._asked(lambda: self._client.retrieve_series_metadata(study, series))
+        except RequestRefused as error:
+            if error.status == 503:
+                raise
+            return [_unusable(series, "", study, series, f"its series cannot be read: {error.reason}")]
+        return [_image(entry, study, series, stamp) for entry in entries]
+
+    def _evict(self) -> None:
+        """Delete cached files, oldest use first, until the cache is as small as it should be."""
+        with self._evicting:
+            files = [(entry.stat(), entry) for entry in self.cache.glob("[!.]*.dcm")]
+            size = sum(stat.st_size for stat, _ in files)
+            for stat, file in sorted(files, key=lambda entry: entry[0].st_mtime):
+                if size <= self.cache_bytes or stat.st_mtime > time.time() - IN_USE_SECONDS:
+                    break
+                file.unlink(missing_ok=True)
+                size -= stat.st_size
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        with _refusals():
+            return ask()
+
+
+class _Impatient(HTTPAdapter):
+    """Gives up on an archive that does not answer, which the client library never does."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        return super().send(request, *args, **{**kwargs, "timeout": kwargs.get("timeout") or _TIMEOUT})
+
+
+def _used(path: Path, until: float) -> None:
+    """Note that a cached file is in use until then, in its time of modification."""
+    until = max(until, path.stat().st_mtime)
+    os.utime(path, (until, until))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what goes wrong between here and the archive into a refusal without address, login or content."""
+    try:
+        yield
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise RequestRefused(503, f"the archive does not answer ({type(error).__name__})", f"{_AGAIN}.") from None
+    except requests.HTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (401, 403):
+            remedy = "Set MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD."
+            raise RequestRefused(503, "the archive refuses the login", remedy) from None
+        if status in (502, 503, 504):
+            raise RequestRefused(503, f"the archive is not available (status {status})", f"{_AGAIN}.") from None
+        raise RequestRefused(502, f"the archive answers with status {status}", f"{_AGAIN}.") from None
+    except requests.RequestException as error:
+        raise RequestRefused(502, f"asking the archive failed ({type(error).__name__})", f"{_AGAIN}.") from None
+    except RequestRefused:
+        raise
+    except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
+        reason = f"what the archive sends cannot be understood ({type(error).__name__})"
+        raise RequestRefused(422, reason, "Look at the object in the archive's own viewer.") from None
+
+
+def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageFile:
+    """An instance from its metadata in DICOM JSON (PS3.18 F.2)."""
+    sop = _text(entry, _SOP)
+    if not is_uid(sop):
+        return _unusable(pseudonym(sop), stamp, study, series, "its SOPInstanceUID is none")
+    wanted = {tag: value for tag, value in entry.items() if tag.upper() in _WANTED and "BulkDataURI" not in value}
+    path = Path(sop)
+    try:
+        with disable_value_validation(), refusing(path, "its metadata cannot be read", "Send it to the archive again"):
+            dataset = FileDataset("", Dataset.from_json(wanted), file_meta=FileMetaDataset())
+            image = described(sop, stamp, describe(path, dataset))
+    except MammogramError as error:
+        return _unusable(sop, stamp, study, series, error.reason, error.remedy)
+    return image
+
+
+def _unusable(
+    file: str, stamp: str, study: str, series: str, reason: str, remedy: str = "Send it to the archive again"
+) -> ImageFile:
+    return ImageFile(file, stamp, study=study, series=series, sop=file, problem=reason, remedy=remedy)
+
+
+def _text(entry: dict[str, Any], tag: str) -> str:
+    """First value of an attribute in DICOM JSON; empty if it has none."""
+    values = entry.get(tag, {}).get("Value") or [""]
+    return str(values[0])

@@ -1,0 +1,246 @@
+"""What annotators said of images: label maps by tag, final ones of every reader, verdicts on quality.
+
+    <folder>/<tag>/<id>.<extension>, <id>.json     the label of that tag; of `final`, the latest of any reader,
+    <folder>/final/<id>.dcm                        with itself as DICOM SEG
+    <folder>/.readers/<reader>/<id>.*               the final label of a reader after whom another saved one
+    <folder>/.info/<id>.json                       verdicts, and what else clients keep of an image
+
+A label is there once its .json is. Nothing here knows where images come from, or what a mask means.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from .errors import RequestRefused
+from .files import read_json, replacing, write_json
+from .names import SAFE_NAME, safe_name
+
+FINAL = DefaultLabelTag.FINAL.value
+QUALITY_VERDICTS = ("complete", "incomplete")
+UNNAMED = "annotator"
+"""The reader of labels and verdicts from before readers were told apart."""
+
+_READERS = ".readers"
+_OWN_KEYS = ("ts", "name", "incoming", "reader", "revision", "segmentation", "segmentation_problem")
+
+
+class Labels:
+    """The labels of a folder. Its methods may be called from several threads and processes.
+
+    Args:
+        folder: it is made if there is none.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._threads = threading.RLock()
+        self._processes = FileLock(str(folder / ".labels.lock"))
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Nobody else changes a label meanwhile."""
+        with self._threads, self._processes:
+            yield
+
+    # Label maps
+
+    def tags(self) -> list[str]:
+        """Tags in use."""
+        found = (entry.name for entry in os.scandir(self.folder) if entry.is_dir())
+        return sorted(name for name in found if SAFE_NAME.fullmatch(name))
+
+    def labelled(self, tag: str) -> set[str]:
+        """Ids of the images that have a label of this tag."""
+        return {entry.name.removesuffix(".json") for entry in (self.folder / tag).glob("[!.]*.json")}
+
+    def readers(self, image_id: str) -> list[str]:
+        """Those who have saved a final label of an image, the one of the present label first."""
+        present = self.info(image_id, FINAL).get("reader")
+        others = [file.parent.name for file in (self.folder / _READERS).glob(f"*/{image_id}.json") if file.is_file()]
+        return ([present] if present else []) + sorted(set(others) - {present})
+
+    def info(self, image_id: str, tag: str, reader: str | None = None) -> dict[str, Any]:
+        """What was saved with a label: `reader`, `ts`, `name` and the client's; {} if there is no such label.
+
+        Args:
+            image_id: of the image.
+            tag: of the label.
+            reader: whose final label; the present one, whoever's, if None.
+        """
+        found = read_json(self._json(image_id, tag))
+        if found:
+            found = {"reader": UNNAMED, **found}
+        if reader is None or found.get("reader") == reader:
+            return found
+        return read_json(self._of_reader(image_id, reader)) if tag == FINAL else {}
+
+    def file(self, image_id: str, tag: str, reader: str | None = None) -> Path | None:
+        """A label's file; arguments as for `info`."""
+        info = self.info(image_id, tag, reader)
+        if not info:
+            return None
+        present = self.info(image_id, tag).get("reader") == info["reader"]
+        folder = self.folder / tag if present else self._of_reader(image_id, info["reader"]).parent
+        incoming = folder / str(info.get("incoming"))
+        return incoming if incoming.is_file() else folder / str(info["name"])
+
+    def save(
+        self, image_id: str, source: Path, extension: str, tag: str, info: dict[str, Any], reader: str
+    ) -> dict[str, Any]:
+        """Keep a label; it replaces a former one of the same tag, of the tag `final` of the same reader only.
+
+        Killed at any moment, either the former label is the present one or this is, each with its own info.
+
+        Returns:
+            its info.
+        """
+        target, record = self.folder / tag / f"{image_id}{extension}", self._json(image_id, tag)
+        with self.exclusively():
+            former, former_file = self.info(image_id, tag), self.file(image_id, tag)
+            own = self.info(image_id, tag, reader)
+            if former and tag == FINAL and former["reader"] != reader:
+                self._set_aside(image_id, former)
+            incoming = target.with_name(f".{uuid.uuid4().hex}{extension}")
+            with replacing(incoming) as partial:
+                shutil.copyfile(source, partial)
+            kept = {key: value for key, value in info.items() if key not in _OWN_KEYS}
+            kept |= {"ts": int(time.time()), "name": target.name, "reader": reader, "incoming": incoming.name}
+            kept["revision"] = int(own.get("revision", 0)) + 1
+            write_json(record, kept)
+            os.replace(incoming, target)
+            if former_file and former_file != target:
+                former_file.unlink(missing_ok=True)
+            if tag == FINAL:
+                self._discard(self._of_reader(image_id, reader))
+        return kept
+
+    def update(self, image_id: str, tag: str, info: dict[str, Any]) -> None:
+        """Add to what was saved with a label."""
+        with self.exclusively():
+            kept = {key: value for key, value in info.items() if key not in _OWN_KEYS}
+            write_json(self._json(image_id, tag), {**self.info(image_id, tag), **kept})
+
+    def remove(self, image_id: str, tag: str) -> None:
+        """Delete a label; of the tag `final`, the latest of the other readers takes its place."""
+        with self.exclusively():
+            self._discard(self._json(image_id, tag))
+            others = self.readers(image_id) if tag == FINAL else []
+            if others:
+                infos = [self.info(image_id, FINAL, reader) for reader in others]
+                latest = max(infos, key=lambda info: info.get("ts", 0))
+                self._restore(image_id, latest)
+
+    # DICOM SEG
+
+    def segmentation(self, image_id: str, reader: str) -> Path | None:
+        """A reader's final label as DICOM SEG, once it has been written."""
+        info, file = self.info(image_id, FINAL, reader), self.file(image_id, FINAL, reader)
+        written = file.with_name(f"{image_id}.dcm") if file and info.get("segmentation") else None
+        return written if written and written.is_file() else None
+
+    def set_segmentation(self, image_id: str, reader: str, revision: int, segmentation: Path, uid: str) -> bool:
+        """Put a SEG beside the label that it was made of; False if that label is no longer there."""
+        with self.exclusively():
+            info, file = self.info(image_id, FINAL, reader), self.file(image_id, FINAL, reader)
+            if file is None or info.get("revision", 0) != revision:
+                return False
+            with replacing(file.with_name(f"{image_id}.dcm")) as partial:
+                shutil.copyfile(segmentation, partial)
+            write_json(file.with_name(f"{image_id}.json"), {**info, "segmentation": uid})
+        return True
+
+    # Images
+
+    def image_info(self, image_id: str) -> dict[str, Any]:
+        """What clients keep of an image, `verdicts` by reader, and `quality`, the verdict that counts.
+
+        That is what most readers say; where as many say the one as the other, the latest verdict.
+        """
+        info = read_json(self._image_info(image_id))
+        verdicts = info.get("verdicts", {})
+        if info.get("quality") in QUALITY_VERDICTS:  # from before readers were told apart
+            verdicts = {UNNAMED: {"quality": info.pop("quality"), "ts": 0}, **verdicts}
+        if verdicts:
+            given = sorted(verdicts.values(), key=lambda verdict: verdict["ts"], reverse=True)
+            counted = Counter(verdict["quality"] for verdict in given)
+            most = max(counted.values())
+            quality = next(verdict["quality"] for verdict in given if counted[verdict["quality"]] == most)
+            info |= {"verdicts": verdicts, "quality": quality}
+        return info
+
+    def update_image_info(self, image_id: str, info: dict[str, Any], reader: str) -> None:
+        """Add to what is kept of an image; `quality` is the reader's own verdict, and None takes it back.
+
+        Raises:
+            RequestRefused: no such verdict (400).
+        """
+        given = {key: value for key, value in info.items() if key not in ("quality", "verdicts")}
+        verdict = info.get("quality")
+        if verdict not in (None, *QUALITY_VERDICTS):
+            raise RequestRefused(
+                400, f"{verdict!r} is no verdict on quality", f"Say one of {', '.join(QUALITY_VERDICTS)}"
+            )
+        with self.exclusively():
+            kept = self.image_info(image_id)
+            kept.pop("quality", None)
+            verdicts = kept.pop("verdicts", {})
+            if "quality" in info:
+                verdicts = {key: value for key, value in verdicts.items() if key != reader}
+            if verdict:
+                verdicts = {**verdicts, reader: {"quality": verdict, "ts": time.time()}}
+            write_json(self._image_info(image_id), {**kept, **given, **({"verdicts": verdicts} if verdicts else {})})
+
+    def _json(self, image_id: str, tag: str) -> Path:
+        return self.folder / tag / f"{image_id}.json"
+
+    def _of_reader(self, image_id: str, reader: str) -> Path:
+        return self.folder / _READERS / safe_name(reader, "reader") / f"{image_id}.json"
+
+    def _image_info(self, image_id: str) -> Path:
+        return self.folder / ".info" / f"{image_id}.json"
+
+    def _set_aside(self, image_id: str, former: dict[str, Any]) -> None:
+        """Copy the present final label to those of its reader; the .json comes last."""
+        aside, mask = self._of_reader(image_id, former["reader"]), self.file(image_id, FINAL)
+        segmentation = self.segmentation(image_id, former["reader"])
+        copies = [(mask, former["name"])] + ([(segmentation, segmentation.name)] if segmentation else [])
+        for source, name in copies:
+            if source:
+                with replacing(aside.with_name(name)) as partial:
+                    shutil.copyfile(source, partial)
+        write_json(aside, {key: value for key, value in former.items() if key != "incoming"})
+
+    def _restore(self, image_id: str, info: dict[str, Any]) -> None:
+        """Make a label that was set aside the present one."""
+        aside = self._of_reader(image_id, info["reader"])
+        for name in (info["name"], f"{image_id}.dcm"):
+            if aside.with_name(name).is_file():
+                with replacing(self.folder / FINAL / name) as partial:
+                    shutil.copyfile(aside.with_name(name), partial)
+        write_json(self._json(image_id, FINAL), info)
+        self._discard(aside)
+
+    def _discard(self, record: Path) -> None:
+        """Delete a label; its .json first, since without it the label is not there."""
+        info = read_json(record)
+        record.unlink(missing_ok=True)
+        for name in (info.get("name"), info.get("incoming"), f"{record.name.removesuffix('.json')}.dcm"):
+            if name:
+                record.with_name(name).unlink(missing_ok=True)

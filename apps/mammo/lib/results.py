@@ -1,0 +1,160 @@
+"""Final labels on their way to where results belong: each becomes a DICOM SEG, and goes to the archive if there is one.
+
+What is still to be done lies in files, so neither an archive that is down nor a restart loses anything; whatever goes
+wrong here, the label itself has been saved before. Not here: the label, and the form of a SEG.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from monai_mammo.datasets.folder import pseudonym
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mask
+from monai_mammo.dicom.segmentation import Method, write_segmentation
+
+from .errors import RequestRefused
+from .files import read_json, write_json
+from .images import ImageFile
+from .labels import FINAL, Labels
+
+logger = logging.getLogger(__name__)
+
+
+class Origin(Protocol):
+    """What is needed here of the place where images come from."""
+
+    def retrieve(self, image: ImageFile) -> Path:
+        """The image's file."""
+
+    def store(self, file: Path) -> None:
+        """Take a result."""
+
+
+class Results:
+    """Makes DICOM SEG of final labels and stores them.
+
+    Args:
+        labels: where the labels are.
+        origin: gives the images, and takes the results.
+        image: gives what is known of an image; raises RequestRefused if there is no such image.
+    """
+
+    def __init__(self, labels: Labels, origin: Origin, image: Callable[[str], ImageFile]) -> None:
+        self.labels, self.origin, self.image = labels, origin, image
+        self._folder = labels.folder / ".outbox"
+        self._one_at_a_time = FileLock(str(labels.folder / ".outbox.lock"))
+        self._complained: set[str] = set()
+
+    def announce(self, image_id: str, reader: str) -> None:
+        """Note that there is, or will be in a moment, a final label to be delivered."""
+        write_json(self._folder / f"{pseudonym(f'{image_id} {reader}')}.json", {"image": image_id, "reader": reader})
+
+    def waiting(self) -> int:
+        """How many labels have not arrived yet."""
+        return sum(1 for _ in self._folder.glob("[!.]*.json"))
+
+    def deliver(self) -> None:
+        """Deliver what is waiting, as far as that is possible now; at once if another thread or process is at it."""
+        if not self.waiting():
+            return
+        try:
+            with self._one_at_a_time.acquire(timeout=0):
+                for entry in sorted(self._folder.glob("[!.]*.json")):
+                    if not self._delivered(entry):
+                        return
+        except Timeout:
+            return
+
+    def deliver_in_background(self) -> threading.Thread:
+        """`deliver`, for callers who must not wait for an archive."""
+        thread = threading.Thread(target=self.deliver, name="results", daemon=True)
+        thread.start()
+        return thread
+
+    def _delivered(self, entry: Path) -> bool:
+        """Deliver one label; False if the archive is down, so that there is no use in trying the next one."""
+        waiting = read_json(entry)
+        image_id, reader = waiting["image"], waiting["reader"]
+        with self.labels.exclusively():
+            info = self.labels.info(image_id, FINAL, reader)
+            if not info:
+                entry.unlink(missing_ok=True)
+                return True
+            mask = read_mask(self.labels.file(image_id, FINAL, reader) or "")
+        sending = entry.with_name(f".{entry.stem}.dcm")
+        try:
+            image = self.image(image_id)
+            written = self._written(image_id, image, mask, info, sending)
+            if not self.labels.set_segmentation(image_id, reader, info.get("revision", 0), sending, written):
+                return True  # saved again meanwhile: the next delivery takes the new one
+            self.origin.store(sending)
+        except RequestRefused as refused:
+            self._complain(entry, f"a label waits to be delivered: {refused.reason}")
+            return refused.status != 503
+        except MammogramError as error:
+            self._complain(entry, f"a label cannot become a DICOM SEG: {error.reason}")
+        finally:
+            sending.unlink(missing_ok=True)
+        with self.labels.exclusively():
+            if self.labels.info(image_id, FINAL, reader).get("revision", 0) == info.get("revision", 0):
+                entry.unlink(missing_ok=True)
+        return True
+
+    def _written(self, image_id: str, image: ImageFile, mask: np.ndarray, info: dict[str, Any], target: Path) -> str:
+        """Write the SEG, or take the one that an earlier attempt wrote, so that no two are stored of one label.
+
+        Returns:
+            its SOPInstanceUID.
+        """
+        former = self.labels.segmentation(image_id, info["reader"])
+        if former:
+            shutil.copyfile(former, target)
+            return str(info["segmentation"])
+        written = write_segmentation(
+            target,
+            self.origin.retrieve(image),
+            named_masks(mask, info),
+            creator=info["reader"],
+            method=method_of(info),
+            algorithm=str(info.get("model") or ""),
+            instance=info.get("revision", 1),
+        )
+        return str(written.SOPInstanceUID)
+
+    def _complain(self, entry: Path, message: str) -> None:
+        if entry.stem not in self._complained:
+            logger.warning(message)
+        self._complained.add(entry.stem)
+
+
+def named_masks(mask: np.ndarray, info: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A label map's segments by name: those that `label_info` names, others by their value; without names, a tumour."""
+    names: dict[int, str] = {}
+    for entry in info.get("label_info") or []:
+        if isinstance(entry, dict) and isinstance(entry.get("idx"), int) and entry["idx"] > 0:
+            names[entry["idx"]] = str(entry.get("name") or f"label {entry['idx']}")
+    if not names:
+        return {"tumour": mask > 0}
+    for value in np.unique(mask[mask > 0]).tolist():
+        names.setdefault(value, f"label {value}")
+    masks: dict[str, np.ndarray] = {}
+    for value, name in sorted(names.items()):
+        masks[name] = masks.get(name, np.zeros(mask.shape, bool)) | (mask == value)
+    return masks
+
+
+def method_of(info: dict[str, Any]) -> Method:
+    """How a label was made: what its `method` says, else by the model that it names, else by hand."""
+    given = info.get("method")
+    if given == "SEMIAUTOMATIC":
+        return "SEMIAUTOMATIC"
+    return "AUTOMATIC" if given == "AUTOMATIC" or (given is None and info.get("model")) else "MANUAL"

@@ -1,0 +1,63 @@
+"""The app's own JSON routes for viewers, below `/mammo/`. Not here: MONAI Label's, and who may use any of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from fastapi import APIRouter, FastAPI
+
+from .datastore import MammogramDatastore
+from .errors import unknown
+from .labels import FINAL
+
+
+class HasDatastore(Protocol):
+    """What the routes need of the app."""
+
+    def datastore(self) -> Any:
+        """The mammograms and their labels."""
+
+
+def install(server: FastAPI, app: HasDatastore) -> None:
+    """Add the routes to the running server; they come before the static files that MONAI Label serves at the end."""
+    router = APIRouter(prefix="/mammo", tags=["Mammography"])
+
+    @router.get("/studies/{study}", summary="Mammograms of a study, and what was said of them")
+    def images_of_study(study: str) -> list[dict[str, Any]]:
+        """`readers` have saved a final label, the latest first; `verdict` is the one that counts of `verdicts`."""
+        return study_images(app.datastore(), study)
+
+    server.include_router(router)
+
+
+def study_images(datastore: MammogramDatastore, study: str) -> list[dict[str, Any]]:
+    """What a viewer's panel needs to know of a study's mammograms, in the order in which they are hung.
+
+    Raises:
+        RequestRefused: there is no mammogram of such a study (404).
+    """
+    images = datastore.images_of_study(study)
+    if not images:
+        raise unknown("study", study)
+    found = []
+    for image_id, image in images.items():
+        kept = datastore.labels.image_info(image_id)
+        readers = datastore.labels.readers(image_id)
+        found.append(
+            {
+                "id": image_id,
+                "study": image.study,
+                "series": image.series,
+                "sop": image.sop,
+                "view": image.view,
+                "laterality": image.laterality,
+                "rows": image.rows,
+                "columns": image.columns,
+                "problem": image.problem,
+                "labelled": bool(datastore.labels.info(image_id, FINAL)),
+                "readers": readers,
+                "verdict": kept.get("quality"),
+                "verdicts": {reader: said["quality"] for reader, said in kept.get("verdicts", {}).items()},
+            }
+        )
+    return found
