@@ -1,4 +1,4 @@
-"""Truncation on the fly: the dictionary transform around `datasets.truncation`, for training without prepared samples.
+"""Truncation on the fly: the dictionary transforms around `datasets.truncation`, for training without prepared samples.
 
 What the samples look like, and why both classes come from one chain of steps, stands there.
 """
@@ -11,31 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import RandomizableTransform
+from monai.transforms import RandomizableTransform, Transform
 from monai.utils import convert_to_numpy
 
-from monai_mammo.datasets.truncation import already_cut, complete_sample, incomplete_sample
+from monai_mammo.datasets.truncation import already_cut, breast_of, sample
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import breast_mask
 
 _KEPT = ("filename_or_obj", "view", "laterality")
 
 
-class RandTruncated(RandomizableTransform):
-    """Make a complete or an incomplete sample of a complete mammogram, and say which.
-
-    The image (1, rows, columns) in [0, 1] becomes float32 (1, size, size). Under `label_key` comes 0 or 1; `cause`,
-    `side` and `codes` (both joined by "+") and `lost` say the rest, as in `datasets.truncation.Sample`. Pixels no
-    longer have the original's geometry: the affine becomes the identity, of the metadata file, view and side are kept.
+class CompleteBreastd(Transform):
+    """Put under `breast_key` what all samples of a complete mammogram start from; it is the part worth caching.
 
     Args:
-        image_key: the mammogram.
-        label_key: where the class goes.
+        image_key: the mammogram, (1, rows, columns) in [0, 1].
         view_key: where the view (CC or MLO) is; without it, the image's metadata say.
         mask_key: (1, rows, columns) outline of the breast, if there is one; found by `breast_mask` otherwise.
-        size: rows and columns of the sample.
-        prob: of an incomplete sample.
-        cause: the one cause to use (a key of `datasets.truncation.CAUSES`); drawn if None.
+        size: rows and columns of the samples.
+        breast_key: where the result goes.
 
     Raises:
         MammogramError: the mammogram is cut already, or no sample can be made of it; names its file.
@@ -44,15 +38,60 @@ class RandTruncated(RandomizableTransform):
     def __init__(
         self,
         image_key: str = "image",
-        label_key: str = "label",
         view_key: str = "view",
         mask_key: str | None = None,
         size: int = 512,
+        breast_key: str = "breast",
+    ) -> None:
+        self.image_key, self.view_key, self.mask_key, self.breast_key = image_key, view_key, mask_key, breast_key
+        self.size = size
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the breast."""
+        d = dict(data)
+        image = d[self.image_key]
+        meta = image.meta if isinstance(image, MetaTensor) else {}
+        view = str(d.get(self.view_key) or meta.get("view", ""))
+        pixels = np.asarray(convert_to_numpy(image)[0])
+        mask = breast_mask(pixels) if self.mask_key is None else np.asarray(convert_to_numpy(d[self.mask_key])[0]) > 0
+        try:
+            cut = already_cut(mask, view)
+            if cut is not None:
+                remedy = "Leave it out: truncation needs complete mammograms"
+                raise MammogramError("mammogram", f"it is not complete as it is ({cut})", remedy)
+            d[self.breast_key] = breast_of(pixels, mask, view, self.size)
+        except MammogramError as error:
+            raise MammogramError(meta.get("filename_or_obj", "mammogram"), error.reason, error.remedy) from None
+        return d
+
+
+class RandTruncatedd(RandomizableTransform):
+    """Make a complete or an incomplete sample of a mammogram that `CompleteBreastd` has seen, and say which.
+
+    The image becomes float32 (1, size, size). Under `label_key` comes 0 or 1; `cause`, `side` and `codes` (both joined
+    by "+") and `lost` say the rest, as in `datasets.truncation.Sample`. Pixels no longer have the original's geometry:
+    the affine becomes the identity, of the metadata file, view and side are kept.
+
+    Args:
+        image_key: the mammogram.
+        label_key: where the class goes.
+        size: rows and columns of the sample, the same as of `CompleteBreastd`.
+        prob: of an incomplete sample.
+        cause: the one cause to use (a key of `datasets.truncation.CAUSES`); drawn if None.
+        breast_key: where `CompleteBreastd` put its result, which is taken out.
+    """
+
+    def __init__(
+        self,
+        image_key: str = "image",
+        label_key: str = "label",
+        size: int = 512,
         prob: float = 0.5,
         cause: str | None = None,
+        breast_key: str = "breast",
     ) -> None:
         super().__init__(prob)
-        self.image_key, self.label_key, self.view_key, self.mask_key = image_key, label_key, view_key, mask_key
+        self.image_key, self.label_key, self.breast_key = image_key, label_key, breast_key
         self.size, self.cause = size, cause
         self._seed = 0
 
@@ -64,25 +103,13 @@ class RandTruncated(RandomizableTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the image by a sample and add the truth about it."""
         d = dict(data)
-        image = d[self.image_key]
+        image, breast = d[self.image_key], d.pop(self.breast_key)
         meta = {key: image.meta[key] for key in _KEPT if key in image.meta} if isinstance(image, MetaTensor) else {}
-        view = str(d.get(self.view_key) or meta.get("view", ""))
-        pixels = np.asarray(convert_to_numpy(image)[0])
-        mask = breast_mask(pixels) if self.mask_key is None else np.asarray(convert_to_numpy(d[self.mask_key])[0]) > 0
         self.randomize()
-        generator = np.random.default_rng(self._seed)
-        try:
-            cut = already_cut(mask, view)
-            if cut is not None:
-                remedy = "Leave it out: truncation needs complete mammograms"
-                raise MammogramError("mammogram", f"it is not complete as it is ({cut})", remedy)
-            if self._do_transform:
-                sample = incomplete_sample(pixels, mask, view, generator, self.size, self.cause)
-            else:
-                sample = complete_sample(pixels, mask, view, generator, self.size)
-        except MammogramError as error:
-            raise MammogramError(meta.get("filename_or_obj", "mammogram"), error.reason, error.remedy) from None
-        d[self.image_key] = MetaTensor(torch.as_tensor(sample.pixels)[None], affine=torch.eye(4), meta=meta)
-        d[self.label_key] = sample.label
-        truth = {"cause": sample.cause, "side": sample.side, "codes": "+".join(sample.codes), "lost": sample.lost}
+        made = sample(
+            breast, np.random.default_rng(self._seed), self.size, label=int(self._do_transform), cause=self.cause
+        )
+        d[self.image_key] = MetaTensor(torch.as_tensor(made.pixels)[None], affine=torch.eye(4), meta=meta)
+        d[self.label_key] = made.label
+        truth = {"cause": made.cause, "side": made.side, "codes": "+".join(made.codes), "lost": made.lost}
         return d | truth

@@ -141,7 +141,7 @@ def complete_sample(
         MammogramError: mask empty, too small or of another shape; view unknown; pixels not all in [0, 1].
         ValueError: size below :data:`LEAST_SIZE`.
     """
-    return _sample(pixels, mask, view, generator, size, None, label=0)
+    return sample(breast_of(pixels, mask, view, size), generator, size, label=0)
 
 
 def incomplete_sample(
@@ -160,25 +160,34 @@ def incomplete_sample(
     Raises:
         MammogramError: also if the view has no such cause.
     """
-    return _sample(pixels, mask, view, generator, size, cause, label=1)
+    return sample(breast_of(pixels, mask, view, size), generator, size, label=1, cause=cause)
 
 
-def _sample(
-    pixels: np.ndarray,
-    mask: np.ndarray,
-    view: str,
-    generator: np.random.Generator,
-    size: int,
-    cause: str | None,
-    label: int,
-) -> Sample:
-    """The chain of both classes; whatever is drawn is drawn for both."""
+def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) -> Breast:
+    """What all samples of a mammogram start from; arguments and errors as of :func:`complete_sample`."""
     if view not in CAUSES:
         raise unusable("its view is neither CC nor MLO", "Leave it out, or state its view")
     if size < LEAST_SIZE:
         raise ValueError(f"a sample has at least {LEAST_SIZE} pixels a side, not {size}")
-    breast = Breast.of(pixels, mask, view, size)
-    causes = CAUSES[view]
+    return Breast.of(pixels, mask, view, size)
+
+
+def sample(
+    breast: Breast, generator: np.random.Generator, size: int = 512, *, label: int, cause: str | None = None
+) -> Sample:
+    """The chain of both classes; whatever is drawn is drawn for both.
+
+    Args:
+        breast: from :func:`breast_of`, for the same size.
+        generator: of everything random.
+        size: rows and columns of the sample.
+        label: 0 complete, 1 incomplete.
+        cause: of an incomplete sample, as of :func:`incomplete_sample`.
+
+    Raises:
+        MammogramError: the view has no such cause.
+    """
+    view, causes = breast.view, CAUSES[breast.view]
     drawn = [name for name in causes if name != "motion"][int(generator.integers(len(causes) - 1))]
     name = drawn if cause is None else cause
     if name not in causes:

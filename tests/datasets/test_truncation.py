@@ -15,7 +15,7 @@ from monai_mammo.datasets.truncation import CAUSES, LEAST_LOST, already_cut, com
 from monai_mammo.dicom import MammogramError, read_mammogram
 from monai_mammo.readers import MammogramReader
 from monai_mammo.regions import bounding_box, breast_mask
-from monai_mammo.truncation_transform import RandTruncated
+from monai_mammo.truncation_transform import CompleteBreastd, RandTruncatedd
 
 VIEWS_AND_CAUSES = [(view, cause) for view, causes in CAUSES.items() for cause in causes]
 CUTS = [(view, cause) for view, cause in VIEWS_AND_CAUSES if cause != "motion"]
@@ -317,7 +317,7 @@ def complete_phantoms(phantoms):
 
 def pipeline(seed, **options):
     load = LoadImaged("image", reader=MammogramReader, ensure_channel_first=True)
-    return Compose([load, RandTruncated(size=96, **options)]).set_random_state(seed)
+    return Compose([load, CompleteBreastd(size=96), RandTruncatedd(size=96, **options)]).set_random_state(seed)
 
 
 def test_the_transform_makes_labelled_samples_of_dicom_files_and_takes_the_view_from_them(complete_phantoms):
@@ -353,8 +353,9 @@ def test_the_transform_takes_view_and_outline_from_the_data_where_they_are(tmp_p
     mask = breast("MLO")
     Image.fromarray((uniform(mask) * 200).astype(np.uint8)).save(tmp_path / "film.png")
     loaded = LoadImaged("image", reader=MammogramReader, ensure_channel_first=True)({"image": tmp_path / "film.png"})
-    transform = RandTruncated(size=64, prob=1.0, cause="inferior", mask_key="breast")
-    assert transform(loaded | {"view": "MLO", "breast": torch.as_tensor(mask)[None]})["side"] == "bottom"
+    outlined = CompleteBreastd(size=64, mask_key="outline")
+    transform = Compose([outlined, RandTruncatedd(size=64, prob=1.0, cause="inferior")])
+    assert transform(loaded | {"view": "MLO", "outline": torch.as_tensor(mask)[None]})["side"] == "bottom"
 
 
 def test_the_transform_refuses_a_mammogram_that_is_cut_already_and_names_its_file(tmp_path):
@@ -362,6 +363,6 @@ def test_the_transform_refuses_a_mammogram_that_is_cut_already_and_names_its_fil
     Image.fromarray((uniform(mask)[:140] * 200).astype(np.uint8)).save(tmp_path / "cut.png")
     load = LoadImaged("image", reader=MammogramReader, ensure_channel_first=True)
     with pytest.raises(MammogramError, match=r"cut\.png: it is not complete as it is \(inferior\)"):
-        RandTruncated(size=64)(load({"image": tmp_path / "cut.png", "view": "MLO"}))
+        CompleteBreastd(size=64)(load({"image": tmp_path / "cut.png", "view": "MLO"}))
     with pytest.raises(MammogramError, match=r"cut\.png.*neither CC nor MLO"):
-        RandTruncated(size=64)(load({"image": tmp_path / "cut.png"}))
+        CompleteBreastd(size=64)(load({"image": tmp_path / "cut.png"}))
