@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 from lib.activity import Activity, person
+from lib.archive import folder_name, open_archive
 from lib.binding import choose_interface
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
-from lib.images import OWN_FOLDER
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs
 from lib.models import ServedModel
+from lib.routes import install as install_study_routes
 from lib.security import install_guard
 from lib.sessions import BoundedSessions
 from lib.strategies import Random
@@ -38,7 +39,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
 
@@ -52,7 +52,7 @@ class MammoApp(MONAILabelApp):
 
     Args:
         app_dir: this folder.
-        studies: the folder of images.
+        studies: the folder of images, or the address of a DICOMweb archive.
         conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
             `device` (as torch names it), `seed` (of the random strategy); each has a default.
     """
@@ -76,12 +76,15 @@ class MammoApp(MONAILabelApp):
             self._open(self._server.app)
 
     def init_datastore(self) -> Datastore:
-        """The folder of images."""
-        if self.studies.startswith(("http://", "https://")):
-            raise MONAILabelException(
-                MONAILabelError.APP_INIT_ERROR, f"{self.studies} is no folder: this app reads images of a local folder"
-            )
-        return MammogramDatastore(self.studies)
+        """The images of the studies folder, or of the archive at that address."""
+        labels = Path(self.conf["labels"]).resolve() if self.conf.get("labels") else None
+        if not self.studies.startswith(("http://", "https://")):
+            return MammogramDatastore(self.studies, labels)
+        labels = labels or Path(self.app_dir).resolve() / "data" / folder_name(self.studies)
+        try:
+            return MammogramDatastore(open_archive(self.studies, labels / ".cache", self.conf), labels)
+        except ValueError as error:
+            raise MONAILabelException(MONAILabelError.APP_INIT_ERROR, f"The archive cannot be used: {error}") from error
 
     def init_infers(self) -> dict[str, InferTask]:
         """The three models."""
@@ -191,6 +194,7 @@ class MammoApp(MONAILabelApp):
         keep_patients_out_of_logs()
         install_endpoints(server, self)
         install_training_routes(server, self)
+        install_study_routes(server, self)
         install_pages(server, users)
         install_guard(server, self.conf, users)
         install_error_handlers(server)
@@ -199,10 +203,10 @@ class MammoApp(MONAILabelApp):
         return BoundedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def _records(self) -> Path:
-        """Where leases and the record of activity are kept: with the labels, or, of an archive, with the weights."""
-        if self.studies.startswith(("http://", "https://")):
-            return self.weights / "archives" / pseudonym(self.studies)
-        return Path(self.studies) / OWN_FOLDER
+        """Where leases and the record of activity are kept: with the labels."""
+        store = self.datastore()
+        assert isinstance(store, MammogramDatastore)
+        return store.labels.folder
 
     def _worklist(self) -> Worklist:
         minutes = float(self.conf.get("lease_minutes") or LEASE_MINUTES)

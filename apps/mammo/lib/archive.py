@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections import defaultdict
@@ -15,11 +16,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pydicom
 import requests
 from dicomweb_client.api import DICOMwebClient
+from monailabel.config import settings
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from requests.adapters import HTTPAdapter
@@ -189,6 +191,36 @@ class Archive:
     def _asked(self, ask: Callable[[], T]) -> T:
         with _refusals():
             return ask()
+
+
+def open_archive(url: str, cache: Path, conf: Mapping[str, str]) -> Archive:
+    """The archive as the app's settings describe it.
+
+    Args:
+        url: of the DICOMweb root.
+        cache: folder for images that were retrieved.
+        conf: `query` (such as `Modality=MG&StudyDate=20240101-20241231`), `cache_gb`.
+
+    Raises:
+        ValueError: a setting cannot be used.
+    """
+    query = conf.get("query")
+    size = float(conf.get("cache_gb") or CACHE_BYTES / 2**30)
+    name = settings.MONAI_LABEL_DATASTORE_USERNAME or settings.MONAI_LABEL_DICOMWEB_USERNAME
+    password = settings.MONAI_LABEL_DATASTORE_PASSWORD or settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    return Archive(
+        url,
+        cache,
+        query=dict(parse_qsl(query, strict_parsing=True)) if query else None,
+        cache_bytes=int(size * 2**30),
+        login=(name, password) if name else None,
+    )
+
+
+def folder_name(url: str) -> str:
+    """A folder's name for what is kept of an archive: readable, and different for different addresses."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", url.split("://")[-1]).strip("-")
+    return f"{readable[:60]}-{pseudonym(url.rstrip('/'))}"
 
 
 class _Impatient(HTTPAdapter):
