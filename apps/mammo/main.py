@@ -17,6 +17,8 @@ from lib.archive import folder_name, open_archive
 from lib.binding import choose_interface
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
+from lib.dicomweb import install_folder
+from lib.dicomweb_proxy import install_proxy
 from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
@@ -193,6 +195,11 @@ class MammoApp(MONAILabelApp):
         choose_interface(with_tokens=bool(users))
         keep_patients_out_of_logs()
         install_endpoints(server, self)
+        if self.studies.startswith(("http://", "https://")):
+            login = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+            install_proxy(server, self.studies, login if all(login) else None)
+        else:
+            install_folder(server, Path(self.studies))
         install_training_routes(server, self)
         install_study_routes(server, self)
         install_pages(server, users)

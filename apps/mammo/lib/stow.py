@@ -1,0 +1,128 @@
+"""STOW-RS (PS3.18 10.5) for results that a viewer makes: segmentations and reports of studies that are here.
+
+They are kept below the folder of labels, each under its SOPInstanceUID; nothing that is there is replaced. Not here:
+mammograms, which come into the folder by a person's hand, and labels for training (the datastore's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import threading
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from .dicom_index import RECEIVED, UID_PATTERN, DicomIndex
+from .errors import RequestRefused
+from .files import replacing
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+REPORTS = tuple(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 50))
+MOST_PARTS = 64
+MOST_RECEIVED = 2 * 2**30
+"""Bytes of stored objects after which no more are taken."""
+# Failure reasons of PS3.4 CC.2.3 and PS3.18 I.2.
+_NO_DICOM, _NOT_THIS_CLASS, _DIFFERENT_ONE_HERE, _NO_ROOM, _OTHER_STUDY = 0xC000, 0x0122, 0x0111, 0xA700, 0xA900
+
+
+class Store:
+    """Takes objects in.
+
+    Args:
+        index: of the folder; knows the studies, and is told of what came.
+    """
+
+    def __init__(self, index: DicomIndex) -> None:
+        self.index, self.folder = index, index.own / RECEIVED
+        self._lock = threading.Lock()
+
+    def take(self, body: bytes, content_type: str, study: str | None, root: str) -> tuple[int, dict[str, Any]]:
+        """Keep the objects of a multipart body.
+
+        Args:
+            body: of the request.
+            content_type: of the request.
+            study: the only study of which objects are taken; any that is here if None.
+            root: the service's address.
+
+        Returns:
+            HTTP status (200 all, 202 some, 409 none) and the response as DICOM JSON.
+
+        Raises:
+            RequestRefused: the body is no multipart body of DICOM objects (400, 415).
+        """
+        kept, failed = [], []
+        for part in parts(body, content_type):
+            dataset, problem = self._keep(part, study)
+            item = {
+                "00081150": {"vr": "UI", "Value": [str(dataset.get("SOPClassUID", ""))]},
+                "00081155": {"vr": "UI", "Value": [str(dataset.get("SOPInstanceUID", ""))]},
+            }
+            if problem is None:
+                place = f"{root}/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
+                address = f"{place}/instances/{dataset.SOPInstanceUID}"
+                kept.append({**item, "00081190": {"vr": "UR", "Value": [address]}})
+            else:
+                failed.append({**item, "00081197": {"vr": "US", "Value": [problem]}})
+        answer: dict[str, Any] = {}
+        if failed:
+            answer["00081198"] = {"vr": "SQ", "Value": failed}
+        if kept:
+            answer["00081199"] = {"vr": "SQ", "Value": kept}
+            self.index.look_again()
+        return (200 if not failed else 202 if kept else 409), answer
+
+    def _keep(self, part: bytes, study: str | None) -> tuple[Dataset, int | None]:
+        """Keep one object; what was read of it, and the failure reason if it was not kept."""
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(part), stop_before_pixels=True)
+            found = {name: str(dataset.get(f"{name}InstanceUID", "")) for name in ("Study", "Series", "SOP")}
+        except (InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OSError):
+            return Dataset(), _NO_DICOM
+        if not all(UID_PATTERN.fullmatch(uid) and UID(uid).is_valid for uid in found.values()):
+            return Dataset(), _NO_DICOM
+        if str(dataset.get("SOPClassUID", "")) not in (*SEGMENTATIONS, *REPORTS):
+            return dataset, _NOT_THIS_CLASS
+        instances = self.index.instances()
+        if study not in (None, found["Study"]) or all(entry.study != found["Study"] for entry in instances.values()):
+            return dataset, _OTHER_STUDY
+        with self._lock:
+            target = self.folder / f"{found['SOP']}.dcm"
+            former = target if target.exists() else getattr(instances.get(found["SOP"]), "path", None)
+            if former is not None:
+                same = hashlib.sha256(former.read_bytes()).digest() == hashlib.sha256(part).digest()
+                return dataset, None if same else _DIFFERENT_ONE_HERE
+            if len(part) + sum(entry.stat().st_size for entry in self.folder.glob("*")) > MOST_RECEIVED:
+                return dataset, _NO_ROOM
+            with replacing(target) as partial:
+                partial.write_bytes(part)
+        return dataset, None
+
+
+def parts(body: bytes, content_type: str) -> list[bytes]:
+    """The contents of a multipart/related body of DICOM objects (RFC 2387).
+
+    Raises:
+        RequestRefused: it is none (415), or damaged (400).
+    """
+    boundary = re.search(r'boundary="?([^";,\s]{1,70})"?', content_type)
+    if not content_type.lower().startswith("multipart/related") or not boundary:
+        raise RequestRefused(415, "the body is not multipart/related", 'Send type="application/dicom" with a boundary')
+    limit = b"--" + boundary.group(1).encode("latin-1", "replace")
+    pieces = (b"\r\n" + body).split(b"\r\n" + limit)
+    if len(pieces) < 3 or not pieces[-1].startswith(b"--") or len(pieces) - 2 > MOST_PARTS:
+        raise RequestRefused(
+            400, f"the multipart body is damaged, or has more than {MOST_PARTS} parts", "Send it again"
+        )
+    contents = []
+    for piece in pieces[1:-1]:
+        head, blank, content = piece.partition(b"\r\n\r\n")
+        if not blank or (b"content-type" in head.lower() and b"application/dicom" not in head.lower()):
+            raise RequestRefused(415, "a part of the body is no application/dicom", "Send DICOM objects")
+        contents.append(content)
+    return contents

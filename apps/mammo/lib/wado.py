@@ -1,0 +1,201 @@
+"""Pixels of stored DICOM objects as DICOMweb sends them: frames as stored or uncompressed, whole objects, pictures.
+
+A frame is read from its place in the file; the file is not loaded. Not here: HTTP, and which object is meant.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import FileDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.header import parse
+from monai_mammo.dicom.pixels import check_layout, read_stored
+from monai_mammo.dicom.reader import read_mammogram
+
+from .accept import NATIVE
+from .errors import RequestRefused, unknown
+
+CHUNK = 2**20
+_UNDEFINED = 0xFFFFFFFF
+_PIXEL_TAG = (0x7FE0, 0x0010)
+_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+# Decoding takes memory of several times the image: not for every thread at once.
+_decoding = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
+
+
+def syntax_of(path: Path) -> UID:
+    """Transfer syntax of a file."""
+    header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+    return UID(str(header.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+
+
+def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
+    """Frames as they lie in the file, compressed if they are.
+
+    Args:
+        path: the file.
+        numbers: of the frames, from 1.
+
+    Raises:
+        RequestRefused: no such frame (404), or the file is damaged or too unusual (422).
+    """
+    with path.open("rb") as file:
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+        count = int(dataset.get("NumberOfFrames") or 1)
+        if any(not 1 <= number <= count for number in numbers):
+            raise unknown("frame", ",".join(map(str, numbers)))
+        length = _to_value(file, explicit=not syntax.is_implicit_VR)
+        try:
+            if length == _UNDEFINED:
+                places = _encapsulated(file, count)
+                return [b"".join(_at(file, *place) for place in places[number - 1]) for number in numbers]
+            if syntax not in NATIVE:
+                raise ValueError
+            return [_native(file, dataset, file.tell(), number - 1) for number in numbers]
+        except (ValueError, struct.error, IndexError):
+            raise RequestRefused(
+                422, "the pixel data are not laid out as the header says", "Export the file again", path.name
+            ) from None
+
+
+def uncompressed_frame(path: Path) -> bytes:
+    """The pixels of an object of one grey frame, decoded, little endian, in the bits that its header allocates.
+
+    Raises:
+        RequestRefused: there are several frames or colours (406), or the pixels cannot be decoded (422).
+    """
+    dataset, stored = _decoded(path)
+    if dataset.get("PixelRepresentation"):  # a viewer takes all allocated bits: the sign must fill them
+        bits = int(dataset.BitsStored)
+        signed = stored.astype(np.int32)
+        stored = np.where(signed >= 1 << (bits - 1), signed - (1 << bits), signed).astype(f"i{stored.itemsize}")
+    return stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def uncompressed_object(path: Path) -> bytes:
+    """The whole object in explicit little endian; errors as `uncompressed_frame`."""
+    pixels = uncompressed_frame(path)
+    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.is_little_endian, dataset.is_implicit_VR = True, False
+    written = io.BytesIO()
+    dataset.save_as(written, write_like_original=False)
+    return written.getvalue()
+
+
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """A file in pieces."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def picture(path: Path, format: str, largest: int | None) -> bytes:
+    """A mammogram as it is displayed, 8 bits.
+
+    Args:
+        path: the file.
+        format: "JPEG" or "PNG".
+        largest: pixels of the longer side at most; None for the image's own size.
+
+    Raises:
+        RequestRefused: the object is no mammogram that can be shown (406).
+    """
+    try:
+        with _decoding:
+            pixels = read_mammogram(path).pixels
+            step = 1 if largest is None else max(1, min(pixels.shape) // (2 * largest))
+            image = Image.fromarray((pixels[::step, ::step] * 255).round().astype(np.uint8))
+    except MammogramError as error:
+        raise RequestRefused(406, f"there is no picture of it: {error.reason}", f"{error.remedy}.") from error
+    if largest is not None:
+        image.thumbnail((largest, largest), Image.Resampling.BOX)
+    written = io.BytesIO()
+    image.save(written, format, **({"quality": 90} if format == "JPEG" else {}))
+    return written.getvalue()
+
+
+def _decoded(path: Path) -> tuple[FileDataset, np.ndarray]:
+    try:
+        with path.open("rb") as file, _decoding:
+            dataset, element = parse(path, file)
+            if int(dataset.get("NumberOfFrames") or 1) != 1:
+                raise RequestRefused(406, "several frames are sent as they are stored alone", "Accept what is stored")
+            return dataset, read_stored(path, file, dataset, check_layout(path, file, dataset, element))
+    except MammogramError as error:
+        raise RequestRefused(422, error.reason, f"{error.remedy}.", path.name) from error
+
+
+def _to_value(file: BinaryIO, explicit: bool) -> int:
+    """Go from the beginning of the pixel data element to its value; the value's length."""
+    head = file.read(12)
+    if len(head) < 12 or struct.unpack("<HH", head[:4]) != _PIXEL_TAG:
+        raise unknown("frame", "1")
+    if explicit and head[4:6] in (b"OB", b"OW"):
+        return int(struct.unpack("<L", head[8:])[0])
+    file.seek(-4, os.SEEK_CUR)
+    return int(struct.unpack("<L", head[4:8])[0])
+
+
+def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:
+    bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated)
+    first, last = index * bits, (index + 1) * bits
+    raw = _at(file, start + first // 8, -(-last // 8) - first // 8)
+    if first % 8 == 0 and bits % 8 == 0:
+        return raw
+    single = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[first % 8 :][:bits]
+    return np.packbits(single, bitorder="little").tobytes()
+
+
+def _encapsulated(file: BinaryIO, count: int) -> list[list[tuple[int, int]]]:
+    """Offset and length of every frame's fragments (PS3.5 A.4)."""
+    length = _item(file)
+    table = _at(file, file.tell(), length)
+    offsets = np.frombuffer(table, "<u4").tolist()
+    first, fragments = file.tell(), []
+    while (length := _item(file)) >= 0:
+        fragments.append((file.tell(), length))
+        file.seek(length, os.SEEK_CUR)
+    if count == 1:
+        return [fragments]
+    if len(fragments) == count:
+        return [[fragment] for fragment in fragments]
+    if len(offsets) != count:
+        raise ValueError("it is unknown which fragments make a frame")
+    starts = [first + offset + 8 for offset in offsets]
+    ends = [*starts[1:], fragments[-1][0] + 1]
+    return [[part for part in fragments if start <= part[0] < end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _item(file: BinaryIO) -> int:
+    """Length of the item that begins here, -1 at the end of all; the file is left at its value."""
+    group, element, length = struct.unpack("<HHL", file.read(8))
+    if (group, element) == _END:
+        return -1
+    if (group, element) != _ITEM or length == _UNDEFINED:
+        raise ValueError("no item")
+    return int(length)
+
+
+def _at(file: BinaryIO, offset: int, length: int) -> bytes:
+    if length > os.fstat(file.fileno()).st_size:  # before memory is taken
+        raise ValueError("the file is truncated")
+    file.seek(offset)
+    value = file.read(length)
+    if len(value) != length:
+        raise ValueError("the file is truncated")
+    return value
