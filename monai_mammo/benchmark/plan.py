@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -223,8 +224,11 @@ def command(plan: Plan, out: str) -> str:
         f"--systems {','.join(plan.systems)} --seeds {','.join(map(str, plan.seeds))}",
         f"--protocol {plan.protocol}" + (f" --mode {plan.mode}" if plan.task == "segmentation" else ""),
         "--compact" if plan.compact else "--full",
-        *(f"--epochs {value}" if name == "epochs" else f"--set {name}={value}" for name, value in plan.values.items()),
+        *(
+            f"--epochs {value}" if name == "epochs" else "--set " + shlex.quote(f"{name}={json.dumps(value)}")
+            for name, value in plan.values.items()
+        ),
         *(f"--test-data {shown(folder)}" for folder in plan.test_data.values()),
         f"--out {shown(out)}",
     ]
-    return " ".join(parts)
+    return " \\\n    ".join(parts)

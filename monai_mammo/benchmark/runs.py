@@ -23,7 +23,7 @@ from monai_mammo.benchmark.plan import Plan
 from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
 
-RECORD = "run.json"
+RECORD, COSTS, PROBE = "run.json", "costs.json", "border_probe.json"
 
 
 @dataclass(frozen=True)
@@ -127,3 +127,17 @@ def device_name() -> str:
         return torch.cuda.get_device_name()
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return f"{models[0].split(':')[1].strip()}, {len(models)} cores" if models else "CPU"
+
+
+def read_curves(folder: Path) -> dict[str, dict[int, float]]:
+    """The curves of a run that :func:`write_curves` wrote: by name, values by epoch; empty where there are none."""
+    found: dict[str, dict[int, float]] = {}
+    file = folder / "curves.csv"
+    if file.is_file():
+        with file.open(newline="") as handle:
+            for row in csv.DictReader(handle):
+                epoch = int(row.pop("epoch"))
+                for name, value in row.items():
+                    if value:
+                        found.setdefault(name, {})[epoch] = float(value)
+    return found

@@ -159,7 +159,7 @@ def froc(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     A lesion is found at a threshold if one of its marks reaches it; further marks in it count for nothing.
 
     Args:
-        records: with `candidates` ("probability:lesion", lesion 0 for none) and `lesions`, as `evaluation` writes.
+        records: with `candidates`, pairs of a probability and a lesion (0 for none), and `lesions`, their number.
 
     Returns:
         false marks an image, descending, and sensitivity (share of all lesions) for every threshold.
@@ -168,8 +168,7 @@ def froc(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     found: list[float] = []
     for record in records:
         best = [0.0] * int(record["lesions"])
-        for mark in str(record["candidates"]).split():
-            probability, lesion = float(mark.split(":")[0]), int(mark.split(":")[1])
+        for probability, lesion in record["candidates"]:
             if lesion:
                 best[lesion - 1] = max(best[lesion - 1], probability)
             else:

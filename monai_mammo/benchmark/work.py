@@ -24,13 +24,11 @@ from monai_mammo.benchmark import baselines, costs
 from monai_mammo.benchmark.children import Launch, cause, launch
 from monai_mammo.benchmark.display import Display
 from monai_mammo.benchmark.plan import OWN, Plan, bundle_values, find_bundle, settle
-from monai_mammo.benchmark.runs import Run, baselines_of, device_name, runs_of, write_curves
+from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, device_name, runs_of, write_curves
 from monai_mammo.datasets.border_probe import border_probe
 from monai_mammo.datasets.datalist import load_datalist, write_json
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.training import latest_checkpoint
-
-COSTS, PROBE = "costs.json", "border_probe.json"
 
 
 def run_benchmark(

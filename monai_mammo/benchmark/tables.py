@@ -1,0 +1,271 @@
+"""The report's tables. Shares are in per cent; "—" is what is not defined, "not run" what is not measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sklearn.metrics import brier_score_loss
+
+from monai_mammo.benchmark import papers
+from monai_mammo.benchmark.analysis import HEADLINE, Analysis, Check, Estimate, Group
+from monai_mammo.benchmark.figures import calibration_error
+from monai_mammo.benchmark.page import Table
+from monai_mammo.benchmark.results import Benchmark, Entrant
+from monai_mammo.benchmark.statistics import OPERATING_POINTS, Difference, holm
+
+PAPER_COLUMNS = {
+    "quality": {
+        "accuracy": "Accuracy",
+        "precision_incomplete": "Precision",
+        "recall_incomplete": "Recall",
+        "f1_incomplete": "F1",
+    },
+    "segmentation": {"mean_dice": "Dice, mean over lesions", "mean_iou": "IoU, mean over lesions"},
+}
+"""Columns of the papers' tables: our metric and its heading."""
+
+FURTHER = {
+    "quality": {
+        "auc_incomplete": "AUC",
+        "balanced_accuracy": "Balanced accuracy",
+        "precision_complete": "Precision of complete",
+        "recall_complete": "Recall of complete",
+        "f1_complete": "F1 of complete",
+    },
+    "segmentation": {
+        "pooled_dice": "Dice, pooled pixels",
+        "pooled_iou": "IoU, pooled pixels",
+        "two_class_mean_iou": "IoU, mean of tumour and background",
+        "missed": "Lesions without any pixel",
+        "false_alarm": "Lesion-free images with one",
+    },
+}
+DISTANCES = {"mean_hd95_mm": "HD95 (mm)", "mean_hd95_px": "HD95 (pixels)"}
+NAMES = {
+    metric: name for table in (*PAPER_COLUMNS.values(), *FURTHER.values(), DISTANCES) for metric, name in table.items()
+}
+"""Every metric's heading."""
+
+NOT_RUN, NONE = "not run", "—"
+
+
+def papers_table(analysis: Analysis) -> Table:
+    """Table 2 of paper A or table 1 of paper B with our numbers, and the paper's in a column of their own."""
+    task, columns = analysis.task, PAPER_COLUMNS[analysis.task]
+    reported = papers.REPORTED[task]
+    names = [*(name for name in papers.TITLES if name in reported)]
+    known = {entrant.name: entrant for entrant in analysis.test.entrants}
+    rows, marked = [], set()
+    for name in [*names, *(name for name in known if name not in names)]:
+        entrant = known.get(name)
+        if entrant is not None and entrant.baseline:
+            marked.add(len(rows))
+        title = entrant.title if entrant else papers.TITLES[name]
+        rows.append([title, *_measured(analysis, entrant, columns), _printed(reported.get(name, {}))])
+    head = ["System", "Seeds", *columns.values(), f"Reported, other protocol ({'/'.join(_short(task))})"]
+    caption = (
+        f"Mean over the seeds with its 95 % interval, in per cent. The last column is printed in the paper: "
+        f"{papers.PROTOCOL[task]}. Shaded rows need no network."
+    )
+    return Table(head, rows, caption, frozenset(marked))
+
+
+def further_table(analysis: Analysis) -> Table:
+    """The other metrics of the same runs."""
+    columns = dict(FURTHER[analysis.task])
+    present = {metric for seeds in analysis.metrics.values() for metrics in seeds.values() for metric in metrics}
+    columns |= {metric: name for metric, name in DISTANCES.items() if metric in present}
+    columns = {metric: name for metric, name in columns.items() if _defined_anywhere(analysis, metric)}
+    quality = analysis.task == "quality"
+    head = ["System", *columns.values(), *(("Calibration error", "Brier score") if quality else ())]
+    head.append(f"SD of {NAMES[HEADLINE[analysis.task]]} between seeds")
+    rows, marked = [], set()
+    for entrant in analysis.test.finished:
+        if entrant.baseline:
+            marked.add(len(rows))
+        cells = [_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns]
+        more = [f"{calibration_error(entrant):.3f}", f"{_brier(entrant):.3f}"] if quality else []
+        spread = analysis.estimate(entrant.name, HEADLINE[analysis.task]).between_seeds
+        rows.append([entrant.title, *cells, *more, percent(spread)])
+    return Table(head, rows, "", frozenset(marked))
+
+
+def froc_table(analysis: Analysis) -> Table:
+    """Sensitivity of whole images at fixed numbers of false marks."""
+    metrics = [f"sensitivity_at_{rate:g}" for rate in OPERATING_POINTS]
+    rows = [
+        [entrant.title, *(_cell(analysis.estimate(entrant.name, metric), metric) for metric in metrics)]
+        for entrant in analysis.test.finished
+    ]
+    marked = {row for row, entrant in enumerate(analysis.test.finished) if entrant.baseline}
+    head = ["Lesions found, at false marks per image", *(f"{rate:g}" for rate in OPERATING_POINTS)]
+    caption = "A mark is a peak of the probability; it finds the lesion that it lies in. Touching lesions count as one."
+    return Table(head, rows, caption, frozenset(marked))
+
+
+def differences_table(analysis: Analysis) -> Table | None:
+    """Every system less the reference system, on the same patients."""
+    reference = analysis.entrant(analysis.reference)
+    others = [entry for entry in analysis.test.finished if entry.name != analysis.reference]
+    if reference is None or not others or not analysis.enough_patients:
+        return None
+    metric = HEADLINE[analysis.task]
+    found = [analysis.difference(entry.name, analysis.reference, metric) for entry in others]
+    adjusted = holm([difference.p for difference in found])
+    quality = analysis.task == "quality"
+    rows, marked = [], set()
+    for entry, difference, p in zip(others, found, adjusted, strict=True):
+        if entry.baseline:
+            marked.add(len(rows))
+        cells = [points(difference), _p(difference.p), _p(p), "yes" if difference.established else "no"]
+        rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
+    head = ["System", f"{NAMES[metric]}, difference in points", "p", "p (Holm)", "Established"]
+    head += ["Right alone : reference alone", "McNemar's p"] if quality else []
+    caption = (
+        f"Each system less {reference.title}: paired bootstrap over patients (and seeds); established where the 95 % "
+        "interval leaves zero out. Holm's p allows for the number of comparisons."
+    )
+    if quality:
+        caption += " McNemar's exact test is on the verdicts of the seeds' mean probability, image by image."
+    return Table(head, rows, caption, frozenset(marked))
+
+
+def costs_table(benchmark: Benchmark, titles: dict[str, str]) -> Table | None:
+    """Parameters, multiplications, latency and throughput, as measured side by side."""
+    systems: dict[str, dict[str, float]] = benchmark.costs.get("systems", {})
+    if not systems:
+        return None
+    first = next(iter(systems.values()))
+    rows = [
+        [
+            titles.get(name, name),
+            f"{cost['parameters'] / 1e6:.2f}",
+            f"{cost['gmacs']:.2f}",
+            f"{cost['latency_ms']:.1f} ({cost['latency_ms_min']:.1f} to {cost['latency_ms_max']:.1f})",
+            f"{cost['latency_ms'] / first['latency_ms']:.2f}",
+            f"{cost['images_per_second']:.1f}",
+        ]
+        for name, cost in systems.items()
+    ]
+    rows += [[titles[name], *[NOT_RUN] * 5] for name in benchmark.plan.systems if name not in systems]
+    machine = benchmark.costs["machine"]
+    head = [
+        "System",
+        "Parameters (millions)",
+        "GMAC an image",
+        "Latency at batch 1 (ms)",
+        "Ratio",
+        f"Images a second at batch {machine['batch']}",
+    ]
+    caption = (
+        f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, {machine['precision']}; "
+        f"medians of {machine['rounds']} turns (shortest to longest), the systems taking turns in one run. "
+        "GMAC: half the operations that torch's FlopCounterMode counts in convolutions and products."
+    )
+    return Table(head, rows, caption)
+
+
+def probe_table(probe: dict[str, Any]) -> Table | None:
+    """The border-only probe of the quality data."""
+    if not probe.get("results"):
+        return None
+    rows = [
+        [
+            result["features"],
+            result["classifier"],
+            _with_interval(percent(result["balanced_accuracy"]), *map(percent, result["interval"])),
+            "must fail" if result["judged"] else "may succeed",
+        ]
+        for result in probe["results"]
+    ]
+    head = ["What is seen of the image", "Classifier", "Balanced accuracy", "Meaning"]
+    caption = "Classifiers that see only borders, by cross-validation over patients. 50 is chance."
+    return Table(head, rows, caption)
+
+
+def groups_table(groups: Sequence[Group], title: str) -> Table | None:
+    """One system by subgroup."""
+    if not groups:
+        return None
+    rows = [
+        [
+            f"{group.kind}: {group.name}",
+            str(group.images),
+            str(group.patients),
+            NAMES[group.metric],
+            _cell(group.estimate, group.metric),
+        ]
+        for group in groups
+    ]
+    caption = f"{title}. Groups are small: their intervals say how little is known of them."
+    return Table(["Group", "Entries", "Patients", "Metric", "Value"], rows, caption)
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """What must hold of the numbers."""
+    rows = [[check.what, "holds" if check.passed else "DOES NOT HOLD", check.detail or NONE] for check in checks]
+    return Table(["Check", "Result", "Detail"], rows)
+
+
+def percent(value: float) -> str:
+    """A share in per cent with one decimal."""
+    return f"{100 * value:.1f}" if math.isfinite(value) else NONE
+
+
+def points(difference: Difference) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    if not math.isfinite(difference.value):
+        return NONE
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _measured(analysis: Analysis, entrant: Entrant | None, columns: dict[str, str]) -> list[str]:
+    if entrant is None or not entrant.records:
+        state = entrant.state if entrant else NOT_RUN
+        return [state, *[NOT_RUN] * len(columns)]
+    state = NONE if entrant.baseline else entrant.state
+    return [state, *(_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns)]
+
+
+def _cell(estimate: Estimate, metric: str) -> str:
+    def shown(value: float) -> str:
+        return (f"{value:.1f}" if metric in DISTANCES else percent(value)) if math.isfinite(value) else NONE
+
+    if not (math.isfinite(estimate.value) and math.isfinite(estimate.low)):
+        return shown(estimate.value)
+    return _with_interval(*map(shown, (estimate.value, estimate.low, estimate.high)))
+
+
+def _with_interval(value: str, low: str, high: str) -> str:
+    return f"{value} [{low}, {high}]"
+
+
+def _printed(reported: Any) -> str:
+    return " / ".join(percent(value) for value in reported.values()) if reported else NONE
+
+
+def _short(task: str) -> list[str]:
+    return ["accuracy", "precision", "recall", "F1"] if task == "quality" else ["Dice", "mIoU"]
+
+
+def _defined_anywhere(analysis: Analysis, metric: str) -> bool:
+    return any(math.isfinite(m.get(metric, math.nan)) for seeds in analysis.metrics.values() for m in seeds.values())
+
+
+def _mcnemar(analysis: Analysis, entry: Entrant) -> list[str]:
+    test = analysis.mcnemar(entry.name, analysis.reference)
+    return [f"{test.only_system} : {test.only_reference}", _p(test.p)]
+
+
+def _p(value: float) -> str:
+    return NONE if not math.isfinite(value) else "< 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def _brier(entrant: Entrant) -> float:
+    found = [
+        brier_score_loss([r["label"] for r in records], [r["probability"] for r in records])
+        for records in entrant.records.values()
+    ]
+    return float(sum(found) / len(found))
