@@ -26,9 +26,10 @@ from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs
 from lib.models import ServedModel
 from lib.routes import install as install_study_routes
+from lib.scoring import Scoring
 from lib.security import install_guard
 from lib.sessions import BoundedSessions
-from lib.strategies import Random
+from lib.strategies import DESCRIPTIONS, CaseChoice
 from lib.trainers import BundleTraining
 from lib.training_routes import install as install_training_routes
 from lib.users import read_users
@@ -56,7 +57,8 @@ class MammoApp(MONAILabelApp):
         app_dir: this folder.
         studies: the folder of images, or the address of a DICOMweb archive.
         conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
-            `device` (as torch names it), `seed` (of the random strategy); each has a default.
+            `device` (as torch names it), `seed` (of the strategies), `scoring` (off: images are not scored in the
+            background); each has a default.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -76,6 +78,8 @@ class MammoApp(MONAILabelApp):
         self.activity = Activity(self._records() / ".activity.jsonl", self.worklist)
         if self._server:
             self._open(self._server.app)
+            if self.conf.get("scoring", "on") != "off":
+                self.scoring.start()
 
     def init_datastore(self) -> Datastore:
         """The images of the studies folder, or of the archive at that address."""
@@ -105,14 +109,21 @@ class MammoApp(MONAILabelApp):
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """Random choice."""
+        """Random choice, and choice by the scores that `scoring` keeps up to date."""
         seed = self.conf.get("seed")
-        return {"random": Random(int(seed) if seed else None)}
+        # The roi model has no say: it looks only where somebody has marked a lesion.
+        models = {name: self._infers[name].model for name in (SEGMENTATION, QUALITY)}
+        self.scoring = Scoring(models, self.datastore(), self._records() / ".scores.sqlite")
+        return {name: CaseChoice(name, self.scoring, int(seed) if seed else None) for name in DESCRIPTIONS}
 
     def info(self) -> dict[str, Any]:
-        """MONAI Label's, with the model that is being trained first: 3D Slicer shows the first one's progress."""
+        """MONAI Label's, with the model that is being trained first: 3D Slicer shows the first one's progress.
+
+        `active_learning` says how far the images are scored.
+        """
         info: dict[str, Any] = super().info()
         stats = info["train_stats"]
+        info["active_learning"] = self.scoring.status()
         info["train_stats"] = dict(sorted(stats.items(), key=lambda item: item[1]["started"], reverse=True))
         return info
 
