@@ -1,16 +1,24 @@
-"""Training from the server: annotations in, new weights served, the former ones safe."""
+"""Training from the server: annotations in, better weights served, the former ones safe."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
+import yaml
+from lib.datalists import whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
+from lib.history import digest
 from lib.models import ServedModel
 from lib.trainers import BundleTraining
 from main import MammoApp
@@ -19,9 +27,10 @@ from PIL import Image
 from monai_mammo.datasets.phantom import PhantomImage, read_truth, write_phantoms
 from monai_mammo.dicom.errors import MammogramError
 
-from .conftest import APP, LESION, QUALITY, SEGMENTATION, Server, start_server, stop_server
+from .conftest import APP, LESION, QUALITY, SEGMENTATION, Server, blob, start_server, stop_server, write_png
 
 VALUES = {"epochs": 1, "batch_size": 4, "num_workers": 0, "validation": 0.34}
+QUICK = {"epochs": 1, "batch_size": 2, "num_workers": 0, "validation": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +64,29 @@ def annotate(server: Server, images: list[PhantomImage]) -> None:
         server.http.put("/datastore/image/info", params={"image": image_id}, data={"info": json.dumps(verdict)})
 
 
+def wait(server: Server, *ends: str, phase: str = "") -> dict[str, Any]:
+    """Ask until the last training has come to one of these states, or its process to a phase."""
+    while True:
+        status = dict(server.http.get("/train/").json())
+        if status["status"] in ends or (phase and status.get("progress", {}).get("phase") == phase):
+            return status
+        assert status["status"] in ("SUBMITTED", "RUNNING"), status
+        time.sleep(0.2)
+
+
 def finish(server: Server) -> dict[str, Any]:
     """Wait for the training in progress; its last status."""
-    while True:
-        status = server.http.get("/train/").json()
-        if status["status"] in ("DONE", "ERROR", "STOPPED"):
-            return dict(status)
-        time.sleep(0.5)
+    return wait(server, "DONE", "ERROR", "STOPPED")
+
+
+def state(server: Server) -> dict[str, bytes]:
+    """All labels and verdicts, and the weights in service."""
+    labels = [file for file in (server.studies / "labels").glob("*/**/*") if file.is_file()]
+    return {str(file): file.read_bytes() for file in (*labels, *server.weights.glob("*.pt"))}
 
 
 @pytest.fixture(scope="module")
-def server(studies: tuple[Path, list[PhantomImage]], small_bundles: Path, tmp_path_factory: Any) -> Any:
+def server(studies: tuple[Path, list[PhantomImage]], small_bundles: Path, tmp_path_factory: Any) -> Iterator[Server]:
     """A server with bundles that have no weights yet."""
     running = start_server(studies[0], small_bundles, tmp_path_factory.mktemp("server"))
     yield running
@@ -80,23 +101,68 @@ def test_from_no_weights_and_no_labels_to_models_trained_on_what_was_annotated(
     missing = server.infer(SEGMENTATION, image_id)
     assert missing.status_code == 503
     assert "train" in missing.json()["remedy"]
+    assert server.http.post(f"/train/{SEGMENTATION}", json={"epochs": "many"}).status_code == 400
 
     assert server.http.post(f"/train/{SEGMENTATION}", json=VALUES).status_code == 200
     failed = finish(server)
     assert failed["status"] == "ERROR"
-    assert "0 patient" in "".join(failed["details"])
+    assert "0 patient" in failed["result"]["reason"]
 
     annotate(server, studies[1])
-    for model in (SEGMENTATION, QUALITY):
-        assert server.http.post(f"/train/{model}", json=VALUES).status_code == 200
-        done = finish(server)
-        assert done["status"] == "DONE", "\n".join(done["details"])
-        assert (server.weights / f"{model}.pt").is_file()
+    assert server.http.post(f"/train/{SEGMENTATION}", json=VALUES).status_code == 200
+    refused = server.http.post(f"/train/{QUALITY}", json=VALUES)
+    assert refused.status_code == 429
+    assert SEGMENTATION in refused.json()["reason"]
+    assert server.http.post(f"/train/{QUALITY}", params={"enqueue": True}, json=VALUES).status_code == 200
+    while len(done := [task for task in server.http.get("/train/?all=true").json() if "end_ts" in task]) < 3:
+        assert server.is_up()
+        time.sleep(0.2)
+    for task, model in zip(done[1:], (SEGMENTATION, QUALITY), strict=True):
+        assert task["status"] == "DONE", "\n".join(task["details"])
+        assert task["result"]["outcome"] == "accepted"
+        assert task["result"]["user"] == "annotator"
         assert server.infer(model, image_id).status_code == 200
+        history = server.http.get(f"/mammo/models/{model}/history").json()
+        assert history["serving"] == 1
+        assert history["entries"][0]["sha256"] == digest(server.weights / f"{model}.pt")
     # The third as the process does it that the server starts for a training.
     conf = {"bundles": str(small_bundles), "weights": str(server.weights), "device": "cpu"}
     MammoApp(str(APP), str(studies[0]), conf).train({"model": LESION, **VALUES})
     assert server.infer(LESION, image_id, point=[60, 40]).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_or_killed_leaves_labels_and_weights_as_they_were(
+    server: Server, studies: tuple[Path, list[PhantomImage]]
+) -> None:
+    """While it trains, progress is told; after it was stopped, none of its processes is left."""
+    annotate(server, studies[1])
+    (server.weights / f"{LESION}.pt").write_bytes(b"in service")
+    before = state(server)
+    long = {**VALUES, "epochs": 10_000, "num_workers": 1, "pretrained": False}
+    for how in ("stopped", "killed"):
+        assert server.http.post(f"/train/{SEGMENTATION}", json=long).status_code == 200
+        while (status := wait(server, phase="training"))["progress"].get("epoch", 0) < 2:
+            assert server.is_up()
+        progress = status["progress"]
+        assert progress["epochs"] == 10_000
+        assert 0 < progress["share"] < 0.1
+        assert progress["seconds_left"] > 0
+        assert 0 <= progress["metric"]["value"] <= 1
+        stats = next(iter(server.http.get("/info/").json()["train_stats"].values()))  # what 3D Slicer's bar shows
+        assert stats["total_epochs"] == 10_000
+        assert stats["epoch"] >= 2
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        training = next(process for process in processes if "monailabel.interfaces.utils.app" in process.cmdline())
+        children = training.children(recursive=True)
+        assert children, "the loader of images is a process of its own"
+        if how == "stopped":
+            assert server.http.delete("/train/").json()["status"] == "STOPPED"
+        else:
+            training.send_signal(signal.SIGKILL)
+        assert not psutil.wait_procs([training, *children], timeout=60)[1]
+        assert finish(server)["status"] == ("STOPPED" if how == "stopped" else "ERROR")
+        assert state(server) == before
 
 
 @pytest.fixture
@@ -121,6 +187,8 @@ def training(small_bundles: Path, tmp_path: Path) -> BundleTraining:
         {"learning_rate": [1]},
         {"validation": 1},
         {"seed": None},
+        {"pretrained": 1},
+        {"pretrained": "$True"},
     ],
 )
 def test_a_value_that_is_no_fitting_number_is_refused_before_anything_is_read(
@@ -157,3 +225,134 @@ def test_a_model_without_weights_says_how_to_train_it(small_bundles: Path, tmp_p
     with pytest.raises(RequestRefused, match=r"monai\.bundle run") as refused:
         model(tmp_path / "any.dcm")
     assert refused.value.status == 503
+
+
+def test_weights_that_cannot_be_loaded_say_how_to_restore_former_ones(bundles: Path, tmp_path: Path) -> None:
+    weights = tmp_path / f"{SEGMENTATION}.pt"
+    for broken in (b"torn", b""):
+        weights.write_bytes(broken)
+        with pytest.raises(RequestRefused, match="restore") as refused:
+            ServedModel(bundles / SEGMENTATION, weights, {"mode": "whole"})(tmp_path / "any.dcm")
+        assert refused.value.status == 503
+    torch.save({"another": torch.zeros(1)}, weights)
+    with pytest.raises(RequestRefused, match="restore"):
+        ServedModel(bundles / SEGMENTATION, weights, {"mode": "whole"})(tmp_path / "any.dcm")
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> MammogramDatastore:
+    """Four patients, one image each, with the lesion as final label."""
+    store = MammogramDatastore(tmp_path / "studies")
+    add_annotated(store, tmp_path, *"abcd")
+    return store
+
+
+def add_annotated(store: MammogramDatastore, folder: Path, *patients: str) -> None:
+    """Add images with their true labels to the folder."""
+    pixels, lesion = blob()
+    mask = folder / "mask.png"
+    Image.fromarray(lesion.astype(np.uint8)).save(mask)
+    for patient in patients:
+        write_png(folder / "studies" / f"{patient}.png", pixels)
+        store.refresh()
+        store.save_label(patient, str(mask), "final", {})
+
+
+@pytest.fixture
+def whole(bundles: Path, tmp_path: Path) -> BundleTraining:
+    """A training of the one-layer network whose own weights mark what is bright, which is exactly the lesion."""
+    bundle = shutil.copytree(bundles / SEGMENTATION, tmp_path / "bundles" / SEGMENTATION)
+    train, inference = (bundle / "configs" / name for name in ("train.yaml", "inference.yaml"))
+    config = yaml.safe_load(train.read_text())
+    config["network_def"] = yaml.safe_load(inference.read_text())["network_def"]
+    train.write_text(yaml.safe_dump(config, sort_keys=False))
+    weights = tmp_path / "weights" / f"{SEGMENTATION}.pt"
+    return BundleTraining(bundle, weights, whole_datalist, {"mode": "whole", "device": "$torch.device('cpu')"}, "")
+
+
+def test_weights_that_are_no_worse_are_served_and_the_run_can_be_repeated(
+    whole: BundleTraining, annotated: MammogramDatastore
+) -> None:
+    """Learning nothing from where the bundle is: the same weights."""
+    done = whole({**QUICK, "learning_rate": 0.0, "user": "ann"}, annotated)
+    assert done["outcome"] == "accepted", done
+    assert done["score"]["difference"] == 0
+    assert done["score"]["patients"] == 2
+    (record,) = whole.history.entries()
+    assert record["settings"] == {**QUICK, "learning_rate": 0.0, "seed": 0, "pretrained": True}
+    assert (record["user"], record["serving"], record["bundle"]) == ("ann", True, SEGMENTATION)
+    run = whole.history.folder / "0001"
+    config = json.loads((run / "config.json").read_text())
+    assert config["initial_weights_sha256"] == digest(whole.bundle / "models" / "model_whole.pt")
+    datalist = json.loads((run / "data" / "dataset.json").read_text())
+    assert len(datalist["validation"]) == 2
+    for entry in datalist["training"] + datalist["validation"]:
+        for key in ("image", "label"):
+            assert (run / "data" / entry[key]).is_file(), "the datalist holds where the run was moved to"
+    assert not list(run.rglob("checkpoint*"))
+
+
+def test_worse_weights_are_refused_and_kept_for_inspection(
+    whole: BundleTraining, annotated: MammogramDatastore
+) -> None:
+    done = whole({**QUICK, "learning_rate": 0.0, "pretrained": False}, annotated)
+    assert done["outcome"] == "refused"
+    assert "fell" in done["reason"]
+    assert done["score"]["served"] > 0.9
+    assert not whole.history.served.exists(), "the bundle's own weights stay in service"
+    assert whole.history.current() == 0
+    assert (whole.history.folder / "0001" / "weights.pt").is_file()
+
+
+def test_one_seed_gives_the_same_weights_to_the_bit_and_another_others(
+    whole: BundleTraining, annotated: MammogramDatastore
+) -> None:
+    values = {**QUICK, "learning_rate": 0.01, "pretrained": False}
+    for seed in (5, 5, 6):
+        whole({**values, "seed": seed}, annotated)
+    third, second, first = (entry["sha256"] for entry in whole.history.entries())
+    assert first == second != third
+
+
+def test_the_first_patients_of_validation_judge_every_later_training(
+    whole: BundleTraining, annotated: MammogramDatastore, tmp_path: Path
+) -> None:
+    def sections(number: int) -> dict[str, set[str]]:
+        text = (whole.history.folder / f"{number:04d}" / "data" / "dataset.json").read_text()
+        return {side: {entry["patient"] for entry in json.loads(text)[side]} for side in ("training", "validation")}
+
+    whole({**QUICK, "learning_rate": 0.0}, annotated)
+    add_annotated(annotated, tmp_path, *"efgh")
+    whole({**QUICK, "learning_rate": 0.0, "seed": 9}, annotated)
+    assert sections(1)["validation"] < sections(2)["validation"]
+    assert sections(1)["training"] < sections(2)["training"]
+
+
+def test_weights_in_service_that_do_not_load_give_way_and_are_kept(
+    whole: BundleTraining, annotated: MammogramDatastore
+) -> None:
+    whole.history.served.parent.mkdir()
+    whole.history.served.write_bytes(b"torn")
+    done = whole({**QUICK, "learning_rate": 0.0}, annotated)
+    assert done["outcome"] == "accepted"
+    assert "no working weights" in done["reason"]
+    assert [entry["outcome"] for entry in whole.history.entries()] == ["accepted", "found"]
+
+
+def test_a_restoration_during_a_training_is_compared_with(
+    whole: BundleTraining, annotated: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judgement holds for what is in service when the new weights are about to come, not for what was before."""
+    whole({**QUICK, "learning_rate": 0.0}, annotated)
+    served, keep = whole.history.in_service(), whole.history.keep
+    compared = []
+
+    def restored_meanwhile(record: dict[str, Any], compared_with: str | None) -> int:
+        compared.append(compared_with)
+        if len(compared) == 1:
+            whole.history.restore(0, "ann")
+        return keep(record, compared_with)
+
+    monkeypatch.setattr(whole.history, "keep", restored_meanwhile)
+    assert whole({**QUICK, "learning_rate": 0.0}, annotated)["number"] == 2
+    assert compared == [served, None]

@@ -129,10 +129,10 @@ class History:
 
     def current(self) -> int | None:
         """Number of the weights in service; None if somebody has put a file there that the history does not know."""
-        digest = self.in_service()
-        if digest is None:
+        sha256 = self.in_service()
+        if sha256 is None:
             return BUNDLES_OWN
-        same = [number for number in self._numbers() if self._recorded(number) == digest]
+        same = [number for number in self._numbers() if self._recorded(number) == sha256]
         served = [entry["number"] for entry in self._services() if entry["number"] in same]
         return served[-1] if served else same[-1] if same else None
 
@@ -146,7 +146,7 @@ class History:
                 raise RequestRefused(409, f"the weights of number {number} are not kept any more", "Choose another one")
             with replacing(self.served) as partial:
                 shutil.copyfile(weights, partial)
-                if _digest(partial) != self._recorded(number):
+                if digest(partial) != self._recorded(number):
                     raise RequestRefused(409, f"the weights of number {number} are damaged", "Choose another one")
         append_json(self.folder / "service.jsonl", {"date": now(), "number": number, "user": user})
 
@@ -178,7 +178,7 @@ class History:
         weights = folder / "weights.pt"
         with weights.open("rb") as written:
             os.fsync(written.fileno())
-        about = {"date": now(), **record, "sha256": _digest(weights), "bytes": weights.stat().st_size}
+        about = {"date": now(), **record, "sha256": digest(weights), "bytes": weights.stat().st_size}
         write_json(folder / "record.json", about)
         number = max(self._numbers(), default=0) + 1
         folder.rename(self.folder / f"{number:04d}")
@@ -213,7 +213,7 @@ class History:
         stat = file.stat()
         version = (file, stat.st_mtime_ns, stat.st_size)
         if version not in self._digests:
-            self._digests = {version: _digest(file)}
+            self._digests = {version: digest(file)}
         return self._digests[version]
 
 
@@ -222,9 +222,10 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    sha256 = hashlib.sha256()
     with file.open("rb") as opened:
-        digest = hashlib.sha256()
         while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            sha256.update(block)
+    return sha256.hexdigest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,26 @@ from monai_mammo.predictor import Predictor
 from .errors import RequestRefused
 
 logger = logging.getLogger(__name__)
+
+
+class UnloadableWeights(Exception):  # noqa: N818 - names what is at fault
+    """A file holds no weights, or those of another network."""
+
+
+def load(bundle: Path, weights: Path, overrides: dict[str, Any]) -> Predictor:
+    """A bundle with the weights of a file or, where there is no such file, with its own.
+
+    Raises:
+        FileNotFoundError: it has none of its own either.
+        UnloadableWeights: the file cannot be used.
+    """
+    own = weights if weights.is_file() else None
+    if own and not zipfile.is_zipfile(own):
+        raise UnloadableWeights(f"{own.name} is no file of weights, or a torn one")
+    try:
+        return Predictor(bundle, weights=own, overrides=overrides)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise UnloadableWeights(str(error)) from error
 
 
 class ServedModel:
@@ -45,7 +67,7 @@ class ServedModel:
 
         Raises:
             MammogramError: the image, or what is given with it, cannot be used.
-            RequestRefused: the model has no weights yet (503).
+            RequestRefused: the model has no weights yet, or none that can be loaded (503).
         """
         with self._lock:
             predictor = self._current()
@@ -58,9 +80,16 @@ class ServedModel:
         own = self.weights if self.weights.is_file() else None
         if self._predictor is None or self._loaded != _version(own or self._predictor.weights):
             try:
-                predictor = Predictor(self.bundle, weights=own, overrides=self.overrides)
+                predictor = load(self.bundle, self.weights, self.overrides)
             except FileNotFoundError as error:
                 raise RequestRefused(503, f"the model {self.weights.stem} has no weights", str(error)) from error
+            except UnloadableWeights as error:
+                logger.warning("The weights of %s in service cannot be loaded: %s", self.weights.stem, error)
+                raise RequestRefused(
+                    503,
+                    f"the weights of {self.weights.stem} in service cannot be loaded",
+                    f"Restore former ones: POST /mammo/models/{self.weights.stem}/restore",
+                ) from error
             self._predictor, self._loaded = predictor, _version(predictor.weights)
             logger.info("Serving %s with %s", self.weights.stem, predictor.weights)
         return self._predictor

@@ -8,7 +8,6 @@ process would only cost another start. Not here: a training loop, the judgement 
 from __future__ import annotations
 
 import logging
-import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,14 @@ from .datastore import MammogramDatastore
 from .errors import RequestRefused
 from .files import read_json, write_json
 from .gate import Comparison, compare
-from .history import History, ServiceChanged
+from .history import History, ServiceChanged, digest
+from .models import UnloadableWeights, load
 from .partition import Partition
 from .progress import Progress, read_progress
 
 logger = logging.getLogger(__name__)
 
 WHOLE_NUMBERS = ("epochs", "batch_size", "seed", "num_workers")
-UNLOADABLE = (RuntimeError, pickle.UnpicklingError, EOFError)
-"""What torch raises for a file that holds no weights, or those of another network."""
 
 
 class BundleTraining(TrainTask):
@@ -125,7 +123,7 @@ class BundleTraining(TrainTask):
         )
         datalist = self.make_datalist(datastore, run / "data", divide)
         start = self._in_service() if settings["pretrained"] else None
-        from_sha256 = self.history.in_service() if start else None
+        from_sha256 = digest(start.weights) if start else None
         values = {name: value for name, value in settings.items() if name not in ("validation", "pretrained")}
         values |= {**self.overrides, "initial_weights": str(start.weights) if start else ""}
         write_json(
@@ -137,6 +135,8 @@ class BundleTraining(TrainTask):
                 f"training {self.history.model} gave no weights: its validation metric was never a number. "
                 "Annotate more images of more patients"
             )
+        for checkpoint in (run / "output").glob("*.pt"):  # large, and of use to a training in progress only
+            checkpoint.unlink()
         return self._judged(run, datalist, {**about, "settings": settings, **self._version()}, progress)
 
     def _run_bundle(self, run: Path, datalist: Path, values: dict[str, Any], progress: Progress) -> None:
@@ -161,7 +161,7 @@ class BundleTraining(TrainTask):
 
     def _judged(self, run: Path, datalist: Path, record: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Compare with the weights in service, and keep the candidate with the outcome."""
-        candidate = Predictor(self.bundle, weights=run / "weights.pt", overrides=self.overrides)
+        candidate = load(self.bundle, run / "weights.pt", self.overrides)
         entries = load_datalist(datalist.parent, "validation")
         while True:
             compared_with = self.history.in_service()
@@ -175,12 +175,11 @@ class BundleTraining(TrainTask):
 
     def _in_service(self) -> Predictor | None:
         """The bundle with the weights in service; None if there are none, or none that this bundle can load."""
-        own = self.history.served if self.history.served.is_file() else None
         try:
-            return Predictor(self.bundle, weights=own, overrides=self.overrides)
+            return load(self.bundle, self.history.served, self.overrides)
         except FileNotFoundError:
             return None
-        except UNLOADABLE as error:
+        except UnloadableWeights as error:
             logger.warning("The weights of %s in service cannot be loaded: %s", self.history.model, error)
             return None
 
