@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from monai_mammo.datasets.audit import NOT_CHECKED, audit
-from monai_mammo.datasets.audit_page import SHEET, page
+from monai_mammo.datasets.audit_page import MORE, SHEET, page
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -138,3 +138,37 @@ def test_the_page_has_a_light_and_a_dark_form_and_says_what_is_not_checked(resul
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
     assert all(escape(line.split(".")[0]) in text for line in NOT_CHECKED)
+
+
+def test_hundreds_of_files_with_one_fault_share_a_row_that_names_the_first_and_unfolds_the_others(tmp_path):
+    entries = [{"image": f"gone{number}.png", "label": 0, "patient": str(number)} for number in range(600)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    result = audit(tmp_path, processes=0)
+    assert sum(finding.check == "missing" for finding in result.findings) == 600
+    read = Reading(page(result))
+    assert read.open == []
+    assert read.text.count("the image does not exist") == 1
+    for words in ("(600 files)", "gone0.png", "and 592 more", f"gone{MORE + 7}.png", "and 92 more in audit.json"):
+        assert words in read.text
+    assert "gone599.png" not in read.text
+
+
+def test_copies_stand_side_by_side_in_their_row(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 150), dtype=np.uint8)
+    for name in ("one.png", "other.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    entries = [{"image": name, "label": 0, "patient": name} for name in ("one.png", "other.png")]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    text = page(audit(tmp_path, processes=0))
+    (row,) = [row for row in text.split("<tr>") if "2 files, within training" in row]
+    assert row.split("</tr>")[0].count("<img") == 2
+
+
+@pytest.mark.parametrize("document", [{}, {"training": [], "validation": [], "test": []}])
+def test_an_empty_data_set_has_a_page_that_says_it_is_of_no_use(tmp_path, document):
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    read = Reading(page(audit(tmp_path, processes=0)))
+    assert read.open == []
+    assert "Not safe to train on: 1 error." in read.text
+    assert "training has no entry" in read.text
+    assert not read.all("img")

@@ -1,0 +1,150 @@
+"""DICOM SEG files in a hospital's tree: their segments become the lesions of the images that they name."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.segmentation import read_segment
+
+from .folder_replica import SHAPE, found_in, mammogram, said, segmentation, square
+
+
+def test_segments_become_the_lesions_of_the_image_that_they_name(tmp_path: Path) -> None:
+    left, right = mammogram(tmp_path / "left"), mammogram(tmp_path / "right", ImageLaterality="R")
+    file = tmp_path / "seg.dcm"
+    frames = [(1, right, square()), (2, right, square(20, 3, 9)), (1, left, square(0, 0, 10))]
+    segmentation(file, frames, ["Mass", "Calcification"])
+    found, defects = found_in(tmp_path)
+    lesions = {image.laterality: image.lesions for image in found}
+    assert [lesion.kind for lesion in lesions["R"]] == ["mass", "calcification"]
+    assert [lesion.name for lesion in lesions["R"]] == ["seg_1", "seg_2"]
+    assert all(lesion.union for lesion in lesions["R"]), "a segment may mark several findings of one kind"
+    for lesion, (*_, mask) in zip((*lesions["R"], *lesions["L"]), frames, strict=True):
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(lesion)).read(lesion.masks[0]), mask)
+    assert defects == []
+
+
+def test_frames_of_one_segment_and_image_are_united(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    segmentation(tmp_path / "seg", [(1, uid, square()), (1, uid, square(25, 15, 10))])
+    (image,), _ = found_in(tmp_path)
+    (lesion,) = image.lesions
+    assert lesion.read(lesion.masks[0]).sum() == 11 * 11 + 10 * 10
+
+
+def test_a_fractional_segment_counts_from_half_of_its_maximum_on(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    values = square() * 100 + square(25, 15, 10) * 49
+    options: dict[str, Any] = {"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": 100}
+    segmentation(tmp_path / "seg", [(1, uid, values.astype(np.uint8))], **options)
+    np.testing.assert_array_equal(read_segment(tmp_path / "seg", number=1, image=uid), square())
+
+
+def test_frames_that_name_no_image_take_the_one_that_the_file_names(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    segmentation(tmp_path / "seg", [(1, "", square())], whole=[uid])
+    (image,), defects = found_in(tmp_path)
+    assert len(image.lesions) == 1
+    assert defects == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "reason"),
+    [
+        ([(1, "1.2.999", square())], {}, "segment 1 outlines an image that is not among the folder's mammograms"),
+        ([], {}, "segment 1 has no frame: it outlines nothing"),
+        ([(1, "image", square())], {"types": ["Breast"]}, "segment 1 outlines anatomy (breast), no lesion"),
+        ([(1, "", square())], {}, "frame 1 refers to 0 images, not to one"),
+        ([(1, "", square())], {"whole": ["image", "1.2.999"]}, "frame 1 refers to 2 images, not to one"),
+        ([], {"types": []}, "the segmentation has no segment"),
+        (
+            [(1, "image", square())],
+            {"PerFrameFunctionalGroupsSequence": [Dataset()], "whole": ["image"]},
+            "the segmentation's header is malformed (TypeError)",
+        ),
+    ],
+)
+def test_a_segmentation_that_outlines_no_lesion_of_the_folder_is_named(
+    tmp_path: Path, frames: list[Any], options: dict[str, Any], reason: str
+) -> None:
+    uid = mammogram(tmp_path / "a")
+    file = tmp_path / "seg"
+    named = [(number, uid if image == "image" else image, mask) for number, image, mask in frames]
+    if "whole" in options:
+        options = options | {"whole": [uid if image == "image" else image for image in options["whole"]]}
+    segmentation(file, named, **options)
+    (image,), defects = found_in(tmp_path)
+    assert not image.lesions
+    assert said(defects, file) == [reason]
+
+
+def test_a_segment_without_a_marked_pixel_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    segmentation(tmp_path / "seg", [(1, uid, np.zeros(SHAPE, np.uint8))])
+    (image,), _ = found_in(tmp_path)
+    with pytest.raises(MammogramError, match="segment 1 marks no pixel"):
+        image.lesions[0].read(image.lesions[0].masks[0])
+
+
+def test_a_hostile_or_truncated_segmentation_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    segmentation(tmp_path / "huge", [(1, uid, square())], Rows=65535, Columns=65535)
+    segmentation(tmp_path / "many", [(1, uid, square())], NumberOfFrames=2_000_000_000)
+    segmentation(tmp_path / "short", [(1, uid, square())], PixelData=b"\0\0")
+    for name in ("huge", "many", "short"):
+        with pytest.raises(MammogramError):
+            read_segment(tmp_path / name, number=1, image=uid)
+
+
+def test_two_segmentations_of_one_mammogram_are_both_kept_and_a_copy_is_not(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    same = segmentation(tmp_path / "seg1", [(1, uid, square())])
+    segmentation(tmp_path / "seg2", [(1, uid, square()), (2, uid, square(20))], ["Mass", "Mass"])
+    segmentation(tmp_path / "seg3", [(1, uid, square())], SOPInstanceUID=same)
+    (image,), defects = found_in(tmp_path)
+    assert [lesion.name for lesion in image.lesions] == ["seg1_1", "seg2_1", "seg2_2"]
+    assert said(defects, tmp_path / "seg2") == [f"it outlines the same mammogram as {tmp_path / 'seg1'}"]
+    assert said(defects, tmp_path / "seg3") == [f"it has the SOPInstanceUID of {tmp_path / 'seg1'}"]
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL"])
+def test_what_highdicom_writes_reads_back(tmp_path: Path, kind: str) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    from pydicom.sr.coding import Code
+
+    study = {"StudyDate": "20240101", "StudyTime": "090000", "StudyID": "1", "AccessionNumber": "", "PatientSex": "F"}
+    mammogram(tmp_path / "a", SeriesNumber=1, InstanceNumber=1, ReferringPhysicianName="", **study)
+    source = pydicom.dcmread(tmp_path / "a")
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="tumour",
+        segmented_property_category=Code("49755003", "SCT", "Morphologically Altered Structure"),
+        segmented_property_type=Code("4147007", "SCT", "Mass"),
+        algorithm_type="MANUAL",
+    )
+    pixels = square()[None] if kind == "BINARY" else square()[None].astype(np.float32) * 0.7
+    uids = {"series_instance_uid": generate_uid(), "sop_instance_uid": generate_uid()}
+    made_by = {
+        "manufacturer": "m",
+        "manufacturer_model_name": "m",
+        "software_versions": "1",
+        "device_serial_number": "1",
+    }
+    written = highdicom.seg.Segmentation(
+        [source], pixels, kind, [segment], series_number=2, instance_number=1, **uids, **made_by
+    )
+    written.save_as(tmp_path / "seg")
+    (image,), defects = found_in(tmp_path)
+    (lesion,) = image.lesions
+    assert lesion.kind == "mass"
+    np.testing.assert_array_equal(lesion.read(lesion.masks[0]), square())
+    assert defects == []

@@ -1,0 +1,172 @@
+"""Preparation run again, interrupted, killed, in other orders: nothing is redone, lost or different."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from monai_mammo.datasets import cdd_cesm
+from monai_mammo.datasets.pool import DIED, run
+from monai_mammo.datasets.prepare import prepare
+from monai_mammo.dicom.errors import MammogramError
+
+from .conftest import contents, entries, times
+
+
+def test_a_second_run_redoes_nothing(cesm, prepared):
+    before, stamps = contents(prepared), times(prepared)
+    prepare(cdd_cesm, cesm, prepared, processes=0)
+    assert contents(prepared) == before
+    assert times(prepared) == stamps
+
+
+def test_only_what_is_missing_or_changed_is_made_again(copy, tmp_path):
+    out = tmp_path / "out"
+    prepare(cdd_cesm, copy, out, processes=0)
+    before, stamps = contents(out), times(out)
+    lost = next((out / "crops").glob("*.png"))
+    lost.unlink()
+    changed = next(entry for entry in entries(out, "quality") if entry["source"][:30] not in str(lost))["source"]
+    os.utime(copy / changed, (1, 1))
+    prepare(cdd_cesm, copy, out, processes=0)
+    after = {name: data for name, data in contents(out).items() if not name.startswith(".state")}
+    assert after == {name: data for name, data in before.items() if not name.startswith(".state")}
+    again = {name for name, stamp in times(out).items() if stamp != stamps[name]}
+    names = {Path(changed).stem, lost.name.split("-")[0] + "-" + lost.name.split("-")[1].split("_")[0]}
+    assert again
+    assert all(any(name in file for name in names) for file in again)
+
+
+def test_another_margin_changes_the_crops_and_leaves_no_file_behind(cesm, copy, tmp_path):
+    out = tmp_path / "out"
+    prepare(cdd_cesm, copy, out, task="segmentation", processes=0)
+    narrow = entries(out, "segmentation_crops")
+    prepare(cdd_cesm, copy, out, task="segmentation", margin=0.5, processes=0)
+    wide = entries(out, "segmentation_crops")
+    assert [entry["image"] for entry in narrow] == [entry["image"] for entry in wide]
+    lower_edges = [
+        (one["region"][2], two["region"][2], one["source_size"][0]) for one, two in zip(narrow, wide, strict=True)
+    ]
+    assert all(near < far or near == far == end for near, far, end in lower_edges)
+    assert not list(out.rglob("*.part"))
+
+
+def test_one_task_after_the_other_gives_what_both_together_give(cesm, prepared):
+    out = cesm.parent / "one-by-one"
+    prepare(cdd_cesm, cesm, out, task="quality", processes=0)
+    prepare(cdd_cesm, cesm, out, task="segmentation", processes=0)
+    one_by_one, together = contents(out), contents(prepared)
+    summaries = [json.loads(files.pop("prepared.json")) for files in (one_by_one, together)]
+    assert one_by_one == together
+    assert summaries[0]["counts"] == summaries[1]["counts"]
+
+
+@pytest.mark.slow
+def test_processes_and_order_do_not_matter(cesm, prepared):
+    out = cesm.parent / "parallel"
+    backwards = SimpleNamespace(
+        NAME=cdd_cesm.NAME, LICENCE=cdd_cesm.LICENCE, images=lambda *given: cdd_cesm.images(*given)[::-1]
+    )
+    prepare(cdd_cesm, cesm, out, processes=2)
+    assert contents(out) == contents(prepared)
+    prepare(backwards, cesm, cesm.parent / "backwards", processes=0)
+    pixels = {name: data for name, data in contents(cesm.parent / "backwards").items() if name.endswith(".png")}
+    assert pixels == {name: data for name, data in contents(out).items() if name.endswith(".png")}
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_taken_up_and_ends_like_an_undisturbed_one(cesm, prepared):
+    out = cesm.parent / "killed"
+    command = [
+        sys.executable,
+        "-m",
+        "monai_mammo.cli",
+        "prepare",
+        "cdd-cesm",
+        str(cesm),
+        str(out),
+        "--processes",
+        "2",
+        "--no-audit",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(list((out / ".state").glob("*.json"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers)), "the workers outlive their parent"
+    done = {file: file.stat().st_mtime_ns for file in (out / ".state").glob("*.json")}
+    assert 0 < len(done) < len(list((prepared / ".state").glob("*.json")))
+    assert not (out / "prepared.json").exists()
+    prepare(cdd_cesm, cesm, out, processes=0)
+    assert contents(out).keys() >= contents(prepared).keys()
+    assert {name: data for name, data in contents(out).items() if not name.endswith(".part")} == contents(prepared)
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in done.items())
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.is_file() else []
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_its_process_takes_no_other_with_it():
+    harmless, deadly = signal.SIGCHLD, signal.SIGKILL
+    jobs = [harmless, deadly, harmless, harmless, harmless]
+    ended = list(run(signal.raise_signal, jobs, processes=2))
+    assert sorted(ended, key=str) == sorted([(deadly, DIED), *[(harmless, "")] * 4], key=str)
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_process_is_a_defect_and_the_others_are_prepared(cesm, tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\ndef read(image):\n    os._exit(9)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import deadly  # type: ignore[import-not-found]
+
+    listed = cdd_cesm.images(cesm, [])
+    listed[2] = replace(listed[2], read=deadly.read)
+    module = SimpleNamespace(NAME="deadly", LICENCE="", images=lambda source, defects: listed)
+    result = prepare(module, cesm, tmp_path / "out", task="quality", processes=2)
+    assert [defect for defect in result.defects if defect.reason == DIED] == [
+        defect for defect in result.defects if defect.file == listed[2].image
+    ]
+    assert sum(result.counts["quality"].values()) == 2 * (len(listed) - 1)
+
+
+def test_an_image_that_was_damaged_is_tried_again(copy, tmp_path):
+    image = sorted((copy / "images").iterdir())[0]
+    good, stamp = image.read_bytes(), image.stat()
+    image.write_bytes(b"\0" * len(good))
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    out = tmp_path / "out"
+    assert any(defect.file == image for defect in prepare(cdd_cesm, copy, out, task="quality", processes=0).defects)
+    image.write_bytes(good)
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert not any(defect.file == image for defect in prepare(cdd_cesm, copy, out, task="quality", processes=0).defects)
+
+
+def test_another_seed_or_data_set_into_the_same_folder_is_refused(cesm, prepared, tmp_path):
+    before = contents(prepared)
+    with pytest.raises(MammogramError, match=r"prepared from CDD-CESM with seed 0\. Give a new folder"):
+        prepare(cdd_cesm, cesm, prepared, seed=1, processes=0)
+    other = SimpleNamespace(NAME="other", LICENCE="", images=cdd_cesm.images)
+    with pytest.raises(MammogramError, match="prepared from CDD-CESM"):
+        prepare(other, cesm, prepared, processes=0)
+    assert contents(prepared) == before

@@ -1,0 +1,117 @@
+"""Preparation of data with defects in: each ends in a line that names file and reason, none in a trace."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from monai_mammo.cli import app
+from monai_mammo.datasets import cdd_cesm
+from monai_mammo.datasets.prepare import prepare
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mask
+
+from .conftest import entries, module_of
+
+
+def test_bad_files_end_in_lines_that_name_file_and_reason(copy, tmp_path):
+    images, masks = sorted((copy / "images").iterdir()), copy / "masks"
+    images[0].write_bytes(images[0].read_bytes()[:400])
+    images[1].write_text("no image")
+    images[2].unlink()
+    with_lesion = [file for file in images[3:] if read_mask(masks / f"{file.stem}.png").any()]
+    (masks / f"{with_lesion[0].stem}.png").unlink()
+    Image.fromarray(np.full((320, 128), 255, np.uint8)).save(masks / f"{with_lesion[1].stem}.png")
+    shutil.copy(images[-1], masks / f"{with_lesion[2].stem}.png")
+    result = CliRunner().invoke(
+        app, ["prepare", "cdd-cesm", str(copy), str(tmp_path / "out"), "--processes", "0"], env={"COLUMNS": "400"}
+    )
+    assert "Traceback" not in result.output
+    lines = result.output.splitlines()
+    for file, reason in (
+        (images[0], "damaged or unreadable"),
+        (images[1], "neither DICOM nor PNG"),
+        (images[2], "does not exist"),
+        (masks / f"{with_lesion[0].stem}.png", "does not exist"),
+        (masks / f"{with_lesion[1].stem}.png", "another aspect ratio"),
+        (masks / f"{with_lesion[2].stem}.png", "grey levels"),
+    ):
+        assert any(line.startswith(str(file)) and reason in line for line in lines), (file, reason)
+    known = json.loads((tmp_path / "out" / "prepared.json").read_text())["defects"]
+    assert {"file": f"images/{images[1].name}", "action": "left out"}.items() <= {
+        key: value
+        for defect in known
+        if images[1].name in defect["file"]
+        for key, value in defect.items()
+        if key != "reason"
+    }.items()
+
+
+def test_unusable_places_are_refused(cesm, tmp_path):
+    with pytest.raises(MammogramError, match="inside the data set"):
+        prepare(cdd_cesm, cesm, cesm / "prepared", processes=0)
+    with pytest.raises(MammogramError, match="no such folder"):
+        prepare(cdd_cesm, tmp_path / "gone", tmp_path / "out", processes=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MammogramError, match="it is a file"):
+        prepare(cdd_cesm, cesm, tmp_path / "file", processes=0)
+    result = CliRunner().invoke(app, ["prepare", "cdd-cesm", str(tmp_path), str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "error:" in result.output
+
+
+def test_without_an_outline_and_not_called_normal_an_image_is_left_out(cesm, tmp_path):
+    listed = [replace(image, normal=False) for image in cdd_cesm.images(cesm, [])]
+    result = prepare(module_of(*listed), cesm, tmp_path / "out", task="segmentation", processes=0)
+    missing = [image.image for image in listed if not image.lesions]
+    assert missing
+    assert [defect.file for defect in result.defects if "not said to be normal" in defect.reason] == missing
+
+
+def test_an_image_one_of_whose_lesions_is_lost_has_no_whole_image_label(cesm, tmp_path):
+    listed = cdd_cesm.images(cesm, [])
+    with_lesion = next(image for image in listed if image.lesions)
+    lost = replace(with_lesion.lesions[0], masks=(cesm / "masks" / "gone.png",))
+    index = listed.index(with_lesion)
+    listed[index] = replace(with_lesion, lesions=(*with_lesion.lesions, lost))
+    out = tmp_path / "out"
+    result = prepare(module_of(*listed), cesm, out, task="segmentation", processes=0)
+    name = with_lesion.image.name
+    assert any(Path(entry["image"]).name == name for entry in entries(out, "segmentation_roi"))
+    assert not any(Path(entry["image"]).name == name for entry in entries(out, "segmentation_whole"))
+    assert any("1 of its 2 lesions have no usable outline" in defect.reason for defect in result.defects)
+
+
+def test_patients_on_both_official_sides_train_nothing(cesm, tmp_path):
+    listed = cdd_cesm.images(cesm, [])
+    patients = sorted({image.patient for image in listed})
+    sides = {patient: "test" if patient in patients[:2] else "training" for patient in patients}
+    official = [replace(image, split=sides[image.patient]) for image in listed]
+    double = next(index for index, image in enumerate(official) if image.split == "test")
+    official[double] = replace(official[double], split="training")
+    result = prepare(module_of(*official), cesm, tmp_path / "out", task="quality", processes=0)
+    (defect,) = [defect for defect in result.defects if "official test set, too" in defect.reason]
+    assert defect.file == official[double].image
+    document = json.loads((tmp_path / "out" / "quality" / "dataset.json").read_text())
+    assert {entry["patient"] for entry in document["test"]} <= set(patients[:2])
+    assert not {entry["patient"] for entry in document["training"] + document["validation"]} & set(patients[:2])
+
+
+def test_an_image_listed_twice_counts_once(cesm, tmp_path):
+    listed = cdd_cesm.images(cesm, [])
+    result = prepare(module_of(*listed, listed[0]), cesm, tmp_path / "out", task="quality", processes=0)
+    assert any(defect.reason == "the data set lists it twice" for defect in result.defects)
+    assert len(entries(tmp_path / "out", "quality")) == 2 * len(listed)
+
+
+def test_nothing_usable_is_an_error_with_reasons_and_no_datalist(cesm, tmp_path):
+    listed = [replace(image, view="ML") for image in cdd_cesm.images(cesm, [])]
+    result = prepare(module_of(*listed), cesm, tmp_path / "out", task="quality", processes=0)
+    assert not result.datalists
+    assert not (tmp_path / "out" / "quality" / "dataset.json").exists()
+    assert sum("neither CC nor MLO" in defect.reason for defect in result.defects) == len(listed)
