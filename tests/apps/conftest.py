@@ -137,33 +137,55 @@ class Server:
         return self.process.poll() is None and self.http.get("/info/").status_code == 200
 
 
-def start_server(studies: Path, bundles: Path, folder: Path) -> Server:
-    """Start `monailabel start_server` on a free port of this machine, and wait until it answers."""
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def start_server(
+    studies: Path | str,
+    bundles: Path,
+    folder: Path,
+    *conf: str,
+    host: str = "127.0.0.1",
+    token: str = "",
+    users: str = "",
+) -> Server:
+    """Start `monailabel start_server` on a free port of this machine, and wait until it answers.
+
+    `conf` are further keys and values, `host` may be empty for the default; the client sends `token`.
+    """
+    port = free_port()
     weights, log = folder / "weights", folder / "server.log"
     # A copy of the app keeps the server's logs and working folders out of the source tree.
     app = folder / "repository" / "apps" / "mammo"
     shutil.copytree(APP, app, ignore=shutil.ignore_patterns("logs", "model", "bin", "__pycache__"))
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--port", str(port), *(["--host", host] if host else [])]
     command += ["--conf", "bundles", str(bundles), "--conf", "weights", str(weights), "--conf", "device", "cpu"]
+    for key, value in zip(conf[::2], conf[1::2], strict=True):
+        command += ["--conf", key, value]
     home = folder / "home"
     home.mkdir()
-    missing = folder / "missing"
+    missing, temporary = folder / "missing", folder / "temporary"
     missing.mkdir()
+    temporary.mkdir()
     (missing / "torchvision.py").write_text("raise ImportError('the app must run without torchvision')")
     nowhere = "http://127.0.0.1:9"  # whoever calls out fails
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(missing), "OMP_NUM_THREADS": "1"}
     environment |= {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": "127.0.0.1"}
+    environment |= {"TMPDIR": str(temporary), "MAMMO_USERS": users}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
     client = httpx.Client(base_url=url, timeout=120, trust_env=False)
-    server = Server(url, studies, weights, process, log, client)
+    if token:
+        client.headers["Authorization"] = f"Bearer {token}"
+    server = Server(url, Path(studies), weights, process, log, client)
     for _ in range(600):
         if process.poll() is not None:
             raise RuntimeError(f"the server ended at its start:\n{log.read_text()[-4000:]}")
@@ -199,3 +221,73 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[
     running = start_server(studies, bundles, folder)
     yield running
     stop_server(running)
+
+
+@dataclass
+class Orthanc:
+    """A running Orthanc, a real archive: `url` is its DICOMweb root, `rest` its own interface."""
+
+    url: str
+    rest: httpx.Client
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def store(self, *files: Path) -> None:
+        """Put DICOM files into it."""
+        for file in files:
+            self.rest.post("/instances", content=file.read_bytes()).raise_for_status()
+
+    def segmentations(self, **query: str) -> list[bytes]:
+        """The DICOM SEG files that it has of a patient or study."""
+        wanted = {"Level": "Instance", "Query": {"Modality": "SEG", **query}}
+        found = self.rest.post("/tools/find", json=wanted).raise_for_status().json()
+        return [self.rest.get(f"/instances/{instance}/file").content for instance in found]
+
+
+def start_orthanc(folder: Path, port: int | None = None) -> Orthanc:
+    """Start Orthanc with its DICOMweb plugin on loopback, its storage in `folder`; skips where it is not installed."""
+    places = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins", "/usr/lib/orthanc")
+    plugin = next((file for place in places for file in Path(place).glob("libOrthancDicomWeb.so*")), None)
+    program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if program is None or plugin is None:
+        pytest.skip("Orthanc with its DICOMweb plugin (Debian: orthanc, orthanc-dicomweb) is not installed")
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    storage, settings, log = folder / "storage", folder / "orthanc.json", folder / "orthanc.log"
+    values = {
+        "StorageDirectory": str(storage),
+        "IndexDirectory": str(storage),
+        "HttpPort": port,
+        "Plugins": [str(plugin)],
+    }
+    values |= {"DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    settings.write_text(json.dumps({**values, "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}))
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [program, str(settings)], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    rest = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+    for _ in range(600):
+        if process.poll() is not None:
+            raise RuntimeError(f"Orthanc ended at its start:\n{log.read_text()[-4000:]}")
+        try:
+            rest.get("/system").raise_for_status()
+            return Orthanc(f"http://127.0.0.1:{port}/dicom-web", rest, process, folder)
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise RuntimeError(f"Orthanc did not start:\n{log.read_text()[-4000:]}")
+
+
+def stop_orthanc(orthanc: Orthanc) -> None:
+    """End Orthanc as a crash does."""
+    orthanc.process.kill()
+    orthanc.process.wait()
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An archive that all tests share: each keeps to patients of its own."""
+    running = start_orthanc(tmp_path_factory.mktemp("orthanc"))
+    yield running
+    running.rest.close()
+    stop_orthanc(running)
