@@ -5,6 +5,7 @@ From records alone; how they are shown is `sections`' and `figures`'.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -217,7 +218,7 @@ class Check:
 
 def checks(analysis: Analysis, protocol: str) -> list[Check]:
     """Whether the results are consistent with their definitions, their files and the protocol."""
-    found = [_patients_apart(analysis.test, protocol)]
+    found = [_patients_apart(analysis.test, protocol), _files_agree(analysis)]
     if analysis.task == "segmentation":
         found += _identities(analysis)
     else:
@@ -237,6 +238,24 @@ def _patients_apart(test: Test, protocol: str) -> Check:
         )
         return Check("the papers' protocol leaks, as it is meant to", bool(both), told)
     return Check("no patient is in two sections", not both, f"{len(both)} are" if both else "none is")
+
+
+def _files_agree(analysis: Analysis) -> Check:
+    """Whether what each evaluation wrote of itself is what its images' records give."""
+    wrong = []
+    for entrant in analysis.test.finished:
+        for seed, metrics in analysis.metrics[entrant.name].items():
+            written = json.loads((entrant.folders[seed] / "tests" / analysis.test.name / "metrics.json").read_text())
+            pairs = [(entry["value"], metrics.get(name)) for name, entry in written["metrics"].items()]
+            if not all(_same(value, found) for value, found in pairs):
+                wrong.append(f"{entrant.name}, seed {seed}")
+    return Check("every metrics.json is what its per_image.csv gives", not wrong, _names(wrong))
+
+
+def _same(written: float | None, found: float | None) -> bool:
+    if written is None or found is None or not math.isfinite(found):
+        return written is None and (found is None or not math.isfinite(found))
+    return math.isclose(written, found, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _identities(analysis: Analysis) -> list[Check]:

@@ -159,10 +159,7 @@ def froc(analysis: Analysis) -> bytes:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for entrant in analysis.test.finished:
-            found = [
-                statistics.sensitivity_at(statistics.froc(records), list(_FALSE_MARKS))
-                for records in entrant.records.values()
-            ]
+            found = [statistics.sensitivity_at(records, list(_FALSE_MARKS)) for records in entrant.records.values()]
             axes.plot(_FALSE_MARKS, np.mean(found, axis=0), lw=1.8, label=entrant.title, **looks[entrant.name])
         axes.set(xlim=(0, 6), ylim=(0, 1.02), xlabel="false marks per image (mean)", ylabel="lesions found")
         axes.grid()

@@ -240,7 +240,7 @@ def _drawings(section: _Section) -> list[Block]:
                 "roc",
                 figures.roc_and_calibration(analysis),
                 "ROC and calibration curves",
-                "Incomplete is the positive class. ROC: the mean of the seeds' curves. Calibration: all seeds together, "
+                "Incomplete is positive. ROC: the mean of the seeds' curves. Calibration: all seeds together, "
                 "in bins of equally many images.",
             ),
         ]
@@ -295,7 +295,7 @@ def _method(resamples: int) -> list[Block]:
                 "covers who was tested and which training was had. With one seed it says nothing of the latter.",
                 "Differences are taken within each draw. Several seeds are not taken for several patients.",
                 "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels; a "
-                "missed lesion counts 0 and has no Hausdorff distance. `monai_mammo/evaluation.py` defines every metric.",
+                "missed lesion counts 0 and has no such distance. `monai_mammo/evaluation.py` defines all metrics.",
                 "Every image's result is in the run's `per_image.csv`, from which every number here is computed.",
             ]
         ),

@@ -162,8 +162,34 @@ def froc(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
         records: with `candidates`, pairs of a probability and a lesion (0 for none), and `lesions`, their number.
 
     Returns:
-        false marks an image, descending, and sensitivity (share of all lesions) for every threshold.
+        false marks an image, descending, and sensitivity (share of all lesions) for every threshold; NaN without any
+        lesion.
     """
+    false, found = _marks(records)
+    if not found.size:
+        return np.array([math.nan]), np.array([math.nan])
+    # MONAI leaves out the lowest probability, as that of what was not found; with a mark of zero it always is.
+    return compute_froc_curve_data(np.append(false, 0.0), found, found.size, len(records))
+
+
+def sensitivity_at(records: Sequence[Record], rates: Sequence[float]) -> list[float]:
+    """The highest sensitivity of :func:`froc` with at most so many false marks an image, without the whole curve."""
+    false, found = _marks(records)
+    if not found.size:
+        return [math.nan] * len(rates)
+    highest = np.append(np.sort(false)[::-1], 0.0)
+    limits = [highest[min(int(rate * len(records) + 1e-9), false.size)] for rate in rates]
+    return [float((found > limit).mean()) for limit in limits]
+
+
+def froc_metrics(records: Sequence[Record]) -> Metrics:
+    """Sensitivity at each of :data:`OPERATING_POINTS`, by a name such as `sensitivity_at_1`."""
+    found = sensitivity_at(records, OPERATING_POINTS)
+    return {f"sensitivity_at_{rate:g}": value for rate, value in zip(OPERATING_POINTS, found, strict=True)}
+
+
+def _marks(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the false marks, and every lesion's highest one (0 for a lesion without a mark)."""
     false: list[float] = []
     found: list[float] = []
     for record in records:
@@ -174,25 +200,7 @@ def froc(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
             else:
                 false.append(probability)
         found += best
-    if not found:
-        return np.array([math.nan]), np.array([math.nan])
-    # MONAI leaves out the lowest probability, as that of what was not found; with a mark of zero it always is.
-    marks = np.array([*false, 0.0])
-    return compute_froc_curve_data(marks, np.array(found), len(found), len(records))
-
-
-def sensitivity_at(curve: tuple[np.ndarray, np.ndarray], rates: Sequence[float]) -> np.ndarray:
-    """The highest sensitivity reached with at most so many false marks an image."""
-    false, sensitivity = curve
-    return np.array(
-        [max([0.0, *sensitivity[false <= rate]]) if np.isfinite(false).all() else math.nan for rate in rates]
-    )
-
-
-def froc_metrics(records: Sequence[Record]) -> Metrics:
-    """Sensitivity at each of :data:`OPERATING_POINTS`, by a name such as `sensitivity_at_1`."""
-    found = sensitivity_at(froc(records), OPERATING_POINTS)
-    return {f"sensitivity_at_{rate:g}": float(value) for rate, value in zip(OPERATING_POINTS, found, strict=True)}
+    return np.array(false), np.array(found)
 
 
 def spread(values: Mapping[int, float]) -> float:

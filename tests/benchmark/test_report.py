@@ -1,0 +1,234 @@
+"""The report of folders in every state: what it says, what it does not, and that it needs nothing from elsewhere."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_mammo.benchmark.page import Table, html, markdown
+from monai_mammo.benchmark.plan import Plan, find_bundle, settle
+from monai_mammo.benchmark.report import write_report
+from monai_mammo.benchmark.runs import baselines_of, runs_of
+from monai_mammo.benchmark.triptychs import cases
+from monai_mammo.datasets.datalist import load_datalist
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.evaluation import QualityReport, SegmentationReport, overlap_record
+
+SYSTEMS = {"quality": ("resnet34", "resnet34_parb", "resnet34_kan"), "segmentation": ("respam_unet", "dynunet")}
+
+
+def records_of(task: str, entries: list[dict], seed: int) -> list[dict]:
+    """Results of a system that is right about two times in three."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for entry in entries:
+        about = {"image": Path(entry["image"]).name, "patient": entry["patient"]}
+        if task == "quality":
+            found.append(
+                {"label": entry["label"], "probability": float(rng.uniform(0.2, 1) ** (2 - entry["label"])), **about}
+            )
+            continue
+        label = np.asarray(Image.open(entry["label"])) > 0
+        pred = np.roll(label, int(rng.integers(1, 9)), axis=0)
+        more = {"spacing": None, "lesions": 1, "candidates": f"0.9:{rng.integers(2)} 0.4:0"}
+        found.append({**overlap_record(pred, label), **more, **about})
+    return found
+
+
+def finish(run, plan: Plan, seed: int) -> None:
+    """Leave what a finished run leaves."""
+    for test, place in plan.tests.items():
+        records = records_of(plan.task, load_datalist(*place), seed)
+        if plan.task == "segmentation":
+            for number, (record, entry) in enumerate(zip(records, load_datalist(*place), strict=True)):
+                record["mask"] = f"masks/{number}.png"
+                (run.tests(test) / "masks").mkdir(parents=True, exist_ok=True)
+                Image.open(entry["label"]).save(run.tests(test) / record["mask"])
+        (QualityReport if plan.task == "quality" else SegmentationReport)(
+            output_dir=run.tests(test), resamples=20
+        ).write(records)
+    (run.folder / "curves.csv").write_text(
+        "epoch,train_loss,auc,mean_dice_of_images\n1,0.9,0.5,0.1\n2,0.7,,\n3,0.5,0.7,0.4\n"
+    )
+    trained = {"epochs": 3, "processes": 1, "torch": "2", "device": "a CPU"}
+    run.note(trained=trained, tests={test: {"images": 1} for test in plan.tests})
+
+
+def benchmark(out: Path, data: Path, task: str = "quality", done=lambda run: True, **more) -> Plan:
+    """A benchmark folder in which some runs are done."""
+    plan = Plan(task, SYSTEMS[task], (0, 1), str(data), mode="whole" if task == "segmentation" else "roi", **more)
+    plan = settle(out, plan, find_bundle(task))
+    for number, run in enumerate([*runs_of(out, plan), *baselines_of(out, plan)]):
+        if done(run):
+            finish(run, plan, number)
+    return plan
+
+
+def report(*folders: Path, **options) -> dict[str, str]:
+    """The report's texts by their ending."""
+    files = write_report(folders, folders[0].parent / "report", resamples=60, **options)
+    return {file.suffix: file.read_text() for file in files}
+
+
+def row(text: str, title: str) -> list[str]:
+    """The first table row of a system."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+class Page(HTMLParser):
+    """What a page loads, and what its pictures are called."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.unnamed = self.pictures = 0
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        values = dict(attrs)
+        self.loaded += [value for key, value in attrs if key in ("src", "href", "xlink:href") and value[:1] != "#"]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag in ("img", "svg"):
+            self.pictures += 1
+            self.unnamed += not (values.get("alt") or values.get("aria-label"))
+
+
+@pytest.mark.parametrize("task", ["quality", "segmentation"])
+def test_a_finished_benchmark(phantoms, tmp_path, task):
+    benchmark(tmp_path / "b", phantoms, task)
+    found = report(tmp_path / "b")
+    for picture in re.findall(r"\((images/benchmarks/[^)]+)\)", found[".md"]):
+        assert (tmp_path / "report" / picture).stat().st_size < 300_000
+    expected = {"quality": ["confusion", "roc", "curves"], "segmentation": ["froc", "cases", "curves"]}[task]
+    assert all(f"b_{name}" in found[".md"] for name in expected)
+    assert "DOES NOT HOLD" not in found[".md"]
+    assert "nan" not in re.sub(r"data:image[^\"]+", "", found[".html"]).lower().replace("nanum", "")
+    page = Page(found[".html"])
+    assert page.unnamed == 0
+    assert page.pictures == found[".md"].count("](images/")
+    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert len(page.ids) == len(set(page.ids))
+    assert "prefers-color-scheme:dark" in found[".html"]
+    assert str(tmp_path) not in found[".md"] + found[".html"] + found[".csv"]
+
+
+def test_what_was_not_measured_is_not_in_the_tables(phantoms, tmp_path):
+    done = {("resnet34", 0), ("resnet34", 1), ("resnet34_parb", 0)}
+    plan = benchmark(tmp_path / "b", phantoms, done=lambda run: (run.system, run.seed) in done)
+    next(r for r in runs_of(tmp_path / "b", plan) if (r.system, r.seed) == ("resnet34_parb", 1)).note(
+        failed="no memory"
+    )
+    text = report(tmp_path / "b")[".md"]
+    assert row(text, "ResNet34")[1] == "2 of 2"
+    assert row(text, "ResNet34 + PARB")[1] == "1 of 2, 1 failed"
+    for title, reported in (
+        ("ResNet34 + KAN", "89.5 / 92.5 / 86.0 / 88.9"),
+        ("ResNet34 + PARB + KAN", "91.5 / 93.7 / 89.0 / 91.3"),
+    ):
+        assert row(text, title)[1:] == ["not run"] * 5 + [reported]
+    assert "3 of 6 trainings are done" in text
+    assert "runs along a free side" in text
+    assert "What it costs" not in text
+
+
+def test_nothing_run_yet(phantoms, tmp_path):
+    benchmark(tmp_path / "b", phantoms, done=lambda run: False)
+    found = report(tmp_path / "b")
+    assert "Not run yet" in found[".md"]
+    assert len(list(csv.reader(found[".csv"].splitlines()))) == 1
+
+
+def test_the_numbers_are_those_of_the_files(phantoms, tmp_path):
+    plan = benchmark(tmp_path / "b", phantoms)
+    folder = tmp_path / "b" / "resnet34"
+    files = [folder / f"seed_{seed}" / "tests" / "test" / "metrics.json" for seed in plan.seeds]
+    seeds = [json.loads(file.read_text())["metrics"]["accuracy"]["value"] for file in files]
+    found = report(tmp_path / "b")
+    (line,) = [
+        line
+        for line in csv.DictReader(found[".csv"].splitlines())
+        if (line["system"], line["quantity"]) == ("resnet34", "accuracy")
+    ]
+    assert float(line["value"]) == pytest.approx(np.mean(seeds))
+    assert float(line["sd_between_seeds"]) == pytest.approx(np.std(seeds, ddof=1))
+    assert float(line["low"]) <= float(line["value"]) <= float(line["high"])
+    assert row(found[".md"], "ResNet34")[2].startswith(f"{100 * np.mean(seeds):.1f} [")
+
+
+def test_the_reference_can_be_chosen(phantoms, tmp_path):
+    benchmark(tmp_path / "b", phantoms)
+    assert "less ResNet34:" in report(tmp_path / "b")[".md"]
+    assert "less ResNet34 + KAN:" in report(tmp_path / "b", reference="resnet34_kan")[".md"]
+
+
+def test_several_benchmarks_and_tests_make_one_report(phantoms, tmp_path):
+    further = shutil.copytree(phantoms, tmp_path / "further")
+    benchmark(tmp_path / "runs" / "a", phantoms, test_data={"further": str(further)})
+    benchmark(tmp_path / "runs" / "b", phantoms, "segmentation", done=lambda run: run.seed == 0)
+    text = report(tmp_path / "runs")[".md"]
+    assert text.count("\n### Results") == 3
+    assert "Nothing of it was trained on" in text
+    assert {f"{name}_results" for name in ("a", "a_further", "b")} == set(re.findall(r"\w+_results", text))
+
+
+def test_an_edited_result_is_told(phantoms, tmp_path):
+    benchmark(tmp_path / "b", phantoms)
+    file = tmp_path / "b" / "resnet34" / "seed_1" / "tests" / "test" / "metrics.json"
+    document = json.loads(file.read_text())
+    document["metrics"]["accuracy"]["value"] = 0.99
+    file.write_text(json.dumps(document))
+    assert "DOES NOT HOLD | resnet34, seed 1" in report(tmp_path / "b")[".md"]
+
+
+def test_results_of_other_images_are_refused(phantoms, tmp_path):
+    benchmark(tmp_path / "b", phantoms)
+    file = tmp_path / "b" / "resnet34" / "seed_0" / "tests" / "test" / "per_image.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    with pytest.raises(MammogramError, match=r"per_image\.csv.*not the datalist's entries"):
+        report(tmp_path / "b")
+
+
+def test_a_patient_on_two_sides_is_told(phantoms, tmp_path):
+    data = shutil.copytree(phantoms, tmp_path / "data")
+    datalist = data / "quality" / "dataset.json"
+    document = json.loads(datalist.read_text())
+    document["training"].append(document["test"][0])
+    datalist.write_text(json.dumps(document))
+    benchmark(tmp_path / "b", data, done=lambda run: run.system == "resnet34")
+    assert "no patient is in two sections | DOES NOT HOLD | 1 are" in report(tmp_path / "b")[".md"]
+
+
+def test_cases_without_their_images_are_said_to_be_missing(phantoms, tmp_path):
+    data = shutil.copytree(phantoms, tmp_path / "data")
+    benchmark(tmp_path / "b", data, "segmentation")
+    shutil.rmtree(data)
+    assert "not shown, because the images" in report(tmp_path / "b")[".md"]
+
+
+def test_a_folder_without_a_benchmark_is_refused(tmp_path):
+    with pytest.raises(MammogramError, match="no benchmark in it"):
+        write_report([tmp_path], tmp_path)
+
+
+def test_the_cases_shown_are_the_best_the_middle_and_the_worst():
+    def record(tp: int, lesion: int = 10) -> dict:
+        return {"tp": tp, "fp": 0, "fn": lesion - tp}
+
+    assert cases([record(2), record(9), record(0, 0), record(5)]) == {"best": 1, "median": 3, "worst": 0}
+    assert cases([record(4)]) == {"best": 0}
+    assert cases([record(0, 0)]) == {}
+
+
+def test_texts_cannot_break_the_page():
+    table = Table(["a|b", "<i>"], [["<script>alert(1)</script>", "1 [0, 2]"]])
+    assert "a\\|b" in markdown([table], "pictures")
+    assert "<script>" not in html([table], "</title><script>")
