@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ class BoundedSessions(Sessions):
         """The session of that name; None if there is none. A name that is none of ours reads no file."""
         if not SESSION_NAME.fullmatch(session_id):
             return None
-        return super().get_session(session_id, update_ts, fetch_cache)
+        try:
+            return super().get_session(session_id, update_ts, fetch_cache)
+        except (ValueError, AttributeError, TypeError):  # what is in meta.info is no session
+            return None
 
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
@@ -49,13 +52,20 @@ class BoundedSessions(Sessions):
             return added
 
     def remove_expired(self) -> int:
-        """Forget expired sessions, and what an interrupted upload left behind; how many there were."""
-        folder = Path(self.store_path)
-        if folder.is_dir():
-            for entry in os.scandir(folder):
-                if SESSION_NAME.fullmatch(entry.name) and self.get_session(entry.name, update_ts=False) is None:
-                    with self._changing:  # one that is being added is not left behind
-                        if self.get_session(entry.name, update_ts=False) is None:
-                            shutil.rmtree(entry.path, ignore_errors=True)
-        count: int = super().remove_expired()
+        """Forget expired sessions, and what an interrupted upload or a crash left behind; how many there were.
+
+        MONAI Label's own fails for good, and with it the start of the server, on one folder without `meta.info`.
+        """
+        folder, count = Path(self.store_path), 0
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            if not SESSION_NAME.fullmatch(entry.name) or not self._is_over(entry.name):
+                continue
+            with self._changing:  # one that is being added is not left behind
+                if self._is_over(entry.name):
+                    self.remove_session(entry.name)
+                    count += 1
         return count
+
+    def _is_over(self, name: str) -> bool:
+        kept = self.get_session(name, update_ts=False)
+        return kept is None or 0 < kept.expiry < time.time() - kept.last_access_ts
