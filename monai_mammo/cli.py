@@ -195,6 +195,58 @@ def predict(
         console.print(f"picture: {picture}")
 
 
+@app.command("simulate-active-learning")
+def simulate_active_learning(
+    dataset_dir: Annotated[Path, typer.Argument(help="Folder of a datalist, as `prepare` writes it.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for rounds, curve.csv, .json, .png and .md.")],
+    task: Annotated[Task, typer.Option(help="Which bundle is trained.")],
+    strategies: Annotated[
+        str, typer.Option(help="Separated by commas; random, which all are compared with, is always among them.")
+    ] = "random,uncertainty,diversity,uncertainty+diversity",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy, with other first images.")] = 5,
+    rounds: Annotated[int, typer.Option(min=2, help="Trainings of each run, the first one included.")] = 6,
+    start: Annotated[int, typer.Option(min=1, help="Images labelled at the start, in whole cases.")] = 8,
+    add: Annotated[int, typer.Option(min=1, help="Images labelled in each round, in whole cases.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each training.")] = 400,
+    validations: Annotated[int, typer.Option(min=1, help="Of each training; the best weights are kept.")] = 4,
+    warm_start: Annotated[bool, typer.Option("--warm-start", help="Go on from the former round's weights.")] = False,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A value of the bundle's configs: --set width=8 --set 'roi_size=[96, 96]'"),
+    ] = None,
+    bundles: Annotated[Path, typer.Option(help="The folder of the bundles.")] = Path("bundles"),
+    processes: Annotated[int, typer.Option(min=0, help="Trainings at a time; each keeps all images in memory.")] = 1,
+) -> None:
+    """Replay annotation on labelled data: each strategy's curve against random's. Run again, it goes on."""
+    import yaml
+
+    from monai_mammo.active_learning import STRATEGIES, curves, simulation
+
+    names = [name for name in STRATEGIES if name in {"random", *strategies.split(",")}]
+    if unknown := set(strategies.split(",")) - set(STRATEGIES):
+        raise _stop(f"there is no strategy {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}")
+    pairs = [value.partition("=") for value in values or []]
+    setup = simulation.Setup(
+        dataset_dir=str(dataset_dir),
+        bundle=str(bundles / simulation.BUNDLES[task.value]),
+        start=start,
+        add=add,
+        steps=steps,
+        validations=validations,
+        warm_start=warm_start,
+        overrides={key: yaml.safe_load(value) for key, _, value in pairs},
+    )
+    try:
+        records = simulation.simulate(setup, out, names, seeds, rounds, processes)
+        found = list(track(records, "rounds", simulation.total_rounds(len(names), seeds, rounds), console=console))
+    except MammogramError as error:
+        raise _stop(str(error)) from error
+    except KeyboardInterrupt:
+        raise _stop("interrupted; finished rounds stay, run again to go on") from None
+    written = curves.write_curves(found, simulation.METRICS[task.value], out, simulation.in_words(setup))
+    console.print((out / "curve.md").read_text() if written else "too few rounds for a curve", markup=False)
+
+
 def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
     return track(items, description="images", console=console, total=total)
 

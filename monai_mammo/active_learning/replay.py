@@ -46,7 +46,6 @@ class Setup:
     Args:
         dataset_dir: folder of a datalist with training, validation and test sections.
         bundle: the bundle's folder.
-        metric: of the bundle's evaluation, by which it is judged.
         start: images labelled at the start, at random.
         add: images labelled in every round. As the case that reaches a number is taken whole, both are least numbers.
         steps: optimiser steps of every training.
@@ -57,7 +56,6 @@ class Setup:
 
     dataset_dir: str
     bundle: str
-    metric: str
     start: int
     add: int
     steps: int

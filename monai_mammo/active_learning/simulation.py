@@ -6,6 +6,7 @@ what the rounds show (curves).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,12 @@ from monai_mammo.active_learning.replay import Pool, Replay, Round, Setup
 from monai_mammo.active_learning.selection import STRATEGIES
 from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
+
+METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
+"""What is plotted for each task: a metric of the bundle's evaluation."""
+
+BUNDLES = {"segmentation": "mammo_tumor_segmentation", "quality": "mammo_quality_classification"}
+"""The bundle of each task."""
 
 _replay: Replay | None = None
 """Of a worker process: the decoded images that its rounds share."""
@@ -59,8 +66,8 @@ def simulate(
     """
     folder = Path(out) / "rounds"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(Path(out), setup)
     pool = Pool(setup.dataset_dir)
+    _claim(Path(out), setup)
     with ExitStack() as stack:
         submit = _submitter(setup, Path(out), processes, stack)
         waiting = [
@@ -81,9 +88,15 @@ def total_rounds(strategies: int, seeds: int, rounds: int) -> int:
     return seeds * (1 + strategies * (rounds - 1))
 
 
-def read_rounds(out: str | Path) -> list[dict[str, Any]]:
-    """The records of all finished rounds of a folder."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((Path(out) / "rounds").glob("*.json"))]
+def in_words(setup: Setup) -> str:
+    """A setup as a sentence of a report."""
+    values = ", ".join(f"{key} {value}" for key, value in setup.overrides.items()) or "the config's values"
+    origin = "the former round's weights" if setup.warm_start else "scratch"
+    return (
+        f"{Path(setup.bundle).name} ({values}), trained from {origin} in every round: {setup.steps} steps, the best of "
+        f"{setup.validations} validations. At least {setup.start} images at the start, {setup.add} more in each round, "
+        "whole patients at a time. The labels of the validation section, the same for all, are not counted."
+    )
 
 
 def _following(task: Round, record: Mapping[str, Any], strategies: Sequence[str], rounds: int) -> Iterator[Round]:
@@ -99,7 +112,8 @@ def _claim(out: Path, setup: Setup) -> None:
         MammogramError: it is one of another.
     """
     file = out / "setup.json"
-    wanted = json.loads(json.dumps(asdict(setup)))
+    datalist = hashlib.sha256((Path(setup.dataset_dir) / "dataset.json").read_bytes()).hexdigest()
+    wanted = json.loads(json.dumps({**asdict(setup), "datalist": datalist}))
     if not file.exists():
         write_json(file, wanted)
         return

@@ -1,0 +1,253 @@
+"""What is uncertain, and what is chosen: the properties that an annotator's time depends on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from monai_mammo.active_learning import (
+    STRATEGIES,
+    Candidate,
+    choose,
+    entropy,
+    k_centres,
+    margin,
+    mutual_information,
+    region_score,
+    score_image,
+    varied_passes,
+)
+from monai_mammo.active_learning.scores import DETECTOR_MM, LEFT_TO_RIGHT, lesion_window, score_passes
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
+from monai_mammo.predictor import Predictor
+
+
+def probabilities(*tumour: float) -> torch.Tensor:
+    """(S, 1, 2) of passes that give a tumour these probabilities."""
+    return torch.tensor([[[1 - p, p]] for p in tumour])
+
+
+# Scores
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+def test_passes_that_agree_have_no_mutual_information_however_undecided(p: float) -> None:
+    assert float(mutual_information(probabilities(p, p, p))) == pytest.approx(0, abs=1e-6)
+
+
+def test_passes_that_are_sure_of_opposites_have_all_of_it() -> None:
+    assert float(mutual_information(probabilities(0.0, 1.0))) == pytest.approx(np.log(2))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_mutual_information_is_bounded_and_knows_no_order_of_passes(p: list[float], random) -> None:
+    found = float(mutual_information(probabilities(*p)))
+    shuffled = random.sample(p, len(p))
+    assert 0 <= found <= np.log(2) + 1e-6
+    assert float(mutual_information(probabilities(*shuffled))) == pytest.approx(found, abs=1e-6)
+    assert found <= float(entropy(probabilities(*p).mean(0))) + 1e-6
+
+
+def test_entropy_and_margin_are_highest_where_classes_are_even_and_zero_where_one_is_certain() -> None:
+    verdicts = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
+    assert entropy(verdicts).tolist() == pytest.approx([np.log(2), 0.3251, 0], abs=1e-4)
+    assert margin(verdicts).tolist() == pytest.approx([1, 0.2, 0])
+
+
+def test_a_small_uncertain_lesion_outranks_haze_over_the_whole_image() -> None:
+    lesion, haze = torch.zeros(512, 320), torch.full((512, 320), 0.05)
+    lesion[200:216, 100:116] = 0.6
+    assert lesion.mean() < haze.mean() / 50
+    window = (20, 20)
+    assert region_score(lesion, window) > 5 * region_score(haze, window)
+
+
+def test_doubt_outside_the_breast_does_not_count() -> None:
+    doubt, breast = torch.zeros(64, 64), torch.zeros(64, 64, dtype=torch.bool)
+    doubt[:10, 50:] = 0.7  # the view label
+    breast[20:50, :30] = True
+    assert region_score(doubt, (5, 5)) == pytest.approx(0.7)
+    assert region_score(doubt, (5, 5), breast) == 0
+
+
+def test_a_region_larger_than_the_image_is_the_image() -> None:
+    assert region_score(torch.eye(4), (9, 2)) == pytest.approx(0.25)
+    assert region_score(torch.ones(1, 1), (3, 3)) == 1
+
+
+def test_a_lesion_is_as_large_as_its_millimetres_and_on_film_without_spacing_as_a_detector_says() -> None:
+    known = lesion_window((512, 320), (4096, 2560), spacing=(0.05, 0.1), lesion_mm=10)
+    assert known == pytest.approx((25, 12.5))
+    film = lesion_window((512, 320), (256, 160), spacing=(float("nan"), float("nan")), image=(480, 300), lesion_mm=10)
+    assert film == pytest.approx((10 / (DETECTOR_MM / 480) * 2, 10 / (DETECTOR_MM / 480) * 2))
+
+
+# Networks
+
+
+def test_flipped_passes_lie_on_each_other() -> None:
+    image = torch.rand(2, 1, 8, 12)
+    found = varied_passes(nn.Conv2d(1, 2, 1), image)  # without surroundings, flips change nothing
+    assert found.probabilities.shape == (4, 2, 2, 8, 12)
+    assert float(mutual_information(found.probabilities).max()) == pytest.approx(0, abs=1e-6)
+    sided = varied_passes(nn.Conv2d(1, 2, (1, 5), padding="same"), image)
+    assert float(mutual_information(sided.probabilities).max()) > 1e-4
+
+
+def test_a_network_with_dropout_is_run_several_times_alike_for_one_seed_and_is_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    network = ResPAMUNet(2, 3, 2, stem="resnet", width=4, dropout=0.5).eval()
+    image = torch.rand(1, 3, 64, 64)
+    state = torch.get_rng_state()
+    first, again, other = (varied_passes(network, image, flips=[()], repeats=3, seed=s) for s in (1, 1, 2))
+    assert first.probabilities.shape[0] == 3
+    assert torch.equal(first.probabilities, again.probabilities)
+    assert not torch.equal(first.probabilities, other.probabilities)
+    assert float(mutual_information(first.probabilities).max()) > 0
+    assert not any(module.training for module in network.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "network", [ResNet34PARBKAN(2, 3, 2, width=4), ResPAMUNet(2, 3, 2, stem="resnet", width=4)], ids=["quality", "unet"]
+)
+def test_both_networks_give_embeddings_that_tell_images_apart_and_not_their_mirror_images(network) -> None:
+    images = torch.rand(2, 3, 64, 64)
+    images = torch.cat((images, images[:1].flip(-1)))
+    embedding = varied_passes(network.eval(), images, LEFT_TO_RIGHT).embedding
+    assert embedding.shape[1] >= 32
+    assert torch.allclose(embedding.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(embedding[0], embedding[2], atol=1e-5)
+    assert float((embedding[0] - embedding[1]).norm()) > 1e-4
+
+
+def test_images_of_a_batch_are_scored_as_if_they_were_alone() -> None:
+    torch.manual_seed(1)
+    network, images = ResPAMUNet(2, 3, 2, stem="resnet", width=4).eval(), torch.rand(3, 3, 64, 64)
+    together = score_passes(varied_passes(network, images), [(9, 9)] * 3, [None] * 3)
+    for image, score in zip(images, together, strict=True):
+        (alone,) = score_passes(varied_passes(network, image[None]), [(9, 9)], [None])
+        assert alone.uncertainty == pytest.approx(score.uncertainty, abs=1e-5)
+
+
+@pytest.mark.parametrize("bundle", ["mammo_quality_classification", "mammo_tumor_segmentation"])
+def test_a_bundle_scores_a_mammogram_the_same_every_time_and_refuses_what_is_none(
+    bundle, root, phantoms, tmp_path
+) -> None:
+    torch.manual_seed(0)
+    small = {"width": 4, "size": [64, 64], "mode": "whole", "device": "cpu"}
+    network = ResNet34PARBKAN(2, 3, 2, width=4) if "quality" in bundle else ResPAMUNet(2, 3, 2, stem="resnet", width=4)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    predictor = Predictor(root / "bundles" / bundle, weights=tmp_path / "model.pt", overrides=small)
+    images = sorted(phantoms.glob("phantom-*/*/*_MLO.dcm"))[:2]
+    scores = [score_image(predictor, image) for image in (*images, images[0])]
+    assert scores[0].uncertainty == scores[2].uncertainty
+    assert np.array_equal(scores[0].embedding, scores[2].embedding)
+    assert scores[0].uncertainty != scores[1].uncertainty
+    assert 0 <= scores[0].uncertainty <= np.log(2) + 1e-6
+    assert set(scores[0].measures) == {"mutual_information", "entropy", "margin"}
+    (tmp_path / "note.dcm").write_text("no mammogram")
+    with pytest.raises(MammogramError):
+        score_image(predictor, tmp_path / "note.dcm")
+
+
+# Selection
+
+
+def case(patient: str, uncertainty: float | None, place: float = 0.0, views: str = "CC MLO") -> list[Candidate]:
+    """The images of a patient, equally uncertain and at one place."""
+    point = None if uncertainty is None else np.array([place, 0.0])
+    return [Candidate(f"{patient}-{view}", patient, view, uncertainty, point) for view in views.split()]
+
+
+def radius(points: np.ndarray, centres: tuple[int, ...]) -> float:
+    return float(np.linalg.norm(points[:, None] - points[list(centres)][None], axis=2).min(axis=1).max())
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=3, max_size=8), st.integers(1, 3))
+@settings(max_examples=80, deadline=None)
+def test_k_centres_cover_with_at_most_twice_the_smallest_radius(places, count: int) -> None:
+    points = np.array(places, dtype=float)
+    best = min(radius(points, centres) for centres in combinations(range(len(points)), count))
+    assert radius(points, tuple(k_centres(points, count))) <= 2 * best + 1e-9
+
+
+def test_k_centres_keep_away_from_what_is_there() -> None:
+    points = np.array([[0.0], [1], [5], [9]])
+    assert k_centres(points, 2, centres=np.array([[0.5]])) == [3, 2]
+    assert k_centres(points, 9) == [*k_centres(points, 4)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1), st.floats(-5, 5)), min_size=1, max_size=12),
+    st.sampled_from(STRATEGIES),
+    st.integers(1, 6),
+    st.randoms(),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_choice_knows_no_order_and_takes_whole_cases(rows, strategy: str, images: int, random) -> None:
+    pool = [
+        Candidate(f"i{n}", f"p{patient}", "L CC" if n % 2 else "R MLO", uncertainty, np.array([place, 1.0]))
+        for n, (patient, uncertainty, place) in enumerate(rows)
+    ]
+    chosen = choose(pool, strategy, images, seed=3)
+    assert chosen == choose(random.sample(pool, len(pool)), strategy, images, seed=3)
+    assert len(chosen) == len(set(chosen)) >= min(images, len(pool))
+    patients = {candidate.id: candidate.patient for candidate in pool}
+    taken = {patients[image] for image in chosen}
+    assert set(chosen) == {image for image, patient in patients.items() if patient in taken}
+    last = patients[chosen[-1]]
+    assert sum(patients[image] != last for image in chosen) < images  # no case more than needed
+
+
+def test_uncertainty_takes_the_least_certain_cases_whatever_their_number_of_images() -> None:
+    pool = [*case("a", 0.1, views="CC MLO XCCL LM"), *case("b", 0.5), *case("c", 0.3, views="CC")]
+    assert choose(pool, "uncertainty", 3) == ["b-CC", "b-MLO", "c-CC"]
+
+
+def test_diversity_takes_what_is_far_from_labelled_images_and_uncertainty_with_it_only_what_is_uncertain() -> None:
+    labelled = case("done", 0.0, place=0)
+    pool = [*case("far", 0.01, place=9), *case("near", 0.9, place=0.1)]
+    pool += [*case("middle", 0.8, place=4), *case("also", 0.7, place=3.9), *case("dull", 0.02, place=5)]
+    assert choose(pool, "uncertainty", 2, labelled=labelled)[0] == "near-CC"
+    assert choose(pool, "diversity", 2, labelled=labelled)[0] == "far-CC"
+    assert choose(pool, "uncertainty+diversity", 2, labelled=labelled)[0] == "middle-CC"
+
+
+def test_rare_views_come_first_among_equals_and_patients_take_turns_where_images_are_single() -> None:
+    labelled = [Candidate(f"l{n}", f"q{n}", "CC", 0.0, np.zeros(2)) for n in range(3)]
+    pool = [Candidate("x", "a", "CC", 0.5, np.ones(2)), Candidate("y", "b", "MLO", 0.5, np.ones(2))]
+    assert choose(pool, "uncertainty", 1, labelled=labelled) == ["y"]
+    singles = [*case("a", 0.6), *case("b", 0.5), *case("c", 0.4)]
+    chosen = choose(singles, "uncertainty", 3, whole_cases=False)
+    assert len({image.split("-")[0] for image in chosen}) == 3
+
+
+def test_images_without_scores_come_last_and_at_random() -> None:
+    pool = [*case("a", None), *case("b", 0.1), *case("c", None), *case("d", None)]
+    orders = {tuple(choose(pool, strategy, 8, seed=seed)) for strategy in STRATEGIES[1:] for seed in range(8)}
+    assert {order[:2] for order in orders} == {("b-CC", "b-MLO")}
+    assert len(orders) > 3
+
+
+def test_random_depends_on_the_seed_alone_and_reaches_everybody() -> None:
+    pool = [candidate for patient in "abcdef" for candidate in case(patient, 0.1)]
+    bare = [replace(candidate, uncertainty=None, embedding=None) for candidate in pool]
+    first = [choose(pool, "random", 1, seed=seed)[0] for seed in range(40)]
+    assert first == [choose(bare, "random", 1, seed=seed)[0] for seed in range(40)]
+    assert len(set(first)) == 6
+
+
+def test_an_empty_pool_gives_nothing_and_an_unknown_strategy_is_refused() -> None:
+    assert all(choose([], strategy, 3) == [] for strategy in STRATEGIES)
+    with pytest.raises(ValueError, match="strategy"):
+        choose([], "best", 3)
