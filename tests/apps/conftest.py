@@ -254,13 +254,9 @@ def start_orthanc(folder: Path, port: int | None = None) -> Orthanc:
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     storage, settings, log = folder / "storage", folder / "orthanc.json", folder / "orthanc.log"
-    values = {
-        "StorageDirectory": str(storage),
-        "IndexDirectory": str(storage),
-        "HttpPort": port,
-        "Plugins": [str(plugin)],
-    }
+    values: dict[str, Any] = {"StorageDirectory": str(storage), "IndexDirectory": str(storage), "HttpPort": port}
     values |= {"DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    values |= {"Plugins": [str(plugin)], "MaximumStorageCacheSize": 0}  # what is lost on its disk is lost
     settings.write_text(json.dumps({**values, "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}))
     with log.open("ab") as output:
         process = subprocess.Popen(

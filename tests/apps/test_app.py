@@ -17,10 +17,11 @@ def test_it_starts_on_an_empty_folder_and_offers_no_image(tmp_path: Path) -> Non
     assert app.next_sample({"strategy": "random"}) == {}
 
 
-def test_a_web_address_is_refused_as_studies(tmp_path: Path) -> None:
+def test_an_archives_address_with_a_password_is_refused_without_repeating_it(tmp_path: Path) -> None:
     with pytest.raises(MONAILabelException) as refused:
-        MammoApp(str(APP), "https://example.org/dicom-web", {"weights": str(tmp_path)})
-    assert "local folder" in refused.value.msg
+        MammoApp(str(APP), "https://name:secret@example.org/dicom-web", {"weights": str(tmp_path)})
+    assert "without name and password" in refused.value.msg
+    assert "secret" not in refused.value.msg
 
 
 def test_the_random_strategy_repeats_itself_for_one_seed_and_reaches_every_image(tmp_path: Path) -> None:
