@@ -111,14 +111,16 @@ class DicomIndex:
         Raises:
             RequestRefused: there is none (404).
         """
-        found = [
-            entry
-            for entry in ([self.instances().get(sop)] if sop else self.instances().values())
-            if entry and entry.study == study and series in (None, entry.series)
-        ]
-        if not found:
-            raise unknown("DICOM object", sop or series or study)
-        return found
+        for _ in range(2):
+            found = [
+                entry
+                for entry in ([self.instances().get(sop)] if sop else self.instances().values())
+                if entry and entry.study == study and series in (None, entry.series)
+            ]
+            if found:
+                return found
+            self.look_again()  # it may have come since
+        raise unknown("DICOM object", sop or series or study)
 
     def _look(self) -> None:
         start = time.monotonic()
