@@ -36,6 +36,9 @@ class MammogramInfer(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """Answer a request whose `image` is a path.
 
+        With `result_probability` a segmentation answers with the probabilities, 0 to 255, of which those of 128 and
+        more are its mask, and says `probability` beside them.
+
         Returns:
             the mask's file (None if the request has `result_write_to_file` false), and the JSON beside it.
 
@@ -45,7 +48,10 @@ class MammogramInfer(InferTask):
         """
         result_format(request)
         path = Path(request["image"])
-        mask, params = self.answer(self.model(path, **self.given(request)))
+        result = self.model(path, **self.given(request))
+        mask, params = self.answer(result)
+        if request.get("result_probability") and "probability" in result:
+            mask, params = _of_255(result["probability"], mask), {**params, "probability": True}
         if not request.get("result_write_to_file", True):
             return None, params
         return write_mask(mask, geometry_of(path, mask.shape), request), params
@@ -137,6 +143,12 @@ def _tumour(result: dict[str, Any], label: str) -> Answer:
     highest = float(convert_to_numpy(result["probability"]).max())
     found = {"pixels": int(np.count_nonzero(mask)), "highest_probability": highest}
     return mask, {"label_names": {label: 1}, "tumour": found}
+
+
+def _of_255(probability: Any, mask: np.ndarray) -> np.ndarray:
+    """Probabilities as 0 to 255; 128 and more is the mask exactly, so that a viewer may move the threshold."""
+    scaled = np.round(convert_to_numpy(probability)[0] * 255)
+    return np.where(mask > 0, np.clip(scaled, 128, 255), np.clip(scaled, 0, 127)).astype(np.uint8)
 
 
 def _from_points(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""OHIF with our mammography mode at /ohif: its built files as they are, and our modules that it loads at run time.
+
+Not here: images (DICOMweb), what the modules ask of the server, and who may see all this.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import monailabel
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+logger = logging.getLogger(__name__)
+
+MODULES = Path(__file__).resolve().parents[1] / "ohif"
+FETCHED = Path(sys.prefix) / "share" / "ohif"
+BUILT_IN = Path(monailabel.__file__).parent / "endpoints" / "static" / "ohif"
+
+# A file of which the name holds a digest of its content never changes.
+_DIGEST = re.compile(r"(^|\.)[0-9a-f]{16,}\.")
+# OHIF's own asks a server outside for code, to keep files that the browser keeps anyway.
+_NO_SERVICE_WORKER = "// No service worker: nothing is loaded from elsewhere.\n"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def find_viewer(configured: str | None = None) -> Path:
+    """The folder of OHIF's built files: the configured one, the one that `ohif/fetch.py` fetched, MONAI Label's own.
+
+    Raises:
+        ValueError: the configured folder holds no OHIF.
+    """
+    if configured:
+        if not (Path(configured) / "index.html").is_file():
+            raise ValueError(f"conf ohif: {configured} holds no index.html. Name the folder `dist` of an OHIF build")
+        return Path(configured).resolve()
+    if (FETCHED / "index.html").is_file():
+        return FETCHED
+    logger.warning("OHIF 3.13 is not in %s: MONAI Label's older one is served. `make ohif` fetches it", FETCHED)
+    return BUILT_IN
+
+
+def install(server: FastAPI, configured: str | None = None) -> None:
+    """Serve OHIF at /ohif in place of MONAI Label's, and our modules at /mammo.
+
+    OHIF's build takes its scripts from the root, so each of its files has a route there too. They are listed now, one
+    by one: nothing that is not OHIF's can be reached by them, and no other route is hidden.
+
+    Args:
+        server: the application that answers.
+        configured: folder of another OHIF build.
+
+    Raises:
+        ValueError: see `find_viewer`.
+    """
+    folder = find_viewer(configured)
+    routes, former = server.router.routes, len(server.router.routes)
+    viewer, modules = _Files(folder), _Files(MODULES)
+
+    async def application(request: Request) -> Response:
+        path = request.path_params["path"]
+        if path in own:
+            return await own[path](request)
+        try:
+            return await viewer.answer(path, request)
+        except HTTPException as error:
+            if error.status_code != 404:
+                raise
+        return await viewer.answer("index.html", request)  # a place inside the application
+
+    async def module(request: Request) -> Response:
+        return await modules.answer(f"{request.path_params['name']}.js", request)
+
+    async def config(request: Request) -> Response:
+        return await modules.answer("app-config.js", request)
+
+    async def no_service_worker(request: Request) -> Response:
+        return Response(_NO_SERVICE_WORKER, media_type="text/javascript")
+
+    async def start(request: Request) -> Response:
+        return RedirectResponse("/ohif/")
+
+    own: dict[str, Endpoint] = {"app-config.js": config, "init-service-worker.js": no_service_worker}
+    server.add_route("/ohif", start)
+    server.add_route("/ohif/{path:path}", application)
+    server.add_route("/mammo/{name}.js", module)
+    for name, endpoint in own.items():
+        server.add_route(f"/{name}", endpoint)
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            server.mount(f"/{entry.name}", StaticFiles(directory=entry))
+        elif entry.name not in {*own, "index.html"} and entry.suffix != ".gz":
+            server.add_route(f"/{entry.name}", viewer.at_root(entry.name))
+    routes[:] = routes[former:] + routes[:former]  # before MONAI Label's /ohif, which would answer otherwise
+
+
+class _Files:
+    """The files of a folder, compressed where a compressed one lies beside and the client takes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = StaticFiles(directory=folder)
+
+    async def answer(self, name: str, request: Request) -> Response:
+        """A file; raises HTTPException where there is none, or it lies outside."""
+        compressed = "gzip" in request.headers.get("accept-encoding", "") and await self._exists(f"{name}.gz", request)
+        response = await self._files.get_response(f"{name}.gz" if compressed else name, request.scope)
+        if compressed:
+            response.headers["content-encoding"] = "gzip"
+        response.headers["vary"] = "Accept-Encoding"
+        fixed = _DIGEST.search(name.rpartition("/")[2])
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if fixed else "no-cache"
+        return response
+
+    def at_root(self, name: str) -> Endpoint:
+        """The endpoint of one file."""
+
+        async def endpoint(request: Request) -> Response:
+            return await self.answer(name, request)
+
+        return endpoint
+
+    async def _exists(self, name: str, request: Request) -> bool:
+        try:
+            await self._files.get_response(name, request.scope)
+        except HTTPException:
+            return False
+        return True

@@ -1,0 +1,237 @@
+// What a reader does: each action asks the server, changes the open study and says what went wrong.
+// Not here: buttons and keys.
+
+import { ohif } from './context.js';
+import { setOpacity } from './masks.js';
+import { MODELS } from './server.js';
+import * as server from './server.js';
+import * as study from './study.js';
+import { brush, setBrush, useTool } from './tools.js';
+
+const { state, changed } = study;
+
+const HALF = 128; // of 255: where the server's own mask begins
+
+/** How the panel is set. */
+export const settings = {
+  allViews: true,
+  opacity: 0.3,
+  hidden: false,
+  strategy: '',
+  strategies: {},
+  trainers: {},
+};
+
+/** What is to be said to the reader: `{kind: 'error'|'info', text, remedy}`; null if nothing. */
+export const notice = { current: null };
+
+study.onMark((image, mark) => segmentLesion(image, mark));
+
+/** Say something, or nothing. */
+export function say(kind, text, remedy = '') {
+  notice.current = kind ? { kind, text, remedy } : null;
+  changed();
+}
+
+/** How many actions are under way. */
+export const working = { count: 0 };
+
+/** Run an action and say what goes wrong; nothing is lost by it. Gives what the action gives, undefined if it failed. */
+async function attempt(action) {
+  say(null);
+  working.count++;
+  try {
+    return await action();
+  } catch (error) {
+    say('error', error.reason ?? error.message, error.remedy);
+    return undefined;
+  } finally {
+    working.count--;
+    changed();
+  }
+}
+
+/** Do something with one image after another, which meanwhile say what; the first failure ends it. */
+const each = (images, text, action) =>
+  attempt(async () => {
+    for (const image of images) {
+      image.busy = text;
+      changed();
+      try {
+        await action(image);
+      } finally {
+        image.busy = '';
+      }
+    }
+    return true;
+  });
+
+/** The images that an action is for. */
+const chosen = () => (settings.allViews ? ordered() : [state.active]).filter(image => image?.mask);
+
+/** Learn what the server offers. */
+export const learn = () =>
+  attempt(async () => {
+    const { strategies, trainers } = await server.info();
+    Object.assign(settings, { strategies: strategies ?? {}, trainers: trainers ?? {} });
+    if (!(settings.strategy in settings.strategies)) {
+      settings.strategy = Object.keys(settings.strategies)[0] ?? '';
+    }
+    changed();
+  });
+
+/** Find tumours in the chosen images; each shows its mask at once. */
+export const findTumours = () =>
+  each(chosen(), 'finding…', async image => {
+    const { mask, params } = await server.segment(MODELS.whole, image, { result_probability: true });
+    image.soft = params.probability ? mask : null;
+    image.threshold = image.soft ? HALF : 1;
+    image.mask.replace(mask.map(value => Number(value >= image.threshold)));
+  });
+
+/** Move the threshold of the model's probabilities; what was drawn elsewhere stays. @param {number} threshold 1 to 255 */
+export function setThreshold(threshold) {
+  const image = state.active;
+  if (!image?.soft) {
+    return;
+  }
+  const pixels = image.mask.snapshot();
+  const { soft, threshold: former } = image;
+  for (let index = 0; index < soft.length; index++) {
+    const marked = soft[index] >= threshold;
+    if (marked !== soft[index] >= former) {
+      pixels[index] = Number(marked);
+    }
+  }
+  image.threshold = threshold;
+  image.mask.replace(pixels);
+  changed();
+}
+
+/** Segment the lesion at a mark, and add it to the mask. */
+export async function segmentLesion(image, mark) {
+  let found = true;
+  await each([image].filter(Boolean), 'outlining…', async () => {
+    const { mask } = await server.segment(MODELS.lesion, image, mark);
+    found = mask.some(Boolean);
+    image.mask.add(mask);
+  });
+  if (!found) {
+    say('info', 'The model sees no lesion there', 'Draw a box around it, or use the brush');
+  }
+}
+
+/** Ask the model whether the chosen images show the whole breast. */
+export const checkQuality = () =>
+  each(chosen(), 'checking…', async image => {
+    image.quality = await server.quality(image);
+  });
+
+/** Save the reader's own verdict on the active image. */
+export const judge = verdict =>
+  attempt(async () => {
+    const image = state.active;
+    await server.saveVerdict(image, verdict);
+    image.verdict = verdict;
+  });
+
+/** Save the masks of images as they are, empty ones too; then go on to the next that is not done. */
+export async function submit(images = [state.active]) {
+  const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
+    const pixels = image.mask.snapshot();
+    const { position } = image.mask;
+    await server.saveMask(image, pixels);
+    image.mask.saved(position);
+    image.labelled = true;
+  });
+  const open = ordered().find(image => !image.labelled);
+  if (done && open) {
+    study.show(open);
+  } else if (done) {
+    say('info', 'All images of this case are done', 'Press Next case');
+  }
+}
+
+/** Open the image that the strategy chooses; what is not saved is kept, and offered again. */
+export const nextCase = () =>
+  attempt(async () => {
+    const next = await server.nextImage(settings.strategy);
+    if (!next) {
+      say('info', 'Every image has a label', 'Nothing is left to annotate');
+      return;
+    }
+    const here = state.images.find(image => image.id === next.id);
+    if (here) {
+      study.show(here);
+      return;
+    }
+    if (!next.study) {
+      throw new Error(`The server chose ${next.id} but does not say in which study it is`);
+    }
+    openStudy(next.study, next.id);
+  });
+
+/** Open a study at an image. */
+export function openStudy(uid, image = '') {
+  state.wanted = image;
+  ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${encodeURIComponent(uid)}` });
+}
+
+/** Show or hide all masks, or change how much they cover. @param {number} opacity from 0 to 1 */
+export function cover(opacity = settings.opacity, hidden = settings.hidden) {
+  Object.assign(settings, { opacity, hidden });
+  setOpacity(hidden ? 0 : opacity);
+  changed();
+}
+
+/** Hang the study in another layout, a stage's id of our protocol. */
+export const hangAs = stageId => ohif.run('setHangingProtocol', { protocolId: 'mammo.four', stageId });
+
+const onMask = method => () => {
+  state.active?.mask?.[method]();
+  changed();
+};
+
+/** OHIF's commands, for its keys. */
+export const commands = {
+  mammoNext: nextCase,
+  mammoRun: findTumours,
+  mammoQuality: checkQuality,
+  mammoSubmit: () => submit(),
+  mammoLesion: () => choose('lesion'),
+  mammoBrush: () => choose('brush'),
+  mammoEraser: () => choose('eraser'),
+  mammoLook: () => choose('look'),
+  mammoLarger: () => resize(1.25),
+  mammoSmaller: () => resize(0.8),
+  mammoUndo: onMask('undo'),
+  mammoRedo: onMask('redo'),
+  mammoHide: () => cover(settings.opacity, !settings.hidden),
+  ...Object.fromEntries([1, 2, 3, 4].map(number => [`mammoImage${number}`, () => showNumber(number)])),
+};
+
+function showNumber(number) {
+  const image = ordered()[number - 1];
+  if (image) {
+    study.show(image);
+  }
+}
+
+/** Put a tool on the left mouse button. */
+export function choose(tool) {
+  useTool(tool);
+  changed();
+}
+
+/** Make the brush larger or smaller. */
+export function resize(factor) {
+  setBrush(brush() * factor);
+  changed();
+}
+
+/** The images in the order in which they hang. */
+export function ordered() {
+  const order = ['R CC', 'L CC', 'R MLO', 'L MLO'];
+  const rank = image => (order.includes(image.name) ? order.indexOf(image.name) : order.length);
+  return [...state.images].sort((a, b) => rank(a) - rank(b));
+}

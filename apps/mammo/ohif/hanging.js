@@ -1,0 +1,142 @@
+// How a study hangs: which image in which place, as pure functions, and the protocols that OHIF reads.
+// Not here: what an image's view is where the server knows it (its reader says so).
+
+export const PLACES = ['RCC', 'LCC', 'RMLO', 'LMLO'];
+const FURTHER = ['X1', 'X2', 'X3', 'X4'];
+
+// SNOMED CT and its older codes of the views in ViewCodeSequence.
+const VIEW_CODES = { 399162004: 'CC', 'R-10242': 'CC', 399368009: 'MLO', 'R-10226': 'MLO' };
+// Modifiers of a view that shows a part of the breast, or shows it larger: spot compression, magnification.
+const PARTIAL_CODES = ['399161006', 'R-102D7', '399163009', 'R-102D6'];
+
+/** View and side of an image by its DICOM attributes, as OHIF names them. */
+export function viewOf(instance) {
+  const code = first(instance.ViewCodeSequence);
+  const side = instance.ImageLaterality || instance.Laterality || '';
+  return {
+    view: String(instance.ViewPosition || VIEW_CODES[code?.CodeValue] || '').toUpperCase(),
+    laterality: String(side).toUpperCase().slice(0, 1),
+    partial: isPartial(instance, code),
+  };
+}
+
+function isPartial(instance, code) {
+  const modifiers = [].concat(code?.ViewModifierCodeSequence ?? [], instance.ViewModifierCodeSequence ?? []);
+  const enlarged = Number(instance.EstimatedRadiographicMagnificationFactor) > 1.2;
+  return enlarged || modifiers.some(modifier => PARTIAL_CODES.includes(String(modifier?.CodeValue)));
+}
+
+/**
+ * The place of each image of a study.
+ *
+ * The four standard views take theirs, the first of each that shows the whole breast; all others follow. Where no view
+ * is known at all, the images take the four places in their order.
+ * @param {{key: string, view: string, laterality: string, partial: boolean}[]} images in the study's order
+ * @returns {Map<string, string>} key to place
+ */
+export function placesOf(images) {
+  const places = new Map();
+  const taken = new Set();
+  for (const image of [...images].sort((a, b) => Number(a.partial) - Number(b.partial))) {
+    const place = `${image.laterality || ''}${image.view || ''}`;
+    if (PLACES.includes(place) && !taken.has(place) && !image.partial) {
+      places.set(image.key, place);
+      taken.add(place);
+    }
+  }
+  const free = taken.size ? [...FURTHER] : [...PLACES, ...FURTHER];
+  for (const image of images.filter(each => !places.has(each.key))) {
+    places.set(image.key, free.shift() ?? 'none');
+  }
+  return places;
+}
+
+/** Whether the chest wall lies on the other side of the image than where its breast hangs. */
+export function isMirrored(laterality, patientOrientation) {
+  const along = String([].concat(patientOrientation ?? [])[0] ?? '').split('\\')[0].toUpperCase();
+  return (laterality === 'R' && along === 'A') || (laterality === 'L' && along === 'P');
+}
+
+/** What OHIF may call in a rule: the place of a display set's image. `lookUp` answers it. */
+export const PLACE_ATTRIBUTE = 'mammoPlace';
+
+function first(sequence) {
+  return Array.isArray(sequence) ? sequence[0] : sequence;
+}
+
+// Right breasts hang at the left with the chest wall to the right, left ones the other way: they meet in the middle.
+const edge = x => ({
+  storeAsInitialCamera: true,
+  imageArea: [1, 1],
+  imageCanvasPoint: { imagePoint: [x, 0.5], canvasPoint: [x, 0.5] },
+});
+
+function viewport(place) {
+  const options = { toolGroupId: 'default', allowUnmatchedView: true };
+  if (PLACES.includes(place)) {
+    options.displayArea = edge(place.startsWith('R') ? 1 : 0);
+  }
+  return { viewportOptions: options, displaySets: [{ id: place }] };
+}
+
+function stage(id, name, rows, columns, places) {
+  return {
+    id,
+    name,
+    viewportStructure: { layoutType: 'grid', properties: { rows, columns } },
+    viewports: places.map(viewport),
+  };
+}
+
+const selectors = Object.fromEntries(
+  [...PLACES, ...FURTHER].map(place => [
+    place,
+    {
+      seriesMatchingRules: [
+        { attribute: PLACE_ATTRIBUTE, constraint: { equals: { value: place } }, required: true, weight: 1 },
+      ],
+    },
+  ])
+);
+
+const [X1, X2, X3, X4] = FURTHER;
+const [RCC, LCC, RMLO, LMLO] = PLACES;
+
+/** The four views; its stages are the layouts that the panel offers. */
+export const fourViews = {
+  id: 'mammo.four',
+  name: 'Mammography: four views',
+  hasUpdatedPriorsInformation: false,
+  numberOfPriorsReferenced: 0,
+  protocolMatchingRules: [
+    { attribute: 'numberOfDisplaySetsWithImages', constraint: { greaterThan: 1 }, required: true, weight: 200 },
+  ],
+  toolGroupIds: ['default'],
+  displaySetSelectors: selectors,
+  stages: [
+    stage('2x2', '2 x 2', 2, 2, [RCC, LCC, RMLO, LMLO]),
+    stage('1x4', '1 x 4', 1, 4, [RCC, LCC, RMLO, LMLO]),
+    stage('2x4', 'All', 2, 4, [RCC, LCC, X1, X2, RMLO, LMLO, X3, X4]),
+  ],
+};
+
+/** One image alone. */
+export const oneView = {
+  ...fourViews,
+  id: 'mammo.one',
+  name: 'Mammography: one image',
+  protocolMatchingRules: [
+    { attribute: 'numberOfDisplaySetsWithImages', constraint: { lessThan: 2 }, required: true, weight: 200 },
+  ],
+  displaySetSelectors: {
+    any: { seriesMatchingRules: [{ attribute: PLACE_ATTRIBUTE, constraint: { doesNotEqual: { value: '' } }, weight: 1 }] },
+  },
+  stages: [
+    {
+      id: '1x1',
+      name: '1 x 1',
+      viewportStructure: { layoutType: 'grid', properties: { rows: 1, columns: 1 } },
+      viewports: [{ viewportOptions: { toolGroupId: 'default' }, displaySets: [{ id: 'any' }] }],
+    },
+  ],
+};

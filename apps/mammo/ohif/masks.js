@@ -1,0 +1,238 @@
+// One image's mask: its labelmap in cornerstone, and every change of it as a step that can be taken back.
+// Not here: where masks come from, and how they are stored.
+
+import { ohif } from './context.js';
+
+export const TUMOUR = 1;
+const COLOUR = [255, 176, 32, 255];
+const MOST_STEPS = 50;
+
+/** The part of a mask that one action changed. `before` and `after` are row by row. */
+class Step {
+  constructor(top, left, height, width, before, after) {
+    Object.assign(this, { top, left, height, width, before, after });
+  }
+}
+
+/** The mask of one image. */
+export class Mask {
+  /**
+   * @param {{id: string, rows: number, columns: number}} image
+   * @param {object} displaySet of that image
+   */
+  constructor(image, displaySet) {
+    this.image = image;
+    this.displaySet = displaySet;
+    this.segmentationId = `mammo-${image.id}`;
+    this.steps = [];
+    this.position = 0; // steps before it are done, those after it were taken back
+    this.savedAt = 0; // position that the server has; -1 if none
+    this.pixels = 0; // marked ones
+    this.known = null; // as it was after the last step
+  }
+
+  /** Whether there is something that the server does not have. */
+  get isUnsaved() {
+    return this.position !== this.savedAt;
+  }
+
+  get canUndo() {
+    return this.position > 0;
+  }
+
+  get canRedo() {
+    return this.position < this.steps.length;
+  }
+
+  /** Make the labelmap if there is none. */
+  ensure() {
+    this.making ??= this.make();
+    return this.making;
+  }
+
+  async make() {
+    await ohif.services.segmentationService.createLabelmapForDisplaySet(this.displaySet, {
+      segmentationId: this.segmentationId,
+      label: this.image.id,
+      segments: { [TUMOUR]: { segmentIndex: TUMOUR, label: 'tumour', active: true } },
+    });
+    if (this.live.length !== this.image.rows * this.image.columns) {
+      throw new Error('The image that OHIF shows has another size than the one on the server');
+    }
+    this.known = new Uint8Array(this.live);
+  }
+
+  /** Show it in a viewport that shows its image. */
+  async show(viewportId) {
+    await this.ensure();
+    const { segmentationService } = ohif.services;
+    const segmentationId = this.segmentationId;
+    const shown = segmentationService.getSegmentationRepresentations(viewportId, { segmentationId });
+    if (!shown.length) {
+      await segmentationService.addSegmentationRepresentation(viewportId, { segmentationId, type: 'Labelmap' });
+      segmentationService.setSegmentColor(viewportId, segmentationId, TUMOUR, COLOUR);
+    }
+    segmentationService.setActiveSegmentation(viewportId, segmentationId);
+    segmentationService.setActiveSegment(segmentationId, TUMOUR);
+  }
+
+  /** Cornerstone's own pixels, row by row; tools draw into them. */
+  get live() {
+    const { cornerstone, cornerstoneTools } = ohif.libraries;
+    const data = cornerstoneTools.segmentation.state.getSegmentation(this.segmentationId).representationData.Labelmap;
+    return cornerstone.cache.getImage(data.imageIds[0]).voxelManager.getScalarData();
+  }
+
+  /** Note what has been drawn since the last step as one step; true if there was something. */
+  commit() {
+    if (!this.known) {
+      return false;
+    }
+    const step = this.difference(this.live);
+    if (!step) {
+      return false;
+    }
+    if (this.savedAt > this.position) {
+      this.savedAt = -1; // what the server has can no longer be reached
+    }
+    this.steps.splice(this.position, Infinity, step);
+    this.position++;
+    if (this.steps.length > MOST_STEPS) {
+      this.steps.shift();
+      this.position--;
+      this.savedAt = Math.max(this.savedAt - 1, -1);
+    }
+    this.copy(step, step.after, this.known);
+    this.count(step.before, -1);
+    this.count(step.after, 1);
+    return true;
+  }
+
+  /** Give it other pixels, as one step. */
+  replace(pixels) {
+    this.commit();
+    this.live.set(pixels);
+    this.commit();
+    this.redraw();
+  }
+
+  /** Mark further pixels, as one step. */
+  add(pixels) {
+    const sum = new Uint8Array(this.live);
+    pixels.forEach((value, index) => value && (sum[index] = TUMOUR));
+    this.replace(sum);
+  }
+
+  /** Give it the pixels that the server has. */
+  load(pixels) {
+    this.replace(pixels.map(value => (value ? TUMOUR : 0)));
+    this.forget();
+  }
+
+  /** Note that the server has it as it is now, or as it was at a position. */
+  saved(position = this.position) {
+    this.savedAt = position;
+  }
+
+  /** No step can be taken back any more, and the server has it as it is. */
+  forget() {
+    this.steps = [];
+    this.position = 0;
+    this.savedAt = 0;
+  }
+
+  undo() {
+    this.commit();
+    if (this.canUndo) {
+      this.position--;
+      this.take(this.steps[this.position], 'after', 'before');
+    }
+  }
+
+  redo() {
+    this.commit();
+    if (this.canRedo) {
+      this.take(this.steps[this.position], 'before', 'after');
+      this.position++;
+    }
+  }
+
+  take(step, from, to) {
+    for (const target of [this.live, this.known]) {
+      this.copy(step, step[to], target);
+    }
+    this.count(step[from], -1);
+    this.count(step[to], 1);
+    this.redraw();
+  }
+
+  /** A copy of it as it is now. */
+  snapshot() {
+    this.commit();
+    return new Uint8Array(this.known);
+  }
+
+  redraw() {
+    ohif.libraries.cornerstoneTools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(
+      this.segmentationId
+    );
+  }
+
+  difference(live) {
+    const { rows, columns } = this.image;
+    let [top, bottom, left, right] = [rows, -1, columns, -1];
+    for (let row = 0, index = 0; row < rows; row++) {
+      for (let column = 0; column < columns; column++, index++) {
+        if (live[index] !== this.known[index]) {
+          top = Math.min(top, row);
+          bottom = row;
+          left = Math.min(left, column);
+          right = Math.max(right, column);
+        }
+      }
+    }
+    if (bottom < 0) {
+      return null;
+    }
+    const [height, width] = [bottom - top + 1, right - left + 1];
+    const cut = pixels => {
+      const part = new Uint8Array(height * width);
+      for (let row = 0; row < height; row++) {
+        const start = (top + row) * columns + left;
+        part.set(pixels.subarray(start, start + width), row * width);
+      }
+      return part;
+    };
+    return new Step(top, left, height, width, cut(this.known), cut(live));
+  }
+
+  copy(step, part, target) {
+    for (let row = 0; row < step.height; row++) {
+      const values = part.subarray(row * step.width, (row + 1) * step.width);
+      target.set(values, (step.top + row) * this.image.columns + step.left);
+    }
+  }
+
+  count(part, sign) {
+    for (const value of part) {
+      this.pixels += value ? sign : 0;
+    }
+  }
+}
+
+/** How masks look in all viewports. @param {number} opacity from 0 to 1 */
+export function setOpacity(opacity) {
+  const style = {
+    renderFill: true,
+    renderOutline: opacity > 0,
+    fillAlpha: opacity,
+    fillAlphaInactive: opacity,
+    renderFillInactive: true,
+    renderOutlineInactive: opacity > 0,
+    outlineWidth: 2,
+    outlineWidthInactive: 2,
+    outlineOpacity: 1,
+    outlineOpacityInactive: 1,
+  };
+  ohif.services.segmentationService.setStyle({ type: 'Labelmap' }, style);
+}

@@ -1,0 +1,295 @@
+// The panel at the right: a custom element that shows the open study and passes on what is pressed.
+// Not here: what the buttons do (actions) and what there is to show (study).
+
+import * as actions from './actions.js';
+import { ohif } from './context.js';
+import { SLIDER, button, element, slider } from './parts.js';
+import { STYLE } from './style.js';
+import * as study from './study.js';
+import { BRUSH, TOOLS, activeTool, brush, setBrush } from './tools.js';
+import * as trainings from './training.js';
+
+export const PANEL = 'mammo-panel';
+
+const { settings } = actions;
+const { state } = study;
+
+/** The element; what it shows is made anew at every change, save a slider that is being dragged. */
+class Panel extends HTMLElement {
+  connectedCallback() {
+    this.root ??= this.attachShadow({ mode: 'open' });
+    this.update = () => this.scheduled || (this.scheduled = requestAnimationFrame(() => this.show()));
+    study.changes.addEventListener('change', this.update);
+    this.show();
+    actions.learn();
+    actions.cover();
+    trainings.follow();
+  }
+
+  disconnectedCallback() {
+    study.changes.removeEventListener('change', this.update);
+    cancelAnimationFrame(this.scheduled);
+    this.scheduled = 0;
+  }
+
+  show() {
+    this.scheduled = 0;
+    if (this.root.querySelector(`${SLIDER}:active`)) {
+      return; // it would be torn from under the pointer
+    }
+    const focused = this.root.activeElement?.dataset.key;
+    const sections = [notices(), nextCase(), images(), find(), edit(), quality(), model()];
+    this.root.replaceChildren(element('style', {}, STYLE), ...sections.flat().filter(Boolean), submit());
+    this.root.querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+}
+
+function notices() {
+  const said = actions.notice.current;
+  const failed = state.problem ?? trainings.training.problem;
+  const shown = [];
+  if (failed) {
+    shown.push(notice('error', failed.reason ?? failed.message, failed.remedy));
+  }
+  if (said) {
+    shown.push(notice(said.kind, said.text, said.remedy, () => actions.say(null)));
+  }
+  for (const [id, draft] of study.drafts) {
+    const open = button('Open', () => actions.openStudy(draft.study, id), { key: `draft-${id}` });
+    shown.push(notice('info', `${draft.name} of another case is not submitted`, '', null, open));
+  }
+  return shown;
+}
+
+function notice(kind, text, remedy, close, ...more) {
+  const words = [element('div', {}, text), remedy && element('div', { className: 'quiet' }, remedy)];
+  return element(
+    'div',
+    { className: `notice ${kind}`, role: kind === 'error' ? 'alert' : 'status' },
+    element('div', { className: 'grow' }, ...words),
+    ...more,
+    close && button('✕', close, { className: 'plain', key: 'close', title: 'Close' })
+  );
+}
+
+function nextCase() {
+  const names = Object.keys(settings.strategies);
+  const options = names.map(name =>
+    element('option', { value: name, selected: name === settings.strategy }, name)
+  );
+  const choice = element(
+    'select',
+    {
+      className: 'grow',
+      title: settings.strategies[settings.strategy]?.description ?? 'How the next case is chosen',
+      onchange: event => {
+        settings.strategy = event.target.value;
+        study.changed();
+      },
+    },
+    ...options
+  );
+  choice.dataset.key = 'strategy';
+  const next = button('Next case', actions.nextCase, { className: 'main', key: 'next', hint: 'N', disabled: !names.length });
+  return section('Case', `${state.images.filter(image => image.labelled).length} of ${state.images.length} done`, [
+    row(next, choice),
+  ]);
+}
+
+function images() {
+  const layouts = [
+    ['2x2', '2×2'],
+    ['1x4', '1×4'],
+    ...(state.images.length > 4 ? [['2x4', 'All']] : []),
+  ].map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
+  const cards = actions.ordered().map((image, index) => {
+    const card = button('', () => study.show(image), {
+      className: `image ${image === state.active ? 'active' : ''}`,
+      key: `image-${image.id}`,
+      title: index < 4 ? `Go to it (${index + 1})` : 'Go to it',
+    });
+    card.append(element('b', {}, image.name), progressOf(image));
+    return card;
+  });
+  return section('Images', element('span', {}, ...layouts), [element('div', { className: 'images' }, ...cards)]);
+}
+
+function progressOf(image) {
+  const [className, text] = image.busy
+    ? ['busy', image.busy]
+    : image.mask?.isUnsaved
+      ? ['changed', '● unsaved']
+      : image.labelled
+        ? ['done', '✓ submitted']
+        : ['', 'to do'];
+  return element('span', { className: `state ${className}` }, text);
+}
+
+function find() {
+  const busy = actions.working.count > 0;
+  const scope = [
+    ['all views', true],
+    ['this view', false],
+  ].map(([text, all]) =>
+    button(
+      text,
+      () => {
+        settings.allViews = all;
+        study.changed();
+      },
+      { className: `plain ${settings.allViews === all ? 'chosen' : ''}`, key: `scope-${all}`, pressed: settings.allViews === all }
+    )
+  );
+  const threshold = state.active?.soft && [
+    slider('Threshold', { min: 1, max: 99, value: percent(state.active.threshold), key: 'threshold' }, value => `${value} %`, value =>
+      actions.setThreshold(Math.max(1, Math.ceil((value / 100) * 255)))
+    ),
+  ];
+  return section('Model in', element('span', {}, ...scope), [
+    row(
+      button('Find tumours', actions.findTumours, { className: 'even', key: 'run', hint: 'G', disabled: busy || !state.active }),
+      button('Check quality', actions.checkQuality, { className: 'even', key: 'check', hint: 'Q', disabled: busy || !state.active })
+    ),
+    slider('Opacity', { min: 0, max: 100, value: Math.round(settings.opacity * 100), key: 'opacity' }, value => `${value} %`, value =>
+      actions.cover(value / 100, false)
+    ),
+    ...(threshold ?? []),
+  ]);
+}
+
+const percent = threshold => Math.floor((threshold / 255) * 100);
+
+function edit() {
+  const now = activeTool();
+  const tool = (name, text, hint, title) =>
+    button(text, () => actions.choose(now === TOOLS[name] ? 'look' : name), {
+      className: `even ${now === TOOLS[name] ? 'on' : ''}`,
+      key: name,
+      hint,
+      title,
+      pressed: now === TOOLS[name],
+      disabled: !state.active?.mask,
+    });
+  const mask = state.active?.mask;
+  const unit = state.active?.spacing ? 'mm' : 'px';
+  return section('Mark', state.active ? sizeOf(state.active) : '', [
+    row(tool('lesion', 'Lesion: click or box', 'M', 'Click on a lesion or draw a box around it: the model outlines it')),
+    row(tool('brush', 'Brush', 'B', 'Paint'), tool('eraser', 'Eraser', 'E', 'Erase')),
+    slider(
+      'Size',
+      { min: 0, max: 100, value: stepOf(brush()), key: 'size' },
+      () => `${brush() < 10 ? brush().toFixed(1) : Math.round(brush())} ${unit}`,
+      value => setBrush(sizeAt(value))
+    ),
+    row(
+      button('Undo', actions.commands.mammoUndo, { className: 'even', key: 'undo', title: 'Ctrl+Z', disabled: !mask?.canUndo }),
+      button('Redo', actions.commands.mammoRedo, { className: 'even', key: 'redo', title: 'Ctrl+Y', disabled: !mask?.canRedo }),
+      button(settings.hidden ? 'Show' : 'Hide', actions.commands.mammoHide, { className: 'even', key: 'hide', hint: 'O', title: 'Hide or show all masks' })
+    ),
+  ]);
+}
+
+// The slider's hundred steps are equal factors: fine at small brushes, quick at large ones.
+const RANGE = Math.log(BRUSH.largest / BRUSH.smallest);
+const sizeAt = step => BRUSH.smallest * Math.exp((RANGE * step) / 100);
+const stepOf = mm => Math.round((Math.log(mm / BRUSH.smallest) / RANGE) * 100);
+
+/** The marked area in words. */
+function sizeOf(image) {
+  const pixels = image.mask?.pixels ?? 0;
+  if (!pixels) {
+    return 'nothing marked';
+  }
+  const area = image.spacing ? pixels * image.spacing[0] * image.spacing[1] : null;
+  return area === null ? `${pixels} pixels` : area < 100 ? `${area.toFixed(1)} mm²` : `${(area / 100).toFixed(2)} cm²`;
+}
+
+function quality() {
+  const image = state.active;
+  const own = ['complete', 'incomplete'].map(verdict =>
+    button(verdict === 'complete' ? 'Complete' : 'Incomplete', () => actions.judge(verdict), {
+      className: `even ${image?.verdict === verdict ? 'on' : ''}`,
+      key: verdict,
+      title: `Save your verdict: the breast is ${verdict}ly shown`,
+      pressed: image?.verdict === verdict,
+      disabled: !image,
+    })
+  );
+  return section('Quality', image?.name ?? '', [
+    row(element('span', { className: 'label quiet' }, 'Model'), opinion(image)),
+    reasons(image?.quality),
+    row(element('span', { className: 'label quiet' }, 'You'), ...own),
+  ]);
+}
+
+function opinion(image) {
+  const found = image?.quality;
+  if (!found) {
+    return element('span', { className: 'grow quiet small' }, 'not checked');
+  }
+  const share = Math.round(100 * found[`probability_${found.verdict}`]);
+  return element(
+    'span',
+    { className: 'grow' },
+    element('span', { className: `verdict ${found.verdict}` }, found.verdict),
+    element('span', { className: 'quiet' }, ` ${share} %`)
+  );
+}
+
+function reasons(found) {
+  const given = [].concat(found?.reasons ?? found?.reason ?? []);
+  return given.length ? element('ul', { className: 'small' }, ...given.map(each => element('li', {}, String(each)))) : null;
+}
+
+function submit() {
+  const image = state.active;
+  const what = image?.mask?.pixels ? `tumour ${sizeOf(image)}` : 'no tumour';
+  const busy = actions.working.count > 0;
+  const all = button('All', () => actions.submit(actions.ordered()), {
+    key: 'submit-all',
+    title: `Save all ${state.images.length} masks as they are; an image without one is saved as normal`,
+    disabled: busy || !state.images.length,
+  });
+  const one = button(image ? `Submit ${image.name}: ${what}` : 'Submit', () => actions.submit(), {
+    className: 'main grow',
+    key: 'submit',
+    title: 'Save the mask as it is and go on (Ctrl+Enter)',
+    disabled: busy || !image?.mask,
+  });
+  const warning = element('footer', {}, 'For research only, not for diagnosis');
+  return element('div', { className: 'last' }, row(one, all), warning);
+}
+
+function model() {
+  const { training } = trainings;
+  const names = Object.keys(settings.trainers);
+  const choice = element(
+    'select',
+    { className: 'grow', disabled: training.running },
+    ...names.map(name => element('option', { value: name, selected: name === training.model }, name.replace(/^mammo_/, '').replaceAll('_', ' ')))
+  );
+  choice.dataset.key = 'model';
+  const bar = element('div', { className: `bar ${training.share === null ? 'unknown' : ''}` }, element('i', {}));
+  if (training.share !== null) {
+    bar.firstChild.style.width = `${Math.round(100 * training.share)}%`;
+  }
+  return section('Learning', '', [
+    row(
+      choice,
+      training.running
+        ? button('Stop', trainings.stop, { key: 'stop' })
+        : button('Update', () => trainings.start(choice.value), { key: 'update', title: 'Train on all submitted images', disabled: !names.length })
+    ),
+    training.running && bar,
+    training.text && element('div', { className: 'quiet small' }, training.text),
+  ]);
+}
+
+function section(title, aside, children) {
+  const heading = element('h3', {}, title, element('span', { className: 'aside' }, aside));
+  return element('section', {}, heading, ...children);
+}
+
+const row = (...children) => element('div', { className: 'row' }, ...children);
+
+customElements.get(PANEL) ?? customElements.define(PANEL, Panel);

@@ -1,0 +1,151 @@
+// What the panel asks of the server, one function a request. Not here: what is done with the answers.
+
+import { readMask, writeMask } from './nrrd.js';
+
+export const MODELS = {
+  quality: 'mammo_quality_classification',
+  whole: 'mammo_tumor_segmentation',
+  lesion: 'mammo_tumor_segmentation_roi',
+};
+
+/** A request that failed: what was wrong, and what helps against it. */
+export class ServerError extends Error {
+  constructor(status, reason, remedy) {
+    super(reason);
+    this.name = 'ServerError';
+    this.status = status;
+    this.reason = reason;
+    this.remedy = remedy;
+  }
+}
+
+/**
+ * An image of a study as the server knows it.
+ * @typedef {{id: string, study: string, series: string, sop: string, view: ?string, laterality: ?string,
+ *   rows: number, columns: number, labelled: boolean, verdict: ?string, readers: string[]}} ImageRow
+ */
+
+/** What the server offers: models, trainers and strategies. */
+export const info = () => json('/info/');
+
+/** The images of a study: `ImageRow[]`. */
+export const images = study => json(`/mammo/studies/${encodeURIComponent(study)}`);
+
+/** The image to annotate next, by a strategy: its id and what is known of it; null if there is none left. */
+export async function nextImage(strategy) {
+  const chosen = await json(`/activelearning/${encodeURIComponent(strategy)}`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: '{}',
+  });
+  return chosen && chosen.id ? chosen : null;
+}
+
+/**
+ * Segment an image.
+ * @param {string} model a name of `MODELS`
+ * @param {ImageRow} image
+ * @param {object} params of the request, such as `{point: [row, column]}` or `{box: [row0, column0, row1, column1]}`
+ * @returns {Promise<{mask: Uint8Array, params: object}>} the mask, row by row, and what was said beside it
+ */
+export async function segment(model, image, params = {}) {
+  const asked = { ...params, result_extension: '.nrrd', result_dtype: 'uint8' };
+  const answer = await request(inferPath(model, image, 'all'), { method: 'POST', body: form({ params: asked }) });
+  const parts = await answer.formData();
+  const mask = await readMask(await blobOf(parts.get('image')).arrayBuffer(), image);
+  return { mask, params: JSON.parse(await blobOf(parts.get('params')).text()) };
+}
+
+/** The verdict on an image's completeness: `{verdict, probability_complete, probability_incomplete, ...}`. */
+export async function quality(image) {
+  const body = form({ params: { result_write_to_file: false } });
+  return (await json(inferPath(MODELS.quality, image, 'json'), { method: 'POST', body })).quality;
+}
+
+/** The saved mask of an image that is labelled. */
+export async function savedMask(image) {
+  const answer = await request(`/mammo/masks/${encodeURIComponent(image.id)}`);
+  return readMask(await answer.arrayBuffer(), image);
+}
+
+/** Save a mask, which may be empty, as an image's final label. */
+export async function saveMask(image, mask) {
+  const body = form({ params: { label_info: [{ name: 'tumour', idx: 1 }] } });
+  body.append('label', await writeMask(mask, image), 'label.nrrd');
+  return json(`/datastore/label?image=${encodeURIComponent(image.id)}&tag=final`, { method: 'PUT', body });
+}
+
+/** Save a reader's verdict on an image, `complete` or `incomplete`. */
+export const saveVerdict = (image, verdict) =>
+  json(`/datastore/image/info?image=${encodeURIComponent(image.id)}`, {
+    method: 'PUT',
+    body: form({ info: { quality: verdict } }),
+  });
+
+/** Train a model on all that was annotated. */
+export const train = model =>
+  json(`/train/${encodeURIComponent(model)}`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: '{}',
+  });
+
+/** The latest training, null if there was none. */
+export async function training() {
+  try {
+    return await json('/train/');
+  } catch (error) {
+    if (error instanceof ServerError && error.status === 404) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+/** Stop the training. */
+export const stopTraining = () => json('/train/', { method: 'DELETE' });
+
+const inferPath = (model, image, output) =>
+  `/infer/${encodeURIComponent(model)}?image=${encodeURIComponent(image.id)}&output=${output}`;
+
+function form(fields) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    body.append(name, JSON.stringify(value));
+  }
+  return body;
+}
+
+const blobOf = part => (part instanceof Blob ? part : new Blob([part ?? '']));
+
+async function json(path, options) {
+  return (await request(path, options)).json();
+}
+
+async function request(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { credentials: 'same-origin', ...options });
+  } catch {
+    throw new ServerError(0, 'The server does not answer', 'See whether it still runs, then try again');
+  }
+  if (response.ok) {
+    return response;
+  }
+  if (response.status === 401) {
+    throw new ServerError(401, 'You are not logged in', 'Log in at /login in another tab, then try again');
+  }
+  throw await refusal(response);
+}
+
+async function refusal(response) {
+  let said = {};
+  try {
+    said = await response.json();
+  } catch {
+    // No JSON, so the status has to say it.
+  }
+  const detail = typeof said.detail === 'string' ? said.detail : undefined;
+  const reason = said.reason || detail || `The server answered with status ${response.status}`;
+  return new ServerError(response.status, reason, said.remedy || '');
+}

@@ -1,0 +1,269 @@
+// The study that is open: its images as the server and as OHIF know them, their masks, and what a reader has not saved.
+// Not here: what is done with them (actions), and how that looks (panel).
+
+import { ohif } from './context.js';
+import { PLACE_ATTRIBUTE, isMirrored, placesOf, viewOf } from './hanging.js';
+import { Mask } from './masks.js';
+import * as server from './server.js';
+import { guardOtherViewports, installTools } from './tools.js';
+
+/** Tells of every change of what this module holds; the panel listens. */
+export const changes = new EventTarget();
+
+/** An image of the open study. */
+class StudyImage {
+  constructor(row) {
+    Object.assign(this, row); // an ImageRow
+    this.displaySet = null;
+    this.mask = null;
+    this.restored = false; // has its mask as it was left
+    this.busy = '';
+    this.quality = null; // the model's verdict
+    this.soft = null; // the model's probabilities, 0 to 255, with the threshold that the mask has
+    this.threshold = 0;
+  }
+
+  get name() {
+    return [this.laterality, this.view].filter(Boolean).join(' ') || 'Image';
+  }
+
+  /** Pixel spacing in mm; null where the header gives none. */
+  get spacing() {
+    const instance = this.displaySet?.instances?.[0] ?? {};
+    const spacing = [].concat(instance.PixelSpacing ?? instance.ImagerPixelSpacing ?? []).map(Number);
+    return spacing.length === 2 && spacing.every(value => value > 0) ? spacing : null;
+  }
+}
+
+export const state = {
+  study: '',
+  /** @type {StudyImage[]} */
+  images: [],
+  /** @type {?StudyImage} */
+  active: null,
+  problem: null,
+  wanted: '', // id of the image to show first
+};
+
+/** Masks that were not saved when their study was left: by image id, with the study. */
+export const drafts = new Map();
+
+let endings = [];
+let marked = () => {};
+
+/** Let `handler(image, mark)` hear of every lesion that is marked. */
+export function onMark(handler) {
+  marked = handler;
+}
+
+/** Say that something has changed. */
+export function changed() {
+  changes.dispatchEvent(new Event('change'));
+}
+
+/** Ask the server for the images of a study, before OHIF hangs it. */
+export async function open(studies) {
+  const study = [].concat(studies)[0] ?? '';
+  if (study !== state.study) {
+    Object.assign(state, { study, images: [], active: null });
+  }
+  state.problem = null;
+  try {
+    const rows = await server.images(study);
+    const former = new Map(state.images.map(image => [image.id, image]));
+    state.images = rows.map(row => Object.assign(former.get(row.id) ?? new StudyImage(row), row));
+  } catch (error) {
+    state.problem = error;
+  }
+  changed();
+}
+
+/** Begin to follow OHIF; the mode has been entered. */
+export function enter() {
+  const { displaySetService, viewportGridService, cornerstoneViewportService, hangingProtocolService } = ohif.services;
+  hangingProtocolService.addCustomAttribute(PLACE_ATTRIBUTE, 'Place of a mammogram', placeOf);
+  installTools((viewportId, mark) => marked(imageIn(viewportId), mark));
+  const events = [
+    [displaySetService, displaySetService.EVENTS.DISPLAY_SETS_ADDED, bind],
+    [viewportGridService, viewportGridService.EVENTS.ACTIVE_VIEWPORT_ID_CHANGED, follow],
+    [viewportGridService, viewportGridService.EVENTS.GRID_STATE_CHANGED, follow],
+    [cornerstoneViewportService, cornerstoneViewportService.EVENTS.VIEWPORT_DATA_CHANGED, shown],
+  ];
+  endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
+  endings.push(guardOtherViewports());
+  endings.push(followDrawing());
+  window.addEventListener('beforeunload', warn);
+}
+
+/** Keep what is not saved; the mode is about to be left. */
+export function leave() {
+  keepDrafts();
+  endings.forEach(end => end());
+  endings = [];
+  window.removeEventListener('beforeunload', warn);
+  Object.assign(state, { study: '', images: [], active: null });
+}
+
+/** Images of the open study with work that the server does not have. */
+export const unsaved = () => state.images.filter(image => image.mask?.isUnsaved);
+
+/** Show an image: in the viewport that has it, or in the active one. */
+export function show(image) {
+  const { viewportGridService } = ohif.services;
+  const viewportId = viewportOf(image);
+  if (viewportId) {
+    viewportGridService.setActiveViewportId(viewportId);
+  } else if (image.displaySet) {
+    viewportGridService.setDisplaySetsForViewport({
+      viewportId: viewportGridService.getActiveViewportId(),
+      displaySetInstanceUIDs: [image.displaySet.displaySetInstanceUID],
+    });
+  }
+}
+
+/** Id of a viewport that shows an image. */
+export function viewportOf(image) {
+  const uid = image.displaySet?.displaySetInstanceUID;
+  const viewports = [...ohif.services.viewportGridService.getState().viewports.entries()];
+  return viewports.find(([, { displaySetInstanceUIDs = [] }]) => uid && displaySetInstanceUIDs.includes(uid))?.[0];
+}
+
+/** What stands over an image: side, view, and whether it shows a part of the breast. */
+export function labelOf(instance) {
+  const image = state.images.find(each => each.sop === instance.SOPInstanceUID);
+  const header = viewOf(instance);
+  const name = image?.name ?? [header.laterality, header.view].filter(Boolean).join(' ');
+  return header.partial ? `${name} (part)` : name;
+}
+
+/** The place of a display set's image in the way a study hangs; OHIF asks for it. */
+function placeOf(displaySet) {
+  const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(set => set.Modality === 'MG');
+  const images = sets.map(set => {
+    const instance = set.instances?.[0] ?? {};
+    const known = state.images.find(image => image.sop === instance.SOPInstanceUID);
+    const header = viewOf(instance);
+    return {
+      key: set.displaySetInstanceUID,
+      view: known?.view ?? header.view,
+      laterality: known?.laterality ?? header.laterality,
+      partial: header.partial,
+    };
+  });
+  return placesOf(images).get(displaySet.displaySetInstanceUID) ?? '';
+}
+
+function bind() {
+  for (const set of ohif.services.displaySetService.getActiveDisplaySets()) {
+    const image = state.images.find(each => each.sop === set.instances?.[0]?.SOPInstanceUID);
+    if (image && image.displaySet !== set) {
+      image.displaySet = set;
+      image.mask = new Mask(image, set);
+    }
+  }
+  follow();
+}
+
+function imageIn(viewportId) {
+  const uids = ohif.services.viewportGridService.getState().viewports.get(viewportId)?.displaySetInstanceUIDs ?? [];
+  return state.images.find(image => uids.includes(image.displaySet?.displaySetInstanceUID)) ?? null;
+}
+
+/** Note which image is the active one. OHIF's own state may be a moment behind its events, so what they say counts. */
+function follow({ viewportId, state: grid } = {}) {
+  const { viewportGridService } = ohif.services;
+  state.active = imageIn(viewportId ?? grid?.activeViewportId ?? viewportGridService.getActiveViewportId());
+  changed();
+}
+
+/** A viewport has got its image: hang it the right way round, and lay its mask over it. */
+async function shown({ viewportId }) {
+  const image = imageIn(viewportId);
+  if (!image?.mask) {
+    return;
+  }
+  try {
+    hang(image, viewportId);
+    await image.mask.show(viewportId);
+    await restore(image);
+  } catch (error) {
+    state.problem = error;
+  }
+  if (state.wanted === image.id) {
+    state.wanted = '';
+    ohif.services.viewportGridService.setActiveViewportId(viewportId);
+  }
+  follow();
+}
+
+function hang(image, viewportId) {
+  const instance = image.displaySet.instances[0];
+  if (isMirrored(image.laterality, instance.PatientOrientation)) {
+    const viewport = ohif.services.cornerstoneViewportService.getCornerstoneViewport(viewportId);
+    viewport.setCamera({ flipHorizontal: true });
+    viewport.render();
+  }
+}
+
+/** Give an image, once, the work that was not saved before, or else the label that is. */
+function restore(image) {
+  image.restoring ??= (async () => {
+    const draft = drafts.get(image.id);
+    if (draft) {
+      image.mask.replace(draft.pixels);
+      drafts.delete(image.id);
+    } else if (image.labelled) {
+      image.mask.load(await server.savedMask(image));
+    }
+    image.restored = true;
+  })();
+  return image.restoring;
+}
+
+function keepDrafts() {
+  for (const image of unsaved()) {
+    drafts.set(image.id, { study: state.study, name: image.name, pixels: image.mask.snapshot() });
+  }
+}
+
+/** Note what tools draw, each stroke as a step, once the button is up and the tool is done. @returns what ends it */
+function followDrawing() {
+  const { cornerstone, cornerstoneTools } = ohif.libraries;
+  const touched = new Set();
+  let pressed = false;
+  const note = () => {
+    if (pressed) {
+      return;
+    }
+    const drawn = state.images.filter(image => touched.has(image.mask?.segmentationId));
+    touched.clear();
+    if (drawn.map(image => image.mask.commit()).some(Boolean)) {
+      changed();
+    }
+  };
+  const modified = ({ detail }) => {
+    touched.add(detail.segmentationId);
+    setTimeout(note);
+  };
+  const down = () => (pressed = true);
+  const up = () => {
+    pressed = false;
+    setTimeout(note);
+  };
+  const event = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+  cornerstone.eventTarget.addEventListener(event, modified);
+  window.addEventListener('pointerdown', down, true);
+  window.addEventListener('pointerup', up, true);
+  return () => {
+    cornerstone.eventTarget.removeEventListener(event, modified);
+    window.removeEventListener('pointerdown', down, true);
+    window.removeEventListener('pointerup', up, true);
+  };
+}
+
+function warn(event) {
+  if (unsaved().length || drafts.size) {
+    event.preventDefault();
+    event.returnValue = '';
+  }
+}

@@ -1,0 +1,149 @@
+// The mouse in the viewports: brush and eraser in millimetres, and the tool that marks a lesion by a click or a box.
+// Not here: what a mark leads to.
+
+import { ohif, TOOL_GROUP } from './context.js';
+
+export const TOOLS = { brush: 'CircularBrush', eraser: 'CircularEraser', lesion: 'MammoLesion', look: 'WindowLevel' };
+export const BRUSH = { smallest: 1, largest: 30, usual: 5 }; // diameters in mm
+
+const SMALLEST_BOX = 8; // CSS pixels; a shorter drag is a click that trembled
+
+let diameter = BRUSH.usual;
+let marked = () => {};
+
+/** Make the lesion tool and put it into the viewports' tool group. @param onMark gets `(viewportId, mark)` */
+export function installTools(onMark) {
+  marked = onMark;
+  const { cornerstoneTools } = ohif.libraries;
+  const Tool = lesionTool(cornerstoneTools.BaseTool);
+  if (!cornerstoneTools.state?.tools?.[Tool.toolName]) {
+    cornerstoneTools.addTool(Tool);
+  }
+  const group = ohif.services.toolGroupService.getToolGroup(TOOL_GROUP);
+  if (!group.hasTool(Tool.toolName)) {
+    group.addTool(Tool.toolName);
+  }
+  setBrush(diameter);
+}
+
+/** Name of the tool on the left mouse button. */
+export function activeTool() {
+  return ohif.services.toolGroupService.getToolGroup(TOOL_GROUP)?.getActivePrimaryMouseButtonTool();
+}
+
+/** Put a tool on the left mouse button. @param {keyof TOOLS} name */
+export function useTool(name) {
+  ohif.run('setToolActive', { toolName: TOOLS[name], toolGroupId: TOOL_GROUP });
+  if (name === 'brush' || name === 'eraser') {
+    setBrush(diameter); // cornerstone starts with one of 25 mm
+  }
+  ohif.services.toolbarService.refreshToolbarState?.({ viewportId: ohif.services.viewportGridService.getActiveViewportId() });
+}
+
+/** Diameter of brush and eraser in mm. */
+export const brush = () => diameter;
+
+/** Set the diameter of brush and eraser. @param {number} mm */
+export function setBrush(mm) {
+  diameter = Math.min(BRUSH.largest, Math.max(BRUSH.smallest, mm));
+  ohif.libraries.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(TOOL_GROUP, diameter / 2);
+}
+
+/**
+ * With brush or eraser, let the first press in another viewport only choose it: it is meant so, and would paint.
+ * @returns a function that ends it
+ */
+export function guardOtherViewports() {
+  const guard = event => {
+    const pane = event.target.closest?.('[data-viewportid], .viewport-element, [data-cy="viewport-pane"]');
+    const element = pane && viewportAt(event.target);
+    const active = ohif.services.viewportGridService.getActiveViewportId();
+    const draws = [TOOLS.brush, TOOLS.eraser].includes(activeTool());
+    if (!draws || event.button !== 0 || !element || element === active) {
+      return;
+    }
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    ohif.services.viewportGridService.setActiveViewportId(element);
+  };
+  window.addEventListener('mousedown', guard, true);
+  return () => window.removeEventListener('mousedown', guard, true);
+}
+
+/** Id of the viewport in which an element of the page lies. */
+function viewportAt(target) {
+  const { cornerstone } = ohif.libraries;
+  return cornerstone.getEnabledElements().find(({ viewport }) => viewport.element.contains(target))?.viewport.id;
+}
+
+/** The pixel [row, column] of a viewport's image at a place of the world, within the image. */
+function pixelAt(viewport, world) {
+  const { imageData, dimensions } = viewport.getImageData();
+  const [column, row] = imageData.worldToIndex(world);
+  const within = (value, size) => Math.min(size - 1, Math.max(0, Math.round(value)));
+  return [within(row, dimensions[1]), within(column, dimensions[0])];
+}
+
+function lesionTool(BaseTool) {
+  return class LesionTool extends BaseTool {
+    static toolName = TOOLS.lesion;
+
+    constructor(toolProps = {}, defaults = { supportedInteractionTypes: ['Mouse', 'Touch'], configuration: {} }) {
+      super(toolProps, defaults);
+    }
+
+    preMouseDownCallback = event => {
+      this.start = event.detail.currentPoints;
+      return true;
+    };
+
+    mouseDragCallback = event => {
+      const { element, currentPoints } = event.detail;
+      if (this.start) {
+        this.frame ??= element.appendChild(newFrame());
+        place(this.frame, this.start.canvas, currentPoints.canvas);
+      }
+    };
+
+    mouseClickCallback = event => this.finish(event);
+
+    mouseUpCallback = event => this.finish(event);
+
+    finish(event) {
+      const { element, currentPoints } = event.detail;
+      this.frame?.remove();
+      this.frame = null;
+      if (!this.start) {
+        return;
+      }
+      const { canvas, world } = this.start;
+      this.start = null;
+      const { viewport } = ohif.libraries.cornerstone.getEnabledElement(element);
+      const drawn = currentPoints.canvas.map((value, axis) => Math.abs(value - canvas[axis]));
+      marked(viewport.id, mark(pixelAt(viewport, world), pixelAt(viewport, currentPoints.world), drawn));
+    }
+  };
+}
+
+/** A click as a point, a drag as a half-open box, as the server wants them. */
+function mark(from, to, drawn) {
+  if (Math.max(...drawn) < SMALLEST_BOX) {
+    return { point: from };
+  }
+  const lower = [0, 1].map(axis => Math.min(from[axis], to[axis]));
+  const upper = [0, 1].map(axis => Math.max(from[axis], to[axis]) + 1);
+  return { box: [...lower, ...upper] };
+}
+
+function newFrame() {
+  const frame = document.createElement('div');
+  frame.style.cssText = 'position:absolute;border:1.5px dashed #ffb020;pointer-events:none;z-index:5';
+  return frame;
+}
+
+function place(frame, a, b) {
+  frame.style.left = `${Math.min(a[0], b[0])}px`;
+  frame.style.top = `${Math.min(a[1], b[1])}px`;
+  frame.style.width = `${Math.abs(a[0] - b[0])}px`;
+  frame.style.height = `${Math.abs(a[1] - b[1])}px`;
+}
