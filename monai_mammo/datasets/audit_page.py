@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -21,7 +22,7 @@ from monai_mammo.datasets.datalist import SECTIONS
 SHEET = 24
 """Pictures of a split's contact sheet, chosen at random (with a fixed seed) where there are more images."""
 
-PICTURES, ROWS, FILES, MORE = 200, 300, 8, 500
+PICTURES, ROWS, FILES, MORE = 48, 300, 8, 500
 """Most pictures and most rows shown of one check; files of a row named at once, and on request. audit.json has all."""
 
 _SEED = 0
@@ -56,6 +57,11 @@ def _head(audit: Audit, name: str) -> str:
         for severity, plural in _PLURAL.items()
     )
     images = len({item.image for data in audit.lists for item in data.items})
+    of_check = Counter((finding.severity, finding.check) for finding in audit.findings)
+    contents = "".join(
+        f'<li class="{severity}"><a href="#{severity}-{check}">{escape(CHECKS[check].title)}</a> {number}</li>'
+        for (severity, check), number in of_check.items()
+    )
     remarks = "".join(
         f"<p><b>{escape(str(which))}:</b> {escape(str(remark))}</p>"
         for which, remark in _mapping(audit.prepared.get("remarks")).items()
@@ -69,6 +75,7 @@ def _head(audit: Audit, name: str) -> str:
         f"{'image' if images == 1 else 'images'}</a></li>"
         f'<li class="tile"><a href="#lists"><b>{len(audit.lists)}</b> '
         f"{'list' if len(audit.lists) == 1 else 'lists'}</a></li></ul>"
+        f"{f'<ul class=contents>{contents}</ul>' if contents else ''}"
         f"{f'<p>Prepared with {options}.</p>' if options else ''}{remarks}</header>"
     )
 
@@ -95,12 +102,12 @@ def _check(audit: Audit, check: str, findings: Sequence[Finding], images: Mappin
         (file,) = _pictured(audit, finding.files, images)
         details.setdefault(file, {})[finding.detail] = None
     pictures = "".join(
-        _figure(audit, file, images[file], f"{'; '.join(said)} · {_caption(images[file])} · {file.name}")
+        _figure(audit, file, images[file], f"{_first(said)} · {_caption(images[file])} · {file.name}")
         for file, said in list(details.items())[:PICTURES]
     )
     return (
-        f'<details class="{severity}"{" open" if is_open else ""}><summary><h3>{escape(about.title)}</h3> '
-        f'<span class="badge">{len(findings)}</span></summary>'
+        f'<details id="{severity}-{check}" class="{severity}"{" open" if is_open else ""}><summary>'
+        f'<h3>{escape(about.title)}</h3> <span class="badge">{len(findings)}</span></summary>'
         f"<p>{_coded(about.explanation)}</p><p><b>What helps:</b> {_coded(about.remedy)}</p>"
         f'<div class="scroll"><table><caption class="hidden">{escape(about.title)}</caption><thead><tr>'
         '<th scope="col">What was found</th><th scope="col">Files</th><th scope="col">Lists</th></tr></thead>'
@@ -110,6 +117,11 @@ def _check(audit: Audit, check: str, findings: Sequence[Finding], images: Mappin
         f"{f'<p class=quiet>{PICTURES} of {len(details)} pictures are shown.</p>' if len(details) > PICTURES else ''}"
         "</details>"
     )
+
+
+def _first(details: Iterable[str]) -> str:
+    first, *others = details
+    return f"{first}; and {len(others)} more" if others else first
 
 
 def _rows(findings: Sequence[Finding]) -> list[Finding]:
@@ -259,6 +271,10 @@ a { color: inherit; } a:focus-visible, summary:focus-visible { outline: 2px soli
 .tile a { display: block; padding: .5rem .9rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .5rem; text-decoration: none; } .tile b { font-size: 1.3rem; }
 .tile.error b { color: var(--error); } .tile.warning b { color: var(--warning); } .tile.note b { color: var(--note); }
+.contents { list-style: none; padding: 0; margin: 1rem 0; columns: 20rem; }
+.contents li { border-left: .3rem solid; padding-left: .5rem; margin: .15rem 0; break-inside: avoid; }
+.contents .error { border-color: var(--error); } .contents .warning { border-color: var(--warning); }
+.contents .note { border-color: var(--note); }
 details { background: var(--card); border: 1px solid var(--line); border-left: .3rem solid var(--line);
   border-radius: .5rem; padding: .6rem 1rem; margin: .7rem 0; }
 details.error { border-left-color: var(--error); } details.warning { border-left-color: var(--warning); }

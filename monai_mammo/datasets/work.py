@@ -27,7 +27,7 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 STATE = ".state"
 """Folder of the records below the prepared folder."""
 
-_EDITION = 3  # raise it when the same source gives other files, so that old ones are made anew
+_EDITION = 4  # raise it when the same source gives other files, so that old ones are made anew
 
 
 @dataclass(frozen=True)
