@@ -106,11 +106,13 @@ def test_from_the_next_sample_to_the_submitted_label(
     assert quality.GetSize() == (90, 120, 1)
 
     file = tmp_path / "tmpabc.nii.gz"
-    SimpleITK.WriteImage(mask, str(file))
-    segments = {"label_info": [{"name": "tumour", "idx": 1}]}
-    assert ann.save_label(image, str(file), params=segments)["label"] == image
+    submitted = mask * 3  # Slicer makes a segment of each label that the server knows, most of them empty
+    SimpleITK.WriteImage(submitted, str(file))
+    segments = [{"name": name, "idx": number + 1} for number, name in enumerate(ann.info()["labels"])]
+    assert segments[2]["name"] == "tumour"
+    assert ann.save_label(image, str(file), params={"label_info": segments})["label"] == image
     kept = SimpleITK.ReadImage(ann.download_label(image, "final"))
-    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(kept), SimpleITK.GetArrayFromImage(mask))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(kept), SimpleITK.GetArrayFromImage(submitted))
     again = [client.next_sample("random", {})["id"] for client in (ann, bea) for _ in range(3)]
     assert image not in again
 
@@ -125,7 +127,7 @@ def test_what_each_did_is_on_record(server: Server, annotator: Callable[[str], A
 def test_an_image_of_the_users_own_in_a_session(
     slicer: ModuleType, annotator: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    """File, Add Data and Upload Volume with `session`."""
+    """File, Add Data, then SmartEdit; Submit Label takes the image itself to the server first."""
     own = test_server.write_volume(tmp_path / "own.nii.gz", blob()[0], turned=True)
     ann = annotator("ann")
     session = ann.create_session(str(own))["session_id"]
@@ -137,6 +139,9 @@ def test_an_image_of_the_users_own_in_a_session(
     ann.remove_session(session)
     with pytest.raises(slicer.MONAILabelClientException):
         ann.get_session(session)
+    ann.upload_image(str(own), "of-ann")
+    label = test_server.write_volume(tmp_path / "label.nii.gz", blob()[1] / 255, turned=True)
+    assert ann.save_label("of-ann", str(label))["label"] == "of-ann"
 
 
 def test_a_click_on_the_background_alone_is_answered_with_what_to_do(

@@ -284,12 +284,14 @@ def test_weights_that_are_no_worse_are_served_and_the_run_can_be_repeated(
     run = whole.history.folder / "0001"
     config = json.loads((run / "config.json").read_text())
     assert config["initial_weights_sha256"] == digest(whole.bundle / "models" / "model_whole.pt")
+    assert (run / "configs" / "train.yaml").read_text() == (whole.bundle / "configs" / "train.yaml").read_text()
     datalist = json.loads((run / "data" / "dataset.json").read_text())
     assert len(datalist["validation"]) == 2
     for entry in datalist["training"] + datalist["validation"]:
         for key in ("image", "label"):
             assert (run / "data" / entry[key]).is_file(), "the datalist holds where the run was moved to"
     assert not list(run.rglob("checkpoint*"))
+    assert (whole.stats()["epoch"], whole.stats()["total_epochs"]) == (1, 1)
 
 
 def test_worse_weights_are_refused_and_kept_for_inspection(

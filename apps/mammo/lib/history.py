@@ -1,8 +1,8 @@
 """The weights that a model has had: in service, former, refused. Nothing that was ever in service is overwritten.
 
     <weights>/<model>.pt                         in service; absent: the bundle's own weights are
-    <weights>/history/<model>/<number>/          one training: record.json, weights.pt, config.json, data/ (its datalist
-                                                 and masks), in one step and complete
+    <weights>/history/<model>/<number>/          one training: record.json, weights.pt, config.json, configs/ (the
+                                                 bundle's), data/ (datalist, masks), all in one step
     <weights>/history/<model>/.run/              the training in progress; worthless once its process is gone
     <weights>/history/<model>/service.jsonl      which number came into service when, and by whom
 
@@ -116,6 +116,10 @@ class History:
                 raise unknown("number in the model's history", str(chosen))
             self._serve(chosen, user)
         return chosen
+
+    def latest(self) -> Path:
+        """The folder of the last training that gave weights; there need not be one."""
+        return self.folder / f"{max(self._numbers(), default=0):04d}"
 
     def entries(self) -> list[dict[str, Any]]:
         """All records, the newest first, with `number`, `serving` and whether the weights are kept (`restorable`)."""

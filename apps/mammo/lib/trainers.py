@@ -8,6 +8,7 @@ process would only cost another start. Not here: a training loop, the judgement 
 from __future__ import annotations
 
 import logging
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ class BundleTraining(TrainTask):
         return {**{name: written[name] for name in named}, "validation": 0.2, "pretrained": True}
 
     def stats(self) -> dict[str, Any]:
-        """What 3D Slicer's two bars show: `epoch` of `total_epochs`, and `best_metric`."""
-        state = read_progress(self.history.run)
+        """What 3D Slicer's two bars show of the last training: `epoch` of `total_epochs`, and `best_metric`."""
+        state = read_progress(self.history.run) or read_progress(self.history.latest())
         stats = {"epoch": state.get("epoch", 0), "total_epochs": state.get("epochs", 1)}
         return stats | {"best_metric": state.get("best_metric", 0.0), "started": state.get("started", "")}
 
@@ -126,6 +127,7 @@ class BundleTraining(TrainTask):
         from_sha256 = digest(start.weights) if start else None
         values = {name: value for name, value in settings.items() if name not in ("validation", "pretrained")}
         values |= {**self.overrides, "initial_weights": str(start.weights) if start else ""}
+        shutil.copytree(self.bundle / "configs", run / "configs")
         write_json(
             run / "config.json", {**settings, "initial_weights_sha256": from_sha256, "overrides": self.overrides}
         )
