@@ -33,6 +33,7 @@ from lib.strategies import DESCRIPTIONS, CaseChoice
 from lib.trainers import BundleTraining
 from lib.training_routes import install as install_training_routes
 from lib.users import read_users
+from lib.viewer import install as install_viewer
 from lib.worklist import LEASE_MINUTES, Worklist
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
@@ -58,7 +59,7 @@ class MammoApp(MONAILabelApp):
         studies: the folder of images, or the address of a DICOMweb archive.
         conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
             `device` (as torch names it), `seed` (of the strategies), `scoring` (off: images are not scored in the
-            background); each has a default.
+            background), `ohif` (folder of another build of OHIF); each has a default.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -213,6 +214,7 @@ class MammoApp(MONAILabelApp):
             install_folder(server, Path(self.studies))
         install_training_routes(server, self)
         install_study_routes(server, self)
+        install_viewer(server, self, self.conf.get("ohif"))
         install_pages(server, users)
         install_guard(server, self.conf, users)
         install_error_handlers(server)

@@ -98,13 +98,14 @@ def _entry(datastore: MammogramDatastore, image_id: str, mask: np.ndarray, folde
 def _tumours(datastore: MammogramDatastore) -> list[tuple[str, np.ndarray]]:
     """Image ids with the tumour pixels (rows, columns) of their final labels."""
     tag = DefaultLabelTag.FINAL
-    return [(image_id, _tumour_pixels(datastore, image_id, tag)) for image_id in datastore.get_labeled_images(tag)]
+    return [(image_id, tumour_pixels(datastore, image_id, tag)) for image_id in datastore.get_labeled_images(tag)]
 
 
-def _tumour_pixels(datastore: MammogramDatastore, image_id: str, tag: str) -> np.ndarray:
-    """Where a label says tumour: the values that its `label_info` calls so, or all of them if it names none."""
-    mask = read_mask(datastore.get_label_uri(image_id, tag))
-    names = datastore.get_label_info(image_id, tag).get("label_info")
+def tumour_pixels(datastore: MammogramDatastore, image_id: str, tag: str, reader: str | None = None) -> np.ndarray:
+    """Where a label, or a certain reader's, says tumour (rows, columns): the values that its `label_info` calls so, or
+    all of them if it names none."""
+    mask = read_mask(datastore.get_label_uri(image_id, tag, reader))
+    names = datastore.get_label_info(image_id, tag, reader).get("label_info")
     if not names:
         return mask > 0
     values = [entry.get("idx") for entry in names if str(entry.get("name", "")).lower() in TUMOUR_NAMES]

@@ -12,10 +12,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import monailabel
+import numpy as np
 from fastapi import FastAPI, Request
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
+
+from .datalists import tumour_pixels
+from .labels import FINAL
+from .masks import Geometry, write_mask
+from .routes import HasDatastore
+from .users import current_user
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +55,15 @@ def find_viewer(configured: str | None = None) -> Path:
     return BUILT_IN
 
 
-def install(server: FastAPI, configured: str | None = None) -> None:
-    """Serve OHIF at /ohif in place of MONAI Label's, and our modules at /mammo.
+def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -> None:
+    """Serve OHIF at /ohif in place of MONAI Label's, our modules at /mammo, and saved masks in the form they read.
 
     OHIF's build takes its scripts from the root, so each of its files has a route there too. They are listed now, one
     by one: nothing that is not OHIF's can be reached by them, and no other route is hidden.
 
     Args:
         server: the application that answers.
+        app: knows the labels.
         configured: folder of another OHIF build.
 
     Raises:
@@ -87,10 +96,19 @@ def install(server: FastAPI, configured: str | None = None) -> None:
     async def start(request: Request) -> Response:
         return RedirectResponse("/ohif/")
 
+    def saved_mask(image: str) -> Response:
+        """The tumours of a final label, the reader's own before another's, as NRRD of the image's pixels."""
+        datastore, reader = app.datastore(), current_user.get()
+        own_label = reader if reader in datastore.labels.readers(image) else None
+        mask = tumour_pixels(datastore, image, FINAL, own_label).astype(np.uint8)
+        file = Path(write_mask(mask, Geometry(), {"result_extension": ".nrrd"}))
+        return FileResponse(file, media_type="application/octet-stream", background=BackgroundTask(file.unlink))
+
     own: dict[str, Endpoint] = {"app-config.js": config, "init-service-worker.js": no_service_worker}
     server.add_route("/ohif", start)
     server.add_route("/ohif/{path:path}", application)
     server.add_route("/mammo/{name}.js", module)
+    server.add_api_route("/mammo/masks/{image}", saved_mask, tags=["Mammography"], response_class=Response)
     for name, endpoint in own.items():
         server.add_route(f"/{name}", endpoint)
     for entry in sorted(folder.iterdir()):

@@ -3,10 +3,12 @@
 import { changed } from './study.js';
 import * as server from './server.js';
 
-const EVERY_MS = 2000;
+const EVERY_MS = 1500;
 const RUNNING = ['SUBMITTED', 'RUNNING'];
+const PHASES = { preparing: 'preparing', training: 'training', comparing: 'comparing with the model in service' };
+const ENDINGS = { STOPPED: 'Stopped; the model in service stays', ERROR: 'Failed', DONE: 'Finished' };
 
-/** The latest training: which model, how far (0 to 1, null if unknown), and in words. */
+/** The latest training: which model, how far (0 to 1, null if unknown), in words, and a request that failed. */
 export const training = { model: '', running: false, share: null, text: '', problem: null };
 
 let timer = null;
@@ -15,7 +17,7 @@ let timer = null;
 export async function follow() {
   clearTimeout(timer);
   try {
-    show(await server.training(), (await server.info()).trainers ?? {});
+    show(await server.training());
     training.problem = null;
   } catch (error) {
     training.problem = error; // it goes on, seen or not: ask again
@@ -43,13 +45,26 @@ async function request(asking) {
   await follow();
 }
 
-function show(task, trainers) {
+function show(task) {
+  const progress = task?.progress ?? {};
   training.running = RUNNING.includes(task?.status);
   training.model = task?.request?.model ?? '';
-  const { epoch = 0, total_epochs: epochs = 0, phase = '', best_metric: best = 0 } = trainers[training.model]?.stats ?? {};
-  training.share = training.running && epochs ? epoch / epochs : null;
-  const words = [phase !== 'none' && phase, epochs > 1 && `epoch ${epoch} of ${epochs}`, best > 0 && `best ${best.toFixed(3)}`];
-  training.text = task ? [status(task.status), ...words].filter(Boolean).join(' · ') : '';
+  training.share = training.running && progress.share > 0 ? progress.share : null;
+  training.text = !task ? '' : training.running ? underWay(progress) : ending(task);
 }
 
-const status = word => ({ DONE: 'finished', ERROR: 'failed', STOPPED: 'stopped', SUBMITTED: 'waiting' })[word] ?? '';
+function underWay({ phase, epoch, epochs, metric, seconds_left: left }) {
+  return [
+    PHASES[phase] ?? 'starting',
+    phase === 'training' && `epoch ${epoch} of ${epochs}`,
+    metric && `${metric.name.replaceAll('_', ' ')} ${metric.value.toFixed(3)}`,
+    left > 0 && `${left < 90 ? `${left} s` : `${Math.round(left / 60)} min`} left`,
+  ]
+    .filter(Boolean)
+    .join(' · ');
+}
+
+const ending = ({ status, result }) =>
+  [result?.outcome && status !== 'STOPPED' ? `New weights ${result.outcome}` : ENDINGS[status], result?.reason]
+    .filter(Boolean)
+    .join(': ');
