@@ -1,0 +1,286 @@
+"""The gate of the server: who comes in, from where, with what; tokens, cookies, pages of other sites, and the logs."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from lib import security
+from lib.binding import choose_interface
+from lib.errors import install_error_handlers
+from lib.login import install_pages
+from lib.logs import NoMessage, ShortPath
+from lib.security import install_guard
+from lib.users import Users, current_user, read_users
+from starlette.testclient import TestClient
+
+from .conftest import Server, blob, start_server, stop_server, write_png
+
+TOKENS = {"anna": "0123456789abcdef-anna", "bert": "0123456789abcdef-bert"}
+BEARER = {"Authorization": f"Bearer {TOKENS['anna']}"}
+
+
+def guarded(
+    users: dict[str, str] | None = None, client: str = "127.0.0.1", host: str = "127.0.0.1", **conf: str
+) -> TestClient:
+    """A small application behind the gate, asked by a client at an address under a host name."""
+    app, known = FastAPI(), Users(users or {})
+
+    @app.get("/who")
+    def who() -> str:
+        return current_user.get()
+
+    @app.post("/change")
+    async def change(request: Request) -> int:
+        return len(await request.body())
+
+    @app.get("/fail")
+    def fail() -> None:
+        raise OSError("the patient's name")
+
+    install_pages(app, known)
+    install_guard(app, conf, known)
+    install_error_handlers(app)
+    return TestClient(
+        app, base_url=f"http://{host}", client=(client, 50000), raise_server_exceptions=False, follow_redirects=False
+    )
+
+
+def test_without_tokens_this_machine_alone_is_served() -> None:
+    assert guarded().get("/who").json() == "annotator"
+    assert guarded(client="::1", host="[::1]:8000").get("/who").status_code == 200
+    assert guarded(host="localhost:8000").get("/who").status_code == 200
+    refused = guarded(client="192.168.1.7").get("/who")
+    assert refused.status_code == 403
+    assert refused.json()["reason"]
+    assert refused.json()["remedy"]
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "127.0.0.1.evil.org", "localhost.evil.org:8000", "192.168.1.7"])
+def test_a_rebound_name_is_refused(host: str) -> None:
+    assert guarded(host=host).get("/who").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/who", "/openapi.json", "/docs", "/", "/nothing", "/auth/token/valid"])
+def test_with_tokens_nothing_is_served_without_one(path: str) -> None:
+    client = guarded(TOKENS, client="192.168.1.7", host="server.example.org")
+    refused = client.get(path)
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert client.get(path, headers={"Authorization": "Bearer 0123456789abcdef-eve"}).status_code == 401
+    assert client.get(path, headers={"Authorization": "Basic YTpi"}).status_code == 401
+    assert client.get(path, headers=BEARER).status_code == (404 if path == "/nothing" else 200)
+
+
+def test_each_token_names_its_user() -> None:
+    client = guarded(TOKENS)
+    for name, token in TOKENS.items():
+        assert client.get("/who", headers={"Authorization": f"Bearer {token}"}).json() == name
+
+
+def test_a_browser_is_led_to_the_login_and_back_and_its_cookie_is_not_for_scripts() -> None:
+    client = guarded(TOKENS)
+    led = client.get("/who", headers={"Accept": "text/html"})
+    assert (led.status_code, led.headers["location"]) == (303, "/login?next=/who")
+    assert client.post("/login", data={"token": "wrong", "next": "/who"}).status_code == 401
+    entered = client.post("/login", data={"token": TOKENS["bert"], "next": "/who"})
+    assert (entered.status_code, entered.headers["location"]) == (303, "/who")
+    cookie = entered.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKENS["bert"] not in cookie
+    assert client.get("/who").json() == "bert"
+    client.get("/logout")
+    assert client.get("/who").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "place", ["https://evil.org", "//evil.org", "/\\evil.org", "javascript:alert(1)", "/a\r\nX: y"]
+)
+def test_the_login_leads_nowhere_else(place: str) -> None:
+    entered = guarded(TOKENS).post("/login", data={"token": TOKENS["anna"], "next": place})
+    assert entered.headers["location"] == "/"
+    assert "evil" not in guarded(TOKENS).get("/login", params={"next": place.replace("\r\n", "")}).text
+
+
+def test_a_cookie_cannot_be_forged_prolonged_or_kept_after_the_token_changed() -> None:
+    users = Users(TOKENS)
+    cookie = users.cookie("anna")
+    name, until, seal = cookie.split(".")
+    assert users.by_cookie(cookie) == "anna"
+    for forged in (f"bert.{until}.{seal}", f"{name}.{int(until) + 1}.{seal}", f"{name}.{until}.", "anna", "", "a.b.c"):
+        assert users.by_cookie(forged) is None
+    assert Users({"anna": "another-token-of-hers"}).by_cookie(cookie) is None
+    assert users.by_cookie(f"{name}.1.{users._seal(name, '1')}") is None, "expired"
+
+
+def test_3d_slicer_gets_its_token_by_its_own_routes() -> None:
+    client = guarded(TOKENS)
+    assert client.get("/auth/").json()["enabled"] is True
+    assert guarded().get("/auth/").json()["enabled"] is False
+    given = client.post("/auth/token", data={"username": "anna", "password": TOKENS["anna"], "grant_type": "password"})
+    assert given.json() == {"access_token": TOKENS["anna"], "token_type": "Bearer"}
+    assert client.get("/auth/token/valid", headers=BEARER).json() == {"username": "anna"}
+    assert client.post("/auth/token", data={"username": "bert", "password": TOKENS["anna"]}).status_code == 401
+
+
+def test_pages_of_other_sites_change_nothing_and_read_nothing() -> None:
+    client = guarded()
+    for headers in ({"Origin": "https://evil.org"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert client.post("/change", headers=headers).status_code == 403
+    assert client.post("/change", headers={"Origin": "http://127.0.0.1"}).status_code == 200
+    assert client.post("/change").status_code == 200, "a program that is no browser"
+    answer = client.get("/who", headers={"Origin": "https://evil.org"})
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_an_origin_that_is_named_may_use_the_server() -> None:
+    client = guarded(TOKENS, origins="https://viewer.org")
+    asked = {"Origin": "https://viewer.org", "Access-Control-Request-Method": "POST"}
+    assert client.options("/change", headers=asked).headers["access-control-allow-origin"] == "https://viewer.org"
+    assert client.post("/change", headers={**BEARER, "Origin": "https://viewer.org"}).status_code == 200
+    assert client.post("/change", headers={**BEARER, "Origin": "https://evil.org"}).status_code == 403
+    with pytest.raises(ValueError, match="no origin"):
+        guarded(origins="*")
+
+
+def test_a_body_too_large_is_refused_whatever_its_headers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "LARGEST_TEXT", 1000)
+    client = guarded(upload_limit="1")
+
+    def streamed(count: int) -> Iterator[bytes]:
+        yield from (b"x" * 100 for _ in range(count))
+
+    assert client.post("/change", content=b"x" * 1000).json() == 1000
+    assert client.post("/change", content=b"x" * 1001).status_code == 413
+    assert client.post("/change", content=streamed(10)).json() == 1000
+    assert client.post("/change", content=streamed(11)).status_code == 413
+    upload = {"Content-Type": "multipart/related; boundary=b"}
+    assert client.post("/change", content=b"x" * 2**20, headers=upload).json() == 2**20
+    assert client.post("/change", content=b"x" * (2**20 + 1), headers=upload).status_code == 413
+
+
+def test_an_answer_is_kept_and_framed_by_nobody_else() -> None:
+    headers = guarded().get("/who").headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'self'" in headers["content-security-policy"]
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_an_unforeseen_error_is_json_and_tells_nothing() -> None:
+    answer = guarded().get("/fail")
+    assert answer.status_code == 500
+    assert "OSError" in answer.json()["reason"]
+    assert "patient" not in answer.text
+
+
+def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"# those who read\nanna: {TOKENS['anna']}\n\nbert: {TOKENS['bert']}  # second reader\n")
+    assert read_users({"users": str(file)}, {}).by_token(TOKENS["bert"]) == "bert"
+    assert read_users({}, {"MAMMO_TOKEN": TOKENS["anna"]}).by_token(TOKENS["anna"]) == "annotator"
+    assert not read_users({}, {})
+    with pytest.raises(ValueError, match="MAMMO_TOKEN"):
+        read_users({"token": TOKENS["anna"]}, {})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "anna", "anna: short", "../x: 0123456789abcdef", "a: 0123456789abcdef\nb: 0123456789abcdef"]
+)
+def test_a_file_of_users_with_a_mistake_lets_no_server_start(tmp_path: Path, content: str) -> None:
+    (tmp_path / "users").write_text(content)
+    with pytest.raises(ValueError, match=r".") as refused:
+        read_users({"users": str(tmp_path / "users")}, {})
+    assert "0123456789abcdef" not in str(refused.value)
+
+
+def test_a_network_is_served_only_when_asked_for_and_only_with_tokens() -> None:
+    config = uvicorn.Config("app", host="0.0.0.0")
+    choose_interface(with_tokens=False, arguments=["start_server", "--app", "x"])
+    assert config.host == "127.0.0.1"
+    config.host = "0.0.0.0"
+    with pytest.raises(ValueError, match="tokens"):
+        choose_interface(with_tokens=False, arguments=["start_server", "--host", "0.0.0.0"])
+    choose_interface(with_tokens=True, arguments=["start_server", "-i", "0.0.0.0"])
+    assert config.host == "0.0.0.0"
+    config.host = "127.0.0.1"
+
+
+def test_logs_lose_queries_identifiers_and_messages() -> None:
+    path = "/dicomweb/studies/1.2.3/series?PatientID=secret"
+    record = logging.LogRecord("uvicorn.access", 20, "", 0, "%s %s %s %s %s", ("c", "GET", path, "1.1", 200), None)
+    assert ShortPath().filter(record)
+    assert record.getMessage() == "c GET /dicomweb/studies/... 1.1 200"
+    message = record.msg.join(("sec", "ret")).replace(record.msg, "")  # not in this file's own lines
+    try:
+        raise OSError(message)
+    except OSError:
+        record = logging.LogRecord("uvicorn.error", 40, "", 0, "failed", (), sys.exc_info())
+    assert NoMessage().filter(record)
+    assert "secret" not in logging.Formatter().format(record)
+    assert "OSError" in logging.Formatter().format(record)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
+    """A server with users, started without naming a host."""
+    folder = tmp_path_factory.mktemp("locked")
+    write_png(folder / "studies" / "film.png", blob()[0])
+    (folder / "users").write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
+    running = start_server(
+        folder / "studies", bundles, folder, host="", token=TOKENS["anna"], users=str(folder / "users")
+    )
+    yield running
+    stop_server(running)
+
+
+@pytest.mark.slow
+def test_every_route_of_the_running_server_asks_for_a_token(locked: Server) -> None:
+    routes = locked.http.get("/openapi.json").json()["paths"]
+    assert len(routes) > 30
+    paths = [
+        *routes,
+        "/openapi.json",
+        "/docs",
+        "/static/ohif/index.html",
+        "/ohif/",
+        "/reload",
+        "/logs/",
+        "/dicomweb/studies",
+    ]
+    for path in paths:
+        for method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
+            answer = locked.http.request(method, path.replace("{", "").replace("}", ""), headers={"Authorization": "x"})
+            assert answer.status_code == (200 if path in ("/auth/",) and method == "GET" else 401), (method, path)
+
+
+@pytest.mark.slow
+def test_the_running_server_listens_on_this_machine_alone(locked: Server) -> None:
+    port = locked.http.base_url.port
+    others = {entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    with socket.socket() as taken:  # what the server did not bind is free, also the address of all interfaces
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.2", port or 0))
+    for address in others - {address for address in others if address.startswith("127.")}:
+        with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
+            http.client.HTTPConnection(address, port, timeout=5).request("GET", "/info/")
+
+
+@pytest.mark.slow
+def test_what_a_user_does_is_recorded_under_their_name_and_no_token_is_logged(locked: Server) -> None:
+    answer = locked.http.put(
+        "/datastore/image/info", params={"image": "film"}, data={"info": '{"quality": "complete"}'}
+    )
+    assert answer.status_code == 200
+    assert "anna" in locked.http.get("/datastore/image/info", params={"image": "film"}).text
+    log = locked.log.read_text() + "".join(file.read_text() for file in locked.log.parent.rglob("app.log"))
+    assert not any(token in log for token in TOKENS.values())
