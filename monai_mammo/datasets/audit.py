@@ -38,8 +38,9 @@ VERSION = 1
 """Of the form of audit.json."""
 
 NOT_CHECKED = (
-    "The side and view of images whose chest wall or upper corner is not clear, such as breasts cut on purpose, and "
-    "views other than CC and MLO. Where there is a DICOM header, the datalist is compared with it all the same.",
+    "The side of images whose chest wall is not clear; the view of those whose upper corner is not, of the turned and "
+    "cut samples of the quality task, and views other than CC and MLO. Where there is a DICOM header, the datalist is "
+    "compared with it all the same.",
     "Copies that are cropped, moved or turned by more than a little. Of 100 copies cropped by 0.5 % of a side, or "
     "turned by 0.5 degrees, at least 97 are found; cropped by 1 % about 80, by 2 % about 30, by 5 % hardly any; turned "
     "by 1 degree 94, by 2 degrees hardly any; moved by 0.5 % within the frame about 25.",

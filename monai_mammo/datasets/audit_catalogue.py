@@ -227,9 +227,9 @@ class Item:
         return "region" in self.entry or ("original" in self.entry and self.mask is not None)
 
     @property
-    def is_cut(self) -> bool:
-        """A part of the breast was cut off on purpose (`truncation`): what is left does not tell the view."""
-        return bool(self.entry.get("cause"))
+    def is_sample(self) -> bool:
+        """It was turned, or cut on purpose (`truncation`): its corners do not tell the view."""
+        return "lost" in self.entry or bool(self.entry.get("cause"))
 
     def text(self, key: str) -> str:
         """A value of the entry as text, empty if it is absent."""

@@ -270,7 +270,7 @@ def _views(data: DataList, measures: Measures) -> Iterator[Finding]:
     """
     for item, measure in _measured(data, measures):
         said = item.text("view")
-        if said not in ("CC", "MLO") or measure.view not in ("", said) or item.is_crop or item.is_cut:
+        if said not in ("CC", "MLO") or measure.view not in ("", said) or item.is_crop or item.is_sample:
             continue
         if measure.seen not in ("", said):
             detail = f"the datalist says {said}, the pixels show {_seen(measure)}"

@@ -138,7 +138,7 @@ def seen_view(image: np.ndarray, breast: np.ndarray, chest: str) -> str:
     On the low-energy images of CDD-CESM it answers for 110 of 132 CC and 56 of 133 MLO, on mini-MIAS for 177 of 322
     MLO, on phantoms for 66 of 96, and all answers are right: no false alarm on 587 real images. So many wrong labels
     are found, too: 8 of 10 on a CC, 4 to 5 of 10 on an MLO. Cut breasts mislead it: of MLO without their upper part 2
-    of 28 looked like CC (entries that say their cut are not asked), of CC whose upper tenth or fifth is cut off 3 and
+    of 28 looked like CC (samples of the quality task are not asked), of CC whose upper tenth or fifth is cut off 3 and
     16 of 132 like MLO. Of 264 subtracted images of CDD-CESM, which are no mammograms, one got a wrong answer.
 
     Args:

@@ -126,6 +126,16 @@ def test_the_exit_status_says_whether_training_is_safe(clean, tmp_path):
     assert CliRunner().invoke(app, ["audit", str(tmp_path / "nowhere")]).exit_code == 1
 
 
+def test_the_view_of_a_sample_that_was_turned_or_cut_on_purpose_is_not_asked(clean, tmp_path):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    for lost in (0.0, 0.2):
+        entry = damage.entry(label=0, view="MLO")
+        damage.replace(entry, damage.pixels(entry), f"sample{lost}.png")
+        entry |= {"view": "CC", "cause": "superior" if lost else "", "lost": lost}
+    damage.save()
+    assert "view" not in {finding.check for finding in audit(tmp_path, processes=0).findings}
+
+
 @pytest.mark.slow
 def test_processes_find_the_same(clean, before, tmp_path):
     only(clean, "segmentation_roi", tmp_path)
