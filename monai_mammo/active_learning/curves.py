@@ -77,9 +77,9 @@ def curves(records: Iterable[Record], metric: str) -> dict[str, Curve]:
 
     Args:
         records: of rounds, as `simulate` yields them.
-        metric: one of the rounds' metrics.
+        metric: one of the rounds' metrics; a round where it is undefined is left out.
     """
-    records = list(records)
+    records = [record for record in records if record["metrics"][metric] is not None]
     strategies = sorted({r["strategy"] for r in records} - {"start"}, key=lambda name: (name != BASELINE, name))
     runs: dict[tuple[str, int], dict[int, float]] = {}
     for record in records:

@@ -6,6 +6,7 @@ the bundle's configs say. Not here: which rounds there are, and what they show (
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -209,8 +210,8 @@ class Replay:
                 "Give the validation section images with lesions, or of both classes",
             )
 
-    def _measure(self, weights: Path) -> tuple[dict[str, float], torch.nn.Module]:
-        """The metrics on the test section, as the bundle's evaluation has them, and the network."""
+    def _measure(self, weights: Path) -> tuple[dict[str, float | None], torch.nn.Module]:
+        """The metrics on the test section, as the bundle's evaluation has them (None: undefined), and the network."""
         workflow = ConfigWorkflow(
             config_file=self.evaluation,
             workflow_type="train",
@@ -226,7 +227,8 @@ class Replay:
         workflow.initialize()
         workflow.run()
         state = workflow.parser.get_parsed_content("validate#evaluator").state
-        return {name: float(value) for name, value in state.metrics.items()}, workflow.network_def
+        metrics = {name: float(value) if math.isfinite(value) else None for name, value in state.metrics.items()}
+        return metrics, workflow.network_def
 
     def _score(self, network: torch.nn.Module) -> dict[str, list[ImageScore]]:
         """Scores of every image's entries."""

@@ -59,7 +59,10 @@ def load(job: dict[str, Any]) -> tuple[Predictor, str]:
 def serve(lines: Iterable[str], answer: Answer) -> None:
     """Answer a job and its images."""
     incoming = iter(lines)
-    predictor, digest = load(json.loads(next(incoming)))
+    job = next(incoming, None)
+    if job is None:
+        return
+    predictor, digest = load(json.loads(job))
     answer({"weights": digest})
     for line in incoming:
         answer(_scored(predictor, json.loads(line)["image"]))
