@@ -6,6 +6,7 @@ known here; other results are no masks and have their own module.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections import defaultdict
@@ -115,6 +116,7 @@ def write_segmentation(
 
     Raises:
         MammogramError: the image has no study, series or instance UID, or cannot be read; or a mask does not fit.
+        OSError: the file cannot be written.
     """
     import highdicom  # heavy, and only writers need it
 
@@ -157,7 +159,9 @@ def write_segmentation(
         packed = np.packbits(frames, bitorder="little").tobytes()
         segmentation.PixelData = packed + b"\0" * (len(packed) % 2)
         _take_over(source, segmentation)
-        _save(Path(path), segmentation)
+        encoded = io.BytesIO()
+        segmentation.save_as(encoded)
+    _save(Path(path), encoded.getvalue())
     return segmentation
 
 
@@ -321,12 +325,12 @@ def _description(number: int, name: str, source: Dataset, method: Method, algori
     return description
 
 
-def _save(path: Path, dataset: Dataset) -> None:
+def _save(path: Path, content: bytes) -> None:
     """Write beside the target and exchange the two at the end."""
     handle, partial = tempfile.mkstemp(prefix=".", suffix=".dcm", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as opened:
-            dataset.save_as(opened)
+            opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())
         os.replace(partial, path)

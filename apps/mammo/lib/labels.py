@@ -34,7 +34,7 @@ UNNAMED = "annotator"
 """The reader of labels and verdicts from before readers were told apart."""
 
 _READERS = ".readers"
-_OWN_KEYS = ("ts", "name", "incoming", "reader", "revision", "segmentation", "segmentation_problem")
+_OWN_KEYS = ("ts", "name", "incoming", "reader", "revision", "segmentation")
 
 
 class Labels:

@@ -74,32 +74,33 @@ class Results:
         except Timeout:
             return
 
-    def deliver_in_background(self) -> threading.Thread:
+    def deliver_in_background(self) -> None:
         """`deliver`, for callers who must not wait for an archive."""
-        thread = threading.Thread(target=self.deliver, name="results", daemon=True)
-        thread.start()
-        return thread
+        if self.waiting():
+            threading.Thread(target=self.deliver, name="results", daemon=True).start()
 
     def _delivered(self, entry: Path) -> bool:
         """Deliver one label; False if the archive is down, so that there is no use in trying the next one."""
         waiting = read_json(entry)
         image_id, reader = waiting["image"], waiting["reader"]
-        with self.labels.exclusively():
-            info = self.labels.info(image_id, FINAL, reader)
-            if not info:
-                entry.unlink(missing_ok=True)
-                return True
-            mask = read_mask(self.labels.file(image_id, FINAL, reader) or "")
         sending = entry.with_name(f".{entry.stem}.dcm")
         try:
-            image = self.image(image_id)
-            written = self._written(image_id, image, mask, info, sending)
-            if not self.labels.set_segmentation(image_id, reader, info.get("revision", 0), sending, written):
+            with self.labels.exclusively():
+                info, file = self.labels.info(image_id, FINAL, reader), self.labels.file(image_id, FINAL, reader)
+                if file is None:  # removed since
+                    entry.unlink(missing_ok=True)
+                    return True
+                mask = read_mask(file)
+            uid = self._written(image_id, self.image(image_id), mask, info, sending)
+            if not self.labels.set_segmentation(image_id, reader, info.get("revision", 0), sending, uid):
                 return True  # saved again meanwhile: the next delivery takes the new one
             self.origin.store(sending)
         except RequestRefused as refused:
             self._complain(entry, f"a label waits to be delivered: {refused.reason}")
             return refused.status != 503
+        except OSError as error:
+            self._complain(entry, f"a label waits to be delivered: {type(error).__name__}")
+            return True
         except MammogramError as error:
             self._complain(entry, f"a label cannot become a DICOM SEG: {error.reason}")
         finally:

@@ -1,0 +1,164 @@
+"""Final labels as DICOM SEG beside the masks: one of every reader, accepted by a validator, equal to the pixel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from lib.datastore import MammogramDatastore
+from lib.results import method_of, named_masks
+from lib.users import current_user
+
+from monai_mammo.datasets import folder
+from monai_mammo.dicom import segmentation
+from monai_mammo.dicom.segmentation import read_segmentation
+
+from .conftest import blob, write_dicom, write_png
+
+ROWS, COLUMNS = 120, 90
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MammogramDatastore:
+    """A folder of one DICOM image and one picture."""
+    write_dicom(tmp_path / "studies" / "left.dcm", blob()[0])
+    write_png(tmp_path / "studies" / "film.png", blob()[0])
+    return MammogramDatastore(tmp_path / "studies")
+
+
+def save(store: MammogramDatastore, mask: np.ndarray, image: str = "left", reader: str = "ana", **info: Any) -> None:
+    file = store.labels.folder.parents[1] / "label.nrrd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask[np.newaxis].astype(np.uint8)), str(file))
+    token = current_user.set(reader)
+    store.save_label(image, str(file), "final", info)
+    current_user.reset(token)
+
+
+def masks(store: MammogramDatastore, file: Path) -> dict[str, np.ndarray]:
+    return read_segmentation(file, store.image("left").sop)
+
+
+def test_a_final_label_is_a_seg_beside_the_mask_that_a_validator_accepts(store: MammogramDatastore) -> None:
+    save(store, blob()[1])
+    file = store.labels.folder / "final" / "left.dcm"
+    np.testing.assert_array_equal(masks(store, file)["tumour"], blob()[1])
+    assert store.segmentations() == [("left", "ana", file)]
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    run = subprocess.run([program, "-new", str(file)], capture_output=True, text=True, errors="replace", check=False)
+    assert "Error" not in run.stdout + run.stderr
+
+
+def test_the_seg_of_a_label_saved_again_is_a_new_object_in_the_same_series(store: MammogramDatastore) -> None:
+    save(store, blob()[1])
+    file = store.labels.folder / "final" / "left.dcm"
+    first = pydicom.dcmread(file)
+    save(store, np.zeros((ROWS, COLUMNS)))
+    second = pydicom.dcmread(file)
+    assert not masks(store, file)["tumour"].any()
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+    assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
+
+
+def test_each_reader_has_a_seg_of_his_own(store: MammogramDatastore) -> None:
+    save(store, blob()[1], reader="ana")
+    save(store, np.zeros((ROWS, COLUMNS)), reader="ben")
+    found = {reader: file for _, reader, file in store.segmentations()}
+    assert set(found) == {"ana", "ben"}
+    for reader, file in found.items():
+        assert str(pydicom.dcmread(file).ContentCreatorName).strip("^") == reader
+        assert masks(store, file)["tumour"].any() == (reader == "ana")
+
+
+def test_a_picture_has_no_study_and_so_no_seg(store: MammogramDatastore) -> None:
+    save(store, blob()[1], image="film")
+    assert store.get_labeled_images() == ["film"]
+    assert store.segmentations() == []
+    assert store.status()["labels_to_deliver"] == 0
+
+
+def test_the_segments_are_those_that_the_label_names(store: MammogramDatastore) -> None:
+    mask = np.zeros((ROWS, COLUMNS))
+    mask[3:9, 3:9], mask[20:30, 20:30], mask[50:52, 50:52] = 1, 2, 3
+    names = [{"name": "tumour", "idx": 1}, {"name": "calcification", "idx": 2}, {"name": "nipple", "idx": 7}]
+    save(store, mask, label_info=names, method="SEMIAUTOMATIC", model="mammo_tumor_segmentation_roi")
+    file = store.labels.folder / "final" / "left.dcm"
+    found = masks(store, file)
+    assert {name: int(pixels.sum()) for name, pixels in found.items()} == {
+        "tumour": 36,
+        "calcification": 100,
+        "label 3": 4,
+        "nipple": 0,
+    }
+    segment = pydicom.dcmread(file).SegmentSequence[0]
+    assert segment.SegmentAlgorithmType == "SEMIAUTOMATIC"
+    assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "mammo_tumor_segmentation_roi"
+
+
+def test_a_seg_that_cannot_be_written_now_is_written_later_and_the_label_is_saved(
+    store: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segmentation, "_save", full)
+        save(store, blob()[1])
+    assert store.get_labeled_images() == ["left"]
+    assert store.segmentations() == []
+    store.refresh()
+    ((_, _, file),) = store.segmentations()
+    np.testing.assert_array_equal(masks(store, file)["tumour"], blob()[1])
+    assert store.status()["labels_to_deliver"] == 0
+
+
+def test_an_image_that_no_seg_can_refer_to_keeps_its_label(store: MammogramDatastore) -> None:
+    dataset = pydicom.dcmread(write_dicom(store.labels.folder.parent / "bare.dcm", blob()[0], patient=2))
+    dataset.StudyInstanceUID = ""
+    dataset.save_as(store.labels.folder.parent / "bare.dcm")
+    save(store, blob()[1], image="bare")
+    assert store.get_labeled_images() == ["bare"]
+    assert store.status()["labels_to_deliver"] == 0
+
+
+def test_the_labelled_folder_is_a_data_set_with_its_lesions(store: MammogramDatastore) -> None:
+    save(store, blob()[1])
+    defects: list[Any] = []
+    (image,) = folder.images(store.labels.folder.parent, defects)
+    (lesion,) = image.lesions
+    assert lesion.read is not None
+    np.testing.assert_array_equal(lesion.read(lesion.masks[0]), blob()[1])
+
+
+def test_labels_that_say_nothing_are_a_tumour_and_strange_names_do_no_harm() -> None:
+    mask = np.array([[0, 1, 2]])
+    assert set(named_masks(mask, {})) == set(named_masks(mask, {"label_info": [{"name": "background", "idx": 0}]}))
+    assert named_masks(mask, {})["tumour"].tolist() == [[False, True, True]]
+    strange = [{"name": "a", "idx": 1}, {"name": "a", "idx": 2}, {"idx": "x"}, "text", {"name": None, "idx": 3}]
+    found = named_masks(mask, {"label_info": strange})
+    assert {name: pixels.tolist() for name, pixels in found.items()} == {
+        "a": [[False, True, True]],
+        "label 3": [[False] * 3],
+    }
+
+
+@pytest.mark.parametrize(
+    ("info", "method"),
+    [
+        ({}, "MANUAL"),
+        ({"model": "m"}, "AUTOMATIC"),
+        ({"model": "m", "method": "SEMIAUTOMATIC"}, "SEMIAUTOMATIC"),
+        ({"model": "m", "method": "MANUAL"}, "MANUAL"),
+        ({"method": "../x"}, "MANUAL"),
+    ],
+)
+def test_how_a_label_was_made_is_what_it_says_or_the_model_it_names(info: dict[str, Any], method: str) -> None:
+    assert method_of(info) == method

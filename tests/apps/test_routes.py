@@ -1,0 +1,92 @@
+"""What a viewer's panel is told of a study: its mammograms as they are hung, and what was said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from lib.datastore import MammogramDatastore
+from lib.errors import install_error_handlers
+from lib.routes import install
+from lib.users import current_user
+from PIL import Image
+
+from monai_mammo.datasets.phantom import write_phantoms
+
+from .conftest import write_png
+
+
+class App:
+    """The part of the app that the routes need."""
+
+    def __init__(self, store: MammogramDatastore) -> None:
+        self._store = store
+
+    def datastore(self) -> MammogramDatastore:
+        """The images."""
+        return self._store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MammogramDatastore:
+    """Two phantom patients' four views, and a picture without a study."""
+    write_phantoms(tmp_path / "phantoms", 2, seed=3, rows=64, columns=48)
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    for file in (tmp_path / "phantoms").rglob("*.dcm"):
+        file.rename(studies / f"{pydicom.dcmread(file).SOPInstanceUID}.dcm")
+    write_png(studies / "film.png", pydicom.dcmread(next(studies.glob("*.dcm"))).pixel_array / 4095)
+    return MammogramDatastore(studies)
+
+
+@pytest.fixture
+def client(store: MammogramDatastore) -> TestClient:
+    server = FastAPI()
+    install(server, App(store))
+    install_error_handlers(server)
+    return TestClient(server, raise_server_exceptions=False)
+
+
+def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
+    client: TestClient, store: MammogramDatastore
+) -> None:
+    study = next(image.study for image in store.dicom_images().values())
+    images = client.get(f"/mammo/studies/{study}").raise_for_status().json()
+    assert [(image["laterality"], image["view"]) for image in images] == [
+        ("R", "CC"),
+        ("L", "CC"),
+        ("R", "MLO"),
+        ("L", "MLO"),
+    ]
+    for image in images:
+        header = pydicom.dcmread(store.image_path(image["sop"]), stop_before_pixels=True)
+        assert (image["study"], image["series"]) == (header.StudyInstanceUID, header.SeriesInstanceUID)
+        assert (image["rows"], image["columns"]) == (64, 48)
+        assert (image["labelled"], image["readers"], image["verdict"]) == (False, [], None)
+
+
+def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
+    client: TestClient, store: MammogramDatastore, tmp_path: Path
+) -> None:
+    image_id = sorted(store.dicom_images())[0]
+    Image.new("L", (48, 64)).save(tmp_path / "label.png")
+    for reader, verdict in (("ana", "complete"), ("ben", "incomplete")):
+        token = current_user.set(reader)
+        store.save_label(image_id, str(tmp_path / "label.png"), "final", {})
+        store.update_image_info(image_id, {"quality": verdict})
+        current_user.reset(token)
+    images = client.get(f"/mammo/studies/{store.image(image_id).study}").json()
+    (found,) = [image for image in images if image["id"] == image_id]
+    assert (found["labelled"], found["readers"]) == (True, ["ben", "ana"])
+    assert (found["verdict"], found["verdicts"]) == ("incomplete", {"ana": "complete", "ben": "incomplete"})
+    assert sum(image["labelled"] for image in images) == 1
+
+
+@pytest.mark.parametrize("study", ["1.2.3", "..%2f..%2fetc", "%20", "x" * 3000])
+def test_a_study_that_there_is_not_is_answered_with_404_in_json(client: TestClient, study: str) -> None:
+    answer = client.get(f"/mammo/studies/{study}")
+    assert answer.status_code == 404
+    assert answer.json()["detail"]
