@@ -123,7 +123,7 @@ def candidates(probability: np.ndarray, label: np.ndarray) -> tuple[list[tuple[f
         (probability, number of the lesion that it lies in or 0 for none) of every peak; and how many lesions there are.
     """
     factor = max(1.0, max(probability.shape) / 512)
-    shape = tuple(max(1, round(side / factor)) for side in probability.shape)
+    shape = (max(1, round(probability.shape[0] / factor)), max(1, round(probability.shape[1] / factor)))
     small = adaptive_avg_pool2d(torch.as_tensor(probability, dtype=torch.float32)[None], shape)[0].numpy()
     peaks = peak_local_max(small, min_distance=round(0.05 * max(shape)), threshold_abs=0.05, exclude_border=False)
     lesions, number = connected_components(label > 0, return_num=True, connectivity=2)

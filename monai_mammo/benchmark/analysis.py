@@ -175,7 +175,7 @@ def _kinds(analysis: Analysis) -> dict[str, Callable[[int], str]]:
     records = next(iter(analysis.test.finished[0].records.values()))
     sizes = np.array([record["tp"] + record["fn"] for record in records], dtype=float)
     third, two_thirds = np.percentile(sizes[sizes > 0], (100 / 3, 200 / 3)) if (sizes > 0).any() else (0.0, 0.0)
-    names = ("1 smallest third", "2 middle third", "3 largest third")
+    names = ("lower third", "middle third", "upper third")
     kinds["size of lesion"] = lambda index: (
         "" if sizes[index] == 0 else names[int(sizes[index] > third) + int(sizes[index] > two_thirds)]
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -12,6 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from monai_mammo.dicom.errors import MammogramError
+
+if TYPE_CHECKING:
+    from monai_mammo.benchmark.plan import Plan
 
 app = typer.Typer(
     help="Train, test and report every system of both papers under one protocol.",
@@ -72,9 +76,8 @@ def quality(
     bundles: Bundles = None,
 ) -> None:
     """Complete or incomplete mammogram: train and test every system with every seed."""
-    _run(
-        "quality", data, out, systems, seeds, protocol, Mode.roi, test_data, compact, epochs, values, processes, bundles
-    )
+    plan = _plan("quality", data, systems, seeds, protocol, Mode.roi, test_data, compact, epochs, values)
+    _run(out, plan, processes, bundles)
 
 
 @app.command()
@@ -93,21 +96,8 @@ def segmentation(
     bundles: Bundles = None,
 ) -> None:
     """Tumour segmentation: train and test every system with every seed."""
-    _run(
-        "segmentation",
-        data,
-        out,
-        systems,
-        seeds,
-        protocol,
-        mode,
-        test_data,
-        compact,
-        epochs,
-        values,
-        processes,
-        bundles,
-    )
+    plan = _plan("segmentation", data, systems, seeds, protocol, mode, test_data, compact, epochs, values)
+    _run(out, plan, processes, bundles)
 
 
 @app.command("systems")
@@ -147,10 +137,9 @@ def report(
         console.print(str(file), soft_wrap=True, highlight=False)
 
 
-def _run(
+def _plan(
     task: Literal["quality", "segmentation"],
     data: Path,
-    out: Path,
     systems: str,
     seeds: str,
     protocol: Protocol,
@@ -159,27 +148,36 @@ def _run(
     compact: bool,
     epochs: int | None,
     values: list[str] | None,
-    processes: int | None,
-    bundles: Path | None,
-) -> None:
-    from monai_mammo.benchmark.plan import Plan
-    from monai_mammo.benchmark.work import run_benchmark
+) -> Callable[[], Plan]:
+    """The plan that the options describe; what is wrong with them shows when it is made."""
 
-    try:
-        plan = Plan(
+    def make() -> Plan:
+        from monai_mammo.benchmark.plan import Plan
+
+        return Plan(
             task,
             systems=tuple(name.strip() for name in systems.split(",") if name.strip()),
             seeds=tuple(_number(seed) for seed in seeds.split(",")),
             data=str(data),
-            protocol=protocol.value,  # type: ignore[arg-type]
-            mode=mode.value,  # type: ignore[arg-type]
+            protocol=protocol.value,
+            mode=mode.value,
             compact=compact,
             values={**({"epochs": epochs} if epochs else {}), **dict(map(_value, values or ()))},
             test_data={folder.resolve().name: str(folder) for folder in test_data or ()},
         )
-        failed = run_benchmark(out, plan, bundles=bundles, processes=processes, console=console)
+
+    return make
+
+
+def _run(out: Path, plan: Callable[[], Plan], processes: int | None, bundles: Path | None) -> None:
+    from monai_mammo.benchmark.work import run_benchmark
+
+    try:
+        failed = run_benchmark(out, plan(), bundles=bundles, processes=processes, console=console)
     except MammogramError as error:
         raise _stop(str(error)) from error
+    except OSError as error:
+        raise _stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
     except KeyboardInterrupt:
         raise _stop("interrupted; what is done stays, run again to go on") from None
     for name, reason in failed.items():

@@ -69,14 +69,14 @@ def forest(analysis: Analysis, metric: str, label: str) -> bytes:
         axes = figure.subplots()
         for row, entrant in enumerate(entrants):
             estimate, colour = analysis.estimate(entrant.name, metric), looks[entrant.name]["color"]
-            axes.plot([estimate.low, estimate.high], [row, row], color=colour, lw=2.5, alpha=0.55)
-            axes.plot([estimate.value], [row], "D", color=colour, ms=7)
-            seeds = [metrics.get(metric, np.nan) for metrics in analysis.metrics[entrant.name].values()]
+            axes.plot([100 * estimate.low, 100 * estimate.high], [row, row], color=colour, lw=2.5, alpha=0.55)
+            axes.plot([100 * estimate.value], [row], "D", color=colour, ms=7)
+            seeds = [100 * metrics.get(metric, np.nan) for metrics in analysis.metrics[entrant.name].values()]
             if len(seeds) > 1:
                 axes.plot(seeds, [row + 0.22] * len(seeds), ".", color=colour, ms=5, alpha=0.8)
         axes.set_yticks(range(len(entrants)), [entrant.title for entrant in entrants])
         axes.invert_yaxis()
-        axes.set_xlabel(label)
+        axes.set_xlabel(f"{label} (%)")
         axes.grid(axis="x")
 
     return _svg(draw, 8.6, 1.0 + 0.42 * len(entrants))
@@ -110,7 +110,7 @@ def curves(entrants: Sequence[Entrant], metric: str, label: str) -> bytes | None
 def confusion(analysis: Analysis) -> bytes:
     """Mean counts over the seeds, each cell as dark as its share of its true class."""
     entrants = analysis.test.finished
-    columns = min(4, len(entrants))
+    columns = min(5, len(entrants))
     rows = -(-len(entrants) // columns)
 
     def draw(figure: Figure) -> None:
@@ -125,7 +125,7 @@ def confusion(analysis: Analysis) -> bytes:
         for axes in grid[len(entrants) :]:
             axes.set_axis_off()
 
-    return _svg(draw, 2.5 * columns, 2.7 * rows)
+    return _svg(draw, 2.3 * columns, 2.6 * rows)
 
 
 def roc_and_calibration(analysis: Analysis) -> bytes:
@@ -135,20 +135,23 @@ def roc_and_calibration(analysis: Analysis) -> bytes:
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         for entrant in analysis.test.finished:
-            _roc(left, entrant, looks[entrant.name], analysis.estimate(entrant.name, "auc_incomplete").value)
+            area = analysis.estimate(entrant.name, "auc_incomplete").value
+            title = f"{entrant.title} (AUC {100 * area:.1f} %, calibration error {calibration_error(entrant):.3f})"
+            _roc(left, entrant, {**looks[entrant.name], "label": title})
             _calibration(right, entrant, looks[entrant.name])
-        _square(left, "complete ones taken for incomplete", "incomplete ones found", "ROC curve (area)")
-        _square(right, "predicted probability of incomplete", "observed share", "Calibration (expected error)")
+        _square(left, "complete ones taken for incomplete", "incomplete ones found", "ROC curve")
+        _square(right, "predicted probability of incomplete", "observed share", "Calibration")
+        _legend(figure, left, columns=2)
 
-    return _svg(draw, 10.0, 5.0 + 0.2 * len(analysis.test.finished))
+    return _svg(draw, 9.6, 4.9 + 0.12 * len(analysis.test.finished))
 
 
 def calibration_error(entrant: Entrant) -> float:
     """Expected calibration error, mean over the seeds."""
-    found = [
-        statistics.expected_calibration_error(*(np.array([r[key] for r in some]) for key in ("label", "probability")))
-        for some in entrant.records.values()
-    ]
+    found = []
+    for records in entrant.records.values():
+        label, probability = (np.array([record[key] for record in records]) for key in ("label", "probability"))
+        found.append(statistics.expected_calibration_error(label, probability))
     return float(np.mean(found))
 
 
@@ -185,9 +188,9 @@ def _history(axes: Axes, seeds: Sequence[Mapping[int, float]], title: str, style
     axes.plot(epochs, mean, lw=1.8, label=title, marker="." if len(epochs) < 3 else None, **style)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _matrix(axes: Axes, table: Sequence[Sequence[float]], title: str) -> None:
@@ -206,14 +209,14 @@ def _matrix(axes: Axes, table: Sequence[Sequence[float]], title: str) -> None:
     axes.set_title(title, size=9.5)
 
 
-def _roc(axes: Axes, entrant: Entrant, style: Mapping[str, Any], area: float) -> None:
+def _roc(axes: Axes, entrant: Entrant, style: Mapping[str, Any]) -> None:
     grid = np.linspace(0, 1, 201)
     found = [
         roc_curve([record["label"] for record in records], [record["probability"] for record in records])
         for records in entrant.records.values()
     ]
     mean = np.mean([_step(grid, false, true) for false, true, _ in found], axis=0)
-    axes.plot(grid, mean, label=f"{entrant.title} ({area:.2f})", lw=1.8, **style)
+    axes.plot(grid, mean, lw=1.8, **style)
 
 
 def _calibration(axes: Axes, entrant: Entrant, style: Mapping[str, Any]) -> None:
@@ -221,8 +224,7 @@ def _calibration(axes: Axes, entrant: Entrant, style: Mapping[str, Any]) -> None
     label, probability = (np.array([record[key] for record in records]) for key in ("label", "probability"))
     bins = int(np.clip(len(label) // 20, 2, 10))  # fewer say nothing
     seen, predicted = calibration_curve(label, probability, n_bins=bins, strategy="quantile")
-    title = f"{entrant.title} ({calibration_error(entrant):.2f})"
-    axes.plot(predicted, seen, marker="o", ms=4, lw=1.5, label=title, **style)
+    axes.plot(predicted, seen, marker="o", ms=4, lw=1.5, **style)
 
 
 def _square(axes: Axes, across: str, up: str, title: str) -> None:
@@ -230,7 +232,6 @@ def _square(axes: Axes, across: str, up: str, title: str) -> None:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=across, ylabel=up, aspect="equal")
     axes.set_title(title, loc="left")
     axes.grid()
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.13), fontsize=8.5)
 
 
 def _step(grid: np.ndarray, false: np.ndarray, true: np.ndarray) -> np.ndarray:

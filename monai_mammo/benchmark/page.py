@@ -131,7 +131,7 @@ def _table(block: Table) -> str:
     head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in block.head)
     rows = "".join(
         f"<tr{' class=marked' if number in block.marked else ''}>"
-        f'<th scope="row">{_inline(row[0])}</th>' + "".join(f"<td>{_inline(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f'<th scope="row">{_inline(row[0])}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:]) + "</tr>"
         for number, row in enumerate(block.rows)
     )
     caption = f"<p class=caption>{_inline(block.caption)}</p>" if block.caption else ""
@@ -167,7 +167,7 @@ _STYLE = """
 *{box-sizing:border-box}html{scroll-behavior:smooth}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,
 -apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:72rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
+main{max-width:78rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
 h1{font-size:2rem;line-height:1.2;margin:.5rem 0 1rem}h2{font-size:1.5rem;margin:3.2rem 0 .8rem;padding-top:1rem;
 border-top:2px solid var(--line)}h3{font-size:1.15rem;margin:2.2rem 0 .6rem}p,ul{max-width:50rem}
 a{color:var(--link)}nav{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.4rem 1rem}
@@ -176,11 +176,11 @@ background:var(--card);padding:.1em .3em;border-radius:.25rem}
 pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem 1rem;overflow-x:auto;
 white-space:pre-wrap}pre code{padding:0;background:none}
 .scroll{overflow-x:auto;margin:1rem 0 .3rem;border:1px solid var(--line);border-radius:.5rem}
-table{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}
-th,td{padding:.45rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
+table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
+th,td{padding:.4rem .55rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
 vertical-align:bottom}
-thead th{background:var(--card);font-weight:600;white-space:normal;min-width:4.5rem}
-th:first-child{text-align:left;position:sticky;left:0;background:var(--paper);white-space:normal;min-width:11rem}
+thead th{background:var(--card);font-weight:600;white-space:normal;min-width:4.2rem}
+th:first-child{text-align:left;position:sticky;left:0;background:var(--paper);white-space:normal;min-width:10rem}
 thead th:first-child{background:var(--card)}tbody th{font-weight:500}tbody tr:last-child>*{border-bottom:0}
 tr.marked>*{background:var(--mark)!important;color:var(--quiet)}
 td span{color:var(--quiet);font-size:.92em}

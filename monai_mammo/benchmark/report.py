@@ -219,7 +219,8 @@ def _compared(section: _Section) -> list[Block]:
 
 def _drawings(section: _Section) -> list[Block]:
     """The figures of a task."""
-    analysis, blocks = section.analysis, []
+    analysis = section.analysis
+    blocks: list[Block] = []
     if section.own:
         metric = _VALIDATION[analysis.task]
         history = figures.curves(analysis.test.entrants, metric, f"{_LABEL[analysis.task]}, validation")
@@ -251,9 +252,9 @@ def _drawings(section: _Section) -> list[Block]:
 
 def _cases(section: _Section) -> list[Block]:
     analysis, plan = section.analysis, section.benchmark.plan
-    leading = analysis.entrant(analysis.reference) or (analysis.ranked() or [None])[0]
-    if leading is None:
+    if not analysis.ranked():
         return []
+    leading = analysis.entrant(analysis.reference) or analysis.ranked()[0]
     others = [entrant for entrant in analysis.ranked() if entrant.name != leading.name]
     drawing = triptychs([leading, *others][:_SHOWN], analysis.test.entries, plan.training_data, plan.mode == "whole")
     if drawing is None:
@@ -269,7 +270,8 @@ def _costs(section: _Section) -> list[Block]:
     if not section.own:
         return []
     titles = {name: SYSTEMS[name].title if name in SYSTEMS else name for name in section.benchmark.plan.systems}
-    table, blocks = tables.costs_table(section.benchmark, titles), []
+    table = tables.costs_table(section.benchmark, titles)
+    blocks: list[Block] = []
     if table:
         blocks += [Heading(3, "What it costs"), table]
     if section.analysis.task == "quality" and section.benchmark.probe:
@@ -321,17 +323,30 @@ def _write_csv(file: Path, sections: Sequence[_Section]) -> None:
 
 
 def _csv_rows(section: _Section) -> list[list[Any]]:
-    analysis, rows = section.analysis, []
+    analysis = section.analysis
+    rows: list[list[Any]] = []
     for entrant in analysis.test.finished:
         for metric in next(iter(analysis.metrics[entrant.name].values())):
             estimate = analysis.estimate(entrant.name, metric)
-            numbers = [estimate.value, estimate.low, estimate.high, estimate.between_seeds]
-            rows.append([entrant.name, metric, *numbers, len(entrant.records), "", ""])
+            spread = estimate.between_seeds
+            rows.append(
+                [
+                    entrant.name,
+                    metric,
+                    estimate.value,
+                    estimate.low,
+                    estimate.high,
+                    spread,
+                    len(entrant.records),
+                    "",
+                    "",
+                ]
+            )
         if entrant.name != analysis.reference and analysis.entrant(analysis.reference) and analysis.enough_patients:
             metric = HEADLINE[analysis.task]
             difference = analysis.difference(entrant.name, analysis.reference, metric)
-            numbers = [difference.value, difference.low, difference.high, "", len(entrant.records)]
-            rows.append([entrant.name, f"difference of {metric}", *numbers, analysis.reference, difference.p])
+            found = [difference.value, difference.low, difference.high, "", len(entrant.records)]
+            rows.append([entrant.name, f"difference of {metric}", *found, analysis.reference, difference.p])
     if section.own:
         for name, cost in section.benchmark.costs.get("systems", {}).items():
             rows += [[name, quantity, value, "", "", "", "", "", ""] for quantity, value in cost.items()]

@@ -57,14 +57,15 @@ def papers_table(analysis: Analysis) -> Table:
     reported = papers.REPORTED[task]
     names = [*(name for name in papers.TITLES if name in reported)]
     known = {entrant.name: entrant for entrant in analysis.test.entrants}
-    rows, marked = [], set()
+    rows: list[list[str]] = []
+    marked: set[int] = set()
     for name in [*names, *(name for name in known if name not in names)]:
         entrant = known.get(name)
         if entrant is not None and entrant.baseline:
             marked.add(len(rows))
         title = entrant.title if entrant else papers.TITLES[name]
         rows.append([title, *_measured(analysis, entrant, columns), _printed(reported.get(name, {}))])
-    head = ["System", "Seeds", *columns.values(), f"Reported, other protocol ({'/'.join(_short(task))})"]
+    head = ["System", "Seeds", *columns.values(), f"Reported, other protocol ({' / '.join(_short(task))})"]
     caption = (
         f"Mean over the seeds with its 95 % interval, in per cent. The last column is printed in the paper: "
         f"{papers.PROTOCOL[task]}. Shaded rows need no network."
@@ -79,16 +80,21 @@ def further_table(analysis: Analysis) -> Table:
     columns |= {metric: name for metric, name in DISTANCES.items() if metric in present}
     columns = {metric: name for metric, name in columns.items() if _defined_anywhere(analysis, metric)}
     quality = analysis.task == "quality"
-    head = ["System", *columns.values(), *(("Calibration error", "Brier score") if quality else ())]
-    head.append(f"SD of {NAMES[HEADLINE[analysis.task]]} between seeds")
-    rows, marked = [], set()
+    head = [
+        "System",
+        f"{NAMES[HEADLINE[analysis.task]]}: SD between seeds",
+        *columns.values(),
+        *(("Calibration error", "Brier score") if quality else ()),
+    ]
+    rows: list[list[str]] = []
+    marked: set[int] = set()
     for entrant in analysis.test.finished:
         if entrant.baseline:
             marked.add(len(rows))
         cells = [_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns]
         more = [f"{calibration_error(entrant):.3f}", f"{_brier(entrant):.3f}"] if quality else []
         spread = analysis.estimate(entrant.name, HEADLINE[analysis.task]).between_seeds
-        rows.append([entrant.title, *cells, *more, percent(spread)])
+        rows.append([entrant.title, percent(spread), *cells, *more])
     return Table(head, rows, "", frozenset(marked))
 
 
@@ -115,7 +121,8 @@ def differences_table(analysis: Analysis) -> Table | None:
     found = [analysis.difference(entry.name, analysis.reference, metric) for entry in others]
     adjusted = holm([difference.p for difference in found])
     quality = analysis.task == "quality"
-    rows, marked = [], set()
+    rows: list[list[str]] = []
+    marked: set[int] = set()
     for entry, difference, p in zip(others, found, adjusted, strict=True):
         if entry.baseline:
             marked.add(len(rows))

@@ -13,10 +13,11 @@ from PIL import Image
 from monai_mammo.benchmark.results import Entrant
 from monai_mammo.dicom.reader import read_mammogram, read_mask_with_affine
 from monai_mammo.evaluation import Record
-from monai_mammo.pictures import GREY, captioned, outlined
+from monai_mammo.pictures import GREY, YELLOW, captioned, outlined
 from monai_mammo.regions import bounding_box, fit_region
 
 HEIGHT = 250
+_GAP = 4
 _CONTEXT = 0.6
 """Share of a lesion's side that is shown around it: three times what the network sees."""
 
@@ -79,41 +80,50 @@ def _row(
     scores: Sequence[float],
     entry: Mapping[str, Any],
     whole: bool,
-) -> Image.Image:
+) -> list[Image.Image]:
+    """The tiles of one case."""
     pixels = read_mammogram(files[0]).pixels
     truth = read_mask_with_affine(files[1])[0] > 0
-    window = _window(truth, entry, pixels.shape, whole)
-    shown = pixels[window]
-    scale = max(float(shown.max()), 1e-6)
-    tiles = [captioned(outlined(shown / scale, height=HEIGHT), [(case, GREY)])]
-    tiles.append(captioned(outlined(shown / scale, [truth[window]], HEIGHT), [("truth", GREY)]))
+    window = _window(truth, entry, whole)
+    shown = _cut(pixels, window)
+    shown = shown / max(float(shown.max()), 1e-6)
+    tiles = [captioned(outlined(shown, height=HEIGHT), [(case, GREY)])]
+    tiles.append(captioned(outlined(shown, [_cut(truth, window)], HEIGHT), [("truth", GREY)]))
     for mask, title, score in zip(masks, titles, scores, strict=True):
-        marked = np.asarray(Image.open(mask)) > 0
-        tiles.append(
-            captioned(outlined(shown / scale, [marked[window]], HEIGHT), [(title, GREY), (f"Dice {score:.2f}", GREY)])
-        )
-    row = Image.new("RGB", (sum(tile.width for tile in tiles) + 4 * (len(tiles) - 1), HEIGHT), (127, 127, 127))
-    left = 0
-    for tile in tiles:
-        row.paste(tile, (left, 0))
-        left += tile.width + 4
-    return row
+        marked = _cut(np.asarray(Image.open(mask)) > 0, window)
+        lines = [(title, GREY), (f"Dice {score:.2f}", GREY)]
+        tiles.append(captioned(outlined(shown, [marked], HEIGHT), lines))
+    return tiles
 
 
-def _window(truth: np.ndarray, entry: Mapping[str, Any], shape: Sequence[int], whole: bool) -> tuple[slice, slice]:
-    box = [0, 0, *shape] if whole else entry.get("box") or bounding_box(truth) or [0, 0, *shape]
-    row0, column0, row1, column1 = box if whole else fit_region(box, (1, 1), _CONTEXT)
-    return slice(max(0, row0), min(shape[0], row1)), slice(max(0, column0), min(shape[1], column1))
+def _window(truth: np.ndarray, entry: Mapping[str, Any], whole: bool) -> Sequence[int]:
+    everything = [0, 0, *truth.shape]
+    if whole:
+        return everything
+    return fit_region(entry.get("box") or bounding_box(truth) or everything, (1, 1), _CONTEXT)
 
 
-def _png(rows: Sequence[Image.Image]) -> bytes:
-    sheet = Image.new(
-        "RGB", (max(row.width for row in rows), sum(row.height for row in rows) + 4 * (len(rows) - 1)), (127, 127, 127)
-    )
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + 4
+def _cut(array: np.ndarray, window: Sequence[int]) -> np.ndarray:
+    """The window of an image, zero where it reaches beyond it."""
+    row0, column0, row1, column1 = window
+    before, after = (max(0, -row0), max(0, -column0)), (max(0, row1 - array.shape[0]), max(0, column1 - array.shape[1]))
+    padded = np.pad(array, list(zip(before, after, strict=True)))
+    return padded[row0 + before[0] : row1 + before[0], column0 + before[1] : column1 + before[1]]
+
+
+def _png(rows: Sequence[Sequence[Image.Image]]) -> bytes:
+    """A sheet in cells of one width: greys of 64 levels and the outline's yellow, so that it stays small."""
+    width = max(tile.width for row in rows for tile in row)
+    size = (len(rows[0]) * (width + _GAP) - _GAP, len(rows) * (HEIGHT + _GAP) - _GAP)
+    sheet = Image.new("RGB", size)
+    for number, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            left = column * (width + _GAP) + (width - tile.width) // 2
+            sheet.paste(tile, (left, number * (HEIGHT + _GAP)))
+    colours = np.asarray(sheet).astype(int)
+    coloured = np.ptp(colours, axis=2) > 40
+    indexed = Image.fromarray(np.where(coloured, 64, colours.mean(axis=2) // 4).astype(np.uint8), "P")
+    indexed.putpalette([level for grey in range(0, 256, 4) for level in (grey,) * 3] + list(YELLOW))
     content = io.BytesIO()
-    sheet.quantize(64, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    indexed.save(content, "PNG", optimize=True)
     return content.getvalue()

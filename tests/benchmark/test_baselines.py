@@ -1,0 +1,164 @@
+"""What needs no network; what an evaluation keeps of a mask and of its peaks; what a system costs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monai_mammo.benchmark import costs
+from monai_mammo.benchmark.baselines import (
+    ConstantMask,
+    border_rule,
+    constant_mask_config,
+    fit_constant_mask,
+    straight_share,
+)
+from monai_mammo.benchmark.plan import find_bundle
+from monai_mammo.benchmark.runs import Run
+from monai_mammo.datasets.datalist import load_datalist
+from monai_mammo.evaluation import SegmentationReport, candidates
+from monai_mammo.networks import ResNet34PARBKAN
+
+SIZE = (32, 32)
+
+
+def breast(cut: float = 0.0) -> np.ndarray:
+    """Half an ellipse at the left, as a CC view shows it, of which the field shows only a part at the nipple."""
+    rows, columns = np.mgrid[:200, :120]
+    inside = ((rows - 100) / 80) ** 2 + (columns / 100) ** 2 < 1
+    return np.where(inside & (columns < 100 * (1 - cut)), 0.6, 0.0)
+
+
+def save(folder, name: str, pixels: np.ndarray):
+    file = folder / f"{name}.png"
+    Image.fromarray((pixels * 255).astype(np.uint8)).save(file)
+    return file
+
+
+def test_a_whole_breast_is_straight_nowhere_but_at_the_chest_wall(tmp_path):
+    whole, cut = (straight_share(save(tmp_path, str(share), breast(share)), "CC") for share in (0.0, 0.3))
+    assert whole < 0.25 < cut
+
+
+def test_the_top_counts_in_cc_only(tmp_path):
+    """In MLO the pectoral muscle leaves the image there."""
+    file = save(tmp_path, "top", breast()[60:])
+    assert straight_share(file, "CC") > 0.25 > straight_share(file, "MLO")
+    assert straight_share(save(tmp_path, "black", np.zeros((64, 64))), "CC") == 0.0
+
+
+def test_the_border_rule_learns_its_threshold_and_is_reported_like_a_system(tmp_path):
+    entries = [
+        {"image": str(save(tmp_path, f"{cut}", breast(cut))), "label": int(cut > 0), "patient": f"P{cut}", "view": "CC"}
+        for cut in (0.0, 0.01, 0.2, 0.3, 0.4)
+    ]
+    entries[1]["label"] = 0
+    border_rule(entries, {tmp_path / "out": entries})
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        probabilities = [float(row["probability"]) for row in csv.DictReader(file)]
+    assert [probability >= 0.5 for probability in probabilities] == [False, False, True, True, True]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["accuracy"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["all_foreground", "mean_mask"])
+def test_a_constant_mask_is_fitted_through_the_bundles_own_preparation(phantoms, tmp_path, name):
+    config = tmp_path / "config.yaml"
+    values = {**constant_mask_config(), "roi_size": list(SIZE), "mode": "roi"}
+    config.write_text(json.dumps(values))
+    bundle, weights = find_bundle("segmentation"), tmp_path / "model.pt"
+    data = {"bundle_root": str(bundle), "dataset_dir": str(phantoms / "segmentation_roi")}
+    fit_constant_mask(name, [bundle / "configs" / "train.yaml", config], data, weights)
+    network = ConstantMask(SIZE)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    output = network(torch.zeros(3, 3, *SIZE))
+    assert output.shape == (3, 2, *SIZE)
+    mask = output.argmax(dim=1)[0]
+    if name == "all_foreground":
+        assert mask.all()
+    else:  # a crop is centred on its lesion, which has a margin of a fifth on each side
+        assert mask[SIZE[0] // 2, SIZE[1] // 2] == 1
+        assert not mask[0].any()
+        assert not mask[:, 0].any()
+
+
+def probability_map() -> tuple[np.ndarray, np.ndarray]:
+    """Two lesions, one of them with two peaks and one with none, and a peak in healthy tissue."""
+    label = np.zeros((400, 300), dtype=bool)
+    label[50:150, 50:150] = True
+    label[300:340, 200:240] = True
+    probability = np.zeros(label.shape)
+    for (row, column), height in {(70, 70): 0.9, (130, 130): 0.8, (250, 60): 0.7}.items():
+        rows, columns = np.ogrid[:400, :300]
+        probability += height * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 50)
+    return probability, label
+
+
+def test_the_peaks_of_a_map_are_what_is_marked():
+    peaks, lesions = candidates(*probability_map())
+    assert lesions == 2
+    assert [(round(probability, 1), lesion) for probability, lesion in sorted(peaks, reverse=True)] == [
+        (0.9, 1),
+        (0.8, 1),
+        (0.7, 0),
+    ]
+
+
+def test_peaks_lie_where_they_are_in_large_images_too():
+    """The map is looked at at 512 pixels; the lesions are the mask's own pixels."""
+    probability, label = (np.kron(array, np.ones((7, 7))) for array in probability_map())
+    peaks, lesions = candidates(probability, label)
+    assert lesions == 2
+    assert sorted(lesion for _, lesion in peaks) == [0, 1, 1]
+
+
+def test_an_empty_map_has_no_peak():
+    assert candidates(np.zeros((30, 20)), np.zeros((30, 20), dtype=bool)) == ([], 0)
+
+
+def test_an_evaluation_keeps_masks_and_peaks(tmp_path):
+    probability, label = probability_map()
+    report = SegmentationReport("reference", tmp_path, resamples=20, masks=True, detections=True)
+    output = {
+        "pred": torch.as_tensor(probability > 0.5)[None],
+        "reference": torch.as_tensor(label)[None],
+        "probability": torch.as_tensor(np.stack([1 - probability, probability])),
+        "image": torch.zeros(1),
+        "patient": "P",
+    }
+    for _ in range(2):  # two lesions of one image are two entries
+        report.records.append(report.record(output) | {"image": "image", "patient": "P"})
+    report.write(report.records)
+    with (tmp_path / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    masks = [np.asarray(Image.open(tmp_path / row["mask"])) for row in rows]
+    assert len({row["mask"] for row in rows}) == 2
+    assert all((mask == (probability > 0.5)).all() for mask in masks)
+    assert rows[0]["lesions"] == "2"
+    assert len(rows[0]["candidates"].split()) == 3
+
+
+def test_costs_are_measured_side_by_side(tmp_path):
+    """A wider network has more parameters and products; a convolution's products are known."""
+    bundle, systems = find_bundle("quality"), {}
+    for width in (4, 8):
+        run = Run(tmp_path / str(width), f"width {width}", 0)
+        run.folder.mkdir()
+        torch.save(ResNet34PARBKAN(2, 3, 2, parb=False, head="linear", width=width).state_dict(), run.weights)
+        values = {"parb": False, "head": "linear", "width": width, "size": list(SIZE), "epochs": 3, "amp": False}
+        systems[run.system] = (run, values)
+    turns: list[int] = []
+    found = costs.measure(bundle, systems, rounds=2, progress=lambda: turns.append(1))
+    narrow, wide = found["systems"].values()
+    assert narrow["parameters"] < wide["parameters"]
+    assert 2.5 < wide["gmacs"] / narrow["gmacs"] < 4  # four times but in the first layer
+    assert narrow["latency_ms_min"] <= narrow["latency_ms"] <= narrow["latency_ms_max"]
+    assert len(turns) == 2 * 2 * 3  # systems, batches, turns with the first one to warm up
+    assert found["machine"]["precision"] == "float32"
+
+
+def test_the_datalists_of_the_phantoms_name_views(phantoms):
+    """The border rule needs them."""
+    assert {entry["view"] for entry in load_datalist(phantoms / "quality", "test")} == {"CC", "MLO"}
