@@ -45,6 +45,8 @@ _NOT_TAKEN = {
     ("PUT", "/datastore/"),
     ("PUT", "/datastore/image"),
     ("PUT", "/datastore/label"),
+    ("PUT", "/datastore/image/info"),
+    ("PUT", "/datastore/label/info"),
     ("PUT", "/session/"),
     ("DELETE", "/datastore/"),
     ("PUT", "/datastore/updatelabelinfo"),
@@ -202,6 +204,18 @@ def _uploads(app: MONAILabelApp) -> APIRouter:
         with _received(label, label_extension(label.filename or "")) as path:
             label_id = app.datastore().save_label(image, str(path), tag or DefaultLabelTag.FINAL.value, info)
         return {**(app.on_save_label(image, label_id) or {}), "image": image, "label": label_id}
+
+    @router.put(
+        "/datastore/image/info", tags=["Datastore"], summary="Add to what is known of an image", response_model=None
+    )
+    def update_image_info(image: str, info: JsonText = "{}") -> None:
+        app.datastore().update_image_info(image, {**_object(info), "user": current_user.get()})
+
+    @router.put(
+        "/datastore/label/info", tags=["Datastore"], summary="Add to what was saved with a label", response_model=None
+    )
+    def update_label_info(label: str, tag: str, info: JsonText = "{}") -> None:
+        app.datastore().update_label_info(label, tag, {**_object(info), "user": current_user.get()})
 
     @router.put("/session/", tags=["Session"], summary="Keep an image of the user's own for a while")
     def create_session(files: list[UploadFile], uncompress: bool = False, expiry: int = 0) -> dict[str, Any]:
