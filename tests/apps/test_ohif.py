@@ -1,0 +1,360 @@
+"""The mammography mode as a reader uses it: a real server, phantom studies, OHIF in a headless browser.
+
+The tests share one browser and one server; each leaves the page with a study open.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from scipy.ndimage import binary_dilation
+
+from monai_mammo.datasets import phantom
+from monai_mammo.dicom.reader import read_mask
+
+from .conftest import LESION, SEGMENTATION, Server, start_server, stop_server
+from .ohif_page import OhifPage, chromium
+
+pytestmark = pytest.mark.slow
+SHAPE = (320, 256)
+VIEWS = ("RCC", "LCC", "RMLO", "LMLO")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A phantom study: its UID, and id and SOP instance of each view's image."""
+
+    uid: str
+    ids: dict[str, str]
+    sops: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
+    """A server with four phantom studies; of the third a view is missing."""
+    viewer = pytest.importorskip("lib.viewer")
+    if not (viewer.FETCHED / "index.html").is_file():
+        pytest.skip("OHIF is not fetched: python apps/mammo/ohif/fetch.py")
+    folder = tmp_path_factory.mktemp("ohif")
+    studies = folder / "studies"
+    phantom.write_phantoms(studies, patients=4, seed=3, rows=SHAPE[0], columns=SHAPE[1])
+    for other in studies.glob("*.json"):
+        other.unlink()
+    next(studies.glob("*0003/*/R_CC.dcm")).unlink()
+    server = start_server(studies, bundles, folder, "scoring", "off")
+    yield server
+    stop_server(server)
+
+
+@pytest.fixture(scope="module")
+def reader(running: Server) -> Iterator[OhifPage]:
+    """A reader's browser, with the first study open."""
+    with chromium() as browser:
+        page = OhifPage(browser, running.url)
+        page.open(study(running, 1).uid)
+        yield page
+        assert page.outside == []
+        assert page.errors == []
+
+
+def study(server: Server, number: int) -> Study:
+    """The phantom study of a patient."""
+    files = sorted(server.studies.glob(f"*{number:04d}/*/*.dcm"))
+    uid = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
+    rows = server.http.get(f"/mammo/studies/{uid}").json()
+    names = [f"{row['laterality']}{row['view']}" for row in rows]
+    return Study(
+        uid,
+        {name: row["id"] for name, row in zip(names, rows, strict=True)},
+        {name: row["sop"] for name, row in zip(names, rows, strict=True)},
+    )
+
+
+def row_of(server: Server, where: Study, view: str) -> dict[str, Any]:
+    """What the server knows of an image."""
+    rows: list[dict[str, Any]] = server.http.get(f"/mammo/studies/{where.uid}").json()
+    return next(row for row in rows if row["id"] == where.ids[view])
+
+
+def mask_of(server: Server, folder: Path, model: str, image: str, **params: Any) -> np.ndarray:
+    """The server's mask for a request, (rows, columns)."""
+    asked = {"image": image, "output": "image"}
+    answer = server.http.post(f"/infer/{model}", params=asked, data={"params": json.dumps(params)})
+    answer.raise_for_status()
+    file = folder / "mask.nrrd"
+    file.write_bytes(answer.content)
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))[0]
+
+
+def saved_mask(server: Server, folder: Path, image: str) -> np.ndarray:
+    """The final label as any client downloads it, (rows, columns)."""
+    answer = server.http.get("/datastore/label", params={"label": image, "tag": "final"})
+    answer.raise_for_status()
+    name = re.findall(r'filename="?([^";]+)', answer.headers["content-disposition"])[0]
+    (folder / name).write_bytes(answer.content)
+    return np.asarray(read_mask(folder / name))
+
+
+def test_four_views_hang_in_the_usual_order_with_the_breasts_back_to_back(running: Server, reader: OhifPage) -> None:
+    where = study(running, 1)
+    shown = reader.viewports()
+    boxes = {view: shown[where.sops[view]]["box"] for view in VIEWS}
+    middle_x, middle_y = boxes["RCC"][2], boxes["RCC"][3]
+    for view, (left, top, right, bottom) in boxes.items():
+        x, y = (left + right) / 2, (top + bottom) / 2
+        assert (x < middle_x) == view.startswith("R"), view
+        assert (y < middle_y) == view.endswith("CC"), view
+        chest_wall = shown[where.sops[view]]["last" if view.startswith("R") else "first"][0]
+        assert chest_wall == pytest.approx(right if view.startswith("R") else left, abs=6), view
+
+
+def test_in_a_row_of_four_the_order_is_the_same(running: Server, reader: OhifPage) -> None:
+    where = study(running, 1)
+    reader.press("hang-1x4")
+    reader.page.wait_for_function(
+        "() => new Set(window.mammo.ohif.libraries.cornerstone.getEnabledElements()"
+        ".map(({ viewport }) => viewport.element.getBoundingClientRect().top)).size === 1"
+    )
+    reader.ready()
+    shown = reader.viewports()
+    assert sorted(VIEWS, key=lambda view: shown[where.sops[view]]["box"][0]) == list(VIEWS)
+    reader.press("hang-2x2")
+    reader.page.wait_for_function(
+        "() => new Set(window.mammo.ohif.libraries.cornerstone.getEnabledElements()"
+        ".map(({ viewport }) => viewport.element.getBoundingClientRect().top)).size === 2"
+    )
+    reader.ready()
+
+
+def test_what_the_model_finds_is_shown_to_the_pixel(running: Server, reader: OhifPage, tmp_path: Path) -> None:
+    where = study(running, 1)
+    reader.press("run")
+    for view in VIEWS:
+        expected = mask_of(running, tmp_path, SEGMENTATION, where.ids[view])
+        assert expected.any()
+        np.testing.assert_array_equal(reader.labelmap(where.ids[view], SHAPE), expected, view)
+
+
+def test_the_threshold_moves_the_models_outline_and_nothing_else(running: Server, reader: OhifPage) -> None:
+    where = study(running, 1)
+    image, sop = where.ids["LCC"], where.sops["LCC"]
+    reader.choose(image)
+    found = reader.labelmap(image, SHAPE)
+    reader.press("brush")
+    reader.drag(sop, (12, 200), (12, 215))
+    reader.idle()
+    drawn = reader.labelmap(image, SHAPE) & ~found
+    assert drawn.any()
+    slide(reader, "threshold", 95)
+    higher = reader.labelmap(image, SHAPE)
+    assert higher.sum() < (found | drawn).sum()
+    assert (higher & drawn).sum() == drawn.sum()
+    slide(reader, "threshold", 50)
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), found | drawn)
+
+
+def slide(reader: OhifPage, key: str, value: int) -> None:
+    """Move a slider of the panel."""
+    reader.button(key).evaluate(
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
+    )
+    reader.idle()
+
+
+@pytest.mark.parametrize("kind", ["point", "box"])
+def test_a_marked_lesion_gets_the_models_outline(running: Server, reader: OhifPage, tmp_path: Path, kind: str) -> None:
+    where = study(running, 2)
+    image, sop = where.ids["LMLO"], where.sops["LMLO"]
+    if reader.study() != where.uid:
+        reader.open(where.uid)
+    before = reader.labelmap(image, SHAPE)
+    with_lesion_tool(reader)
+    with reader.page.expect_request(lambda request: LESION in request.url) as asked:
+        if kind == "point":
+            reader.click(sop, 150, 70)
+        else:
+            reader.drag(sop, (120, 40), (190, 130))
+    params = json.loads(re.findall(r"\{.*\}", asked.value.post_data)[0])
+    place = params[kind]
+    assert place == pytest.approx([150, 70] if kind == "point" else [120, 40, 191, 131], abs=2)
+    reader.idle()
+    expected = mask_of(running, tmp_path, LESION, image, **{kind: place})
+    assert expected.any()
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), before | expected)
+
+
+def with_lesion_tool(reader: OhifPage) -> None:
+    """Put the lesion tool on the mouse."""
+    if reader.button("lesion").get_attribute("aria-pressed") == "false":
+        reader.press("lesion")
+
+
+def test_brush_and_eraser_draw_where_the_mouse_goes_and_can_be_undone(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    image, sop = where.ids["RCC"], where.sops["RCC"]
+    reader.choose(image)
+    reader.press("brush")
+    reader.drag(sop, (100, 150), (130, 170))
+    reader.idle()
+    painted = reader.labelmap(image, SHAPE)
+    assert painted[100, 150]
+    assert painted[130, 170]
+    path = np.zeros(SHAPE, bool)
+    path[np.linspace(100, 130, 61).round().astype(int), np.linspace(150, 170, 61).round().astype(int)] = True
+    assert not (painted.astype(bool) & ~binary_dilation(path, iterations=8)).any()  # a brush of 5 mm, not of 25
+    reader.press("eraser")
+    reader.drag(sop, (100, 150), (110, 157))
+    reader.idle()
+    erased = reader.labelmap(image, SHAPE)
+    assert not erased[100, 150]
+    assert erased[130, 170]
+    reader.press("undo")
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), painted)
+    reader.press("undo")
+    assert not reader.labelmap(image, SHAPE).any()
+    reader.press("redo")
+    reader.press("redo")
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), erased)
+
+
+def test_the_first_press_in_another_view_chooses_it_and_paints_nothing(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    reader.choose(where.ids["RCC"])
+    reader.press("brush")
+    before = reader.labelmap(where.ids["RMLO"], SHAPE)
+    reader.drag(where.sops["RMLO"], (150, 180), (160, 190))
+    reader.page.wait_for_function("id => window.mammo.study.state.active.id === id", arg=where.ids["RMLO"])
+    np.testing.assert_array_equal(reader.labelmap(where.ids["RMLO"], SHAPE), before)
+    reader.drag(where.sops["RMLO"], (150, 180), (160, 190))
+    reader.idle()
+    assert reader.labelmap(where.ids["RMLO"], SHAPE)[150, 180]
+
+
+def test_what_was_drawn_comes_back_from_the_server(running: Server, reader: OhifPage, tmp_path: Path) -> None:
+    where = study(running, 2)
+    image = where.ids["RCC"]
+    reader.choose(image)
+    drawn = reader.labelmap(image, SHAPE)
+    assert drawn.any()
+    assert "unsaved" in reader.image_state(image)
+    reader.press("submit")
+    assert "submitted" in reader.image_state(image)
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), drawn)
+    assert row_of(running, where, "RCC")["labelled"]
+    reader.open(where.uid)  # the page anew
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), drawn)
+
+
+def test_a_normal_breast_is_submitted_without_a_mark(running: Server, reader: OhifPage, tmp_path: Path) -> None:
+    where = study(running, 2)
+    reader.choose(where.ids["LCC"])
+    assert "no tumour" in reader.button("submit").inner_text()
+    reader.press("submit")
+    assert not saved_mask(running, tmp_path, where.ids["LCC"]).any()
+    assert "submitted" in reader.image_state(where.ids["LCC"])
+
+
+def test_the_models_verdict_is_shown_and_the_readers_saved(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    reader.choose(where.ids["RMLO"])
+    reader.press("scope-false")
+    reader.press("check")
+    verdict = reader.page.locator("mammo-panel .verdict")
+    assert verdict.inner_text() in ("complete", "incomplete")
+    reader.press("incomplete")
+    assert row_of(running, where, "RMLO")["verdict"] == "incomplete"
+    assert reader.button("incomplete").get_attribute("aria-pressed") == "true"
+
+
+def test_a_failure_is_said_with_its_remedy_and_takes_nothing_away(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    image = where.ids["LMLO"]
+    reader.choose(image)
+    reader.press("brush")
+    reader.drag(where.sops["LMLO"], (200, 40), (210, 60))
+    reader.idle()
+    drawn = reader.labelmap(image, SHAPE)
+    file = next(running.studies.glob("*0002/*/L_MLO.dcm"))
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:2000])
+        reader.press("run")
+        assert "L_MLO.dcm" not in reader.notice()  # the reader knows the image; what is wrong with it counts
+        assert len(reader.notice()) > 20
+        np.testing.assert_array_equal(reader.labelmap(image, SHAPE), drawn)
+        assert "unsaved" in reader.image_state(image)
+    finally:
+        file.write_bytes(content)
+    reader.press("run")
+    assert reader.page.locator("mammo-panel .notice.error").count() == 0
+
+
+def test_the_next_case_is_the_servers_choice_and_unsaved_work_is_kept(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    image = where.ids["LMLO"]
+    drawn = reader.labelmap(image, SHAPE)
+    assert "unsaved" in reader.image_state(image)
+    with reader.page.expect_response(lambda response: "/activelearning/" in response.url) as answer:
+        reader.button("next").click()
+    chosen = answer.value.json()
+    assert chosen["study"] != where.uid
+    reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=chosen["study"])
+    images = running.http.get(f"/mammo/studies/{chosen['study']}").json()
+    reader.ready(len(images))
+    reader.page.wait_for_function("id => window.mammo.study.state.active?.id === id", arg=chosen["id"])
+    assert "L MLO of another case is not submitted" in reader.notice()
+    reader.button(f"draft-{image}").click()
+    reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=where.uid)
+    reader.ready()
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), drawn)
+    assert "unsaved" in reader.image_state(image)
+
+
+def test_a_missing_view_leaves_its_place_empty(running: Server, reader: OhifPage) -> None:
+    where = study(running, 3)
+    reader.press("submit-all")
+    reader.open(where.uid, images=3)
+    shown = reader.viewports()
+    assert set(shown) == set(where.sops.values())
+    boxes = {view: shown[where.sops[view]]["box"] for view in ("LCC", "RMLO", "LMLO")}
+    assert boxes["LCC"][0] == pytest.approx(boxes["LMLO"][0], abs=2)
+    assert boxes["RMLO"][1] == pytest.approx(boxes["LMLO"][1], abs=2)
+    assert boxes["RMLO"][2] <= boxes["LMLO"][0] + 2
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (["L MLO", "R CC", "L CC", "R MLO"], ["LMLO", "RCC", "LCC", "RMLO"]),
+        (["L CC", "L CC part", "L ML"], ["LCC", "X1", "X2"]),
+        (["L CC part", "L CC"], ["X1", "LCC"]),
+        (["", "", ""], ["RCC", "LCC", "RMLO"]),
+        (["L CC"] * 6, ["LCC", "X1", "X2", "X3", "X4", "none"]),
+    ],
+)
+def test_every_image_has_a_place(reader: OhifPage, images: list[str], expected: list[str]) -> None:
+    given = []
+    for number, name in enumerate(images):
+        words = name.split()
+        side, view = (words[0], words[1]) if words else ("", "")
+        given.append({"key": str(number), "laterality": side, "view": view, "partial": "part" in words})
+    places = reader.page.evaluate(
+        "async images => Object.fromEntries((await import('/mammo/hanging.js')).placesOf(images))", given
+    )
+    assert [places[str(number)] for number in range(len(images))] == expected
+
+
+def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
+    for key in ("next", "run", "lesion", "undo", "complete", "update", "submit"):
+        box = reader.button(key).bounding_box()
+        assert box["x"] + box["width"] <= 1366, key
+        assert box["y"] + box["height"] <= 768, key
