@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,14 @@ def patient_intervals(
         metrics = statistic([record for index in chosen for record in groups[index]])
         return np.array([metrics.get(name, math.nan) for name in names])
 
-    samples = bootstrap(
-        (np.arange(len(groups)),), of_sample, vectorized=False, n_resamples=resamples, method="percentile", rng=seed
-    ).bootstrap_distribution
-    samples = samples.reshape(len(names), -1)
-    low, high = (np.nanpercentile(samples, level, axis=1) for level in (2.5, 97.5))
+    with warnings.catch_warnings():
+        # A metric that is the same in every sample, or undefined in all, is no cause for alarm: the interval says so.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        samples = bootstrap(
+            (np.arange(len(groups)),), of_sample, vectorized=False, n_resamples=resamples, method="percentile", rng=seed
+        ).bootstrap_distribution
+        samples = samples.reshape(len(names), -1)
+        low, high = (np.nanpercentile(samples, level, axis=1) for level in (2.5, 97.5))
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
 

@@ -127,8 +127,12 @@ def report(
     resamples: Annotated[int, typer.Option(min=100, help="Draws of the patients for the intervals.")] = 1000,
 ) -> None:
     """Write BENCHMARKS.md, benchmarks.csv, benchmarks.html and images/benchmarks from what has been run so far."""
-    from monai_mammo.benchmark.report import write_report
-
+    try:
+        from monai_mammo.benchmark.report import write_report
+    except ImportError as error:
+        raise _stop(
+            f"the package {error.name} is not installed, and the report needs it: pip install {error.name}"
+        ) from error
     try:
         files = write_report(folders, out or folders[0], reference=reference, resamples=resamples)
     except MammogramError as error:

@@ -29,13 +29,14 @@ class Display:
     def now(self, run: str, what: str, epoch: Callable[[], int]) -> None:
         """A step begins."""
         self.epoch = epoch
-        self.progress.reset(self.current, description=f"{run}: {what}", total=self.epochs, completed=epoch())
+        words = f"{run}: {what}"
+        self.progress.reset(self.current, description=words, total=self.epochs, completed=epoch(), visible=True)
         self.progress.console.print(f"{run}: {what}", highlight=False, markup=False)
 
     def other(self, what: str) -> None:
         """A step that has no epochs begins."""
         self.epoch = lambda: 0
-        self.progress.reset(self.current, description=what, total=None)
+        self.progress.update(self.current, visible=False)
         self.progress.console.print(what, highlight=False, markup=False)
 
     def tick(self) -> None:

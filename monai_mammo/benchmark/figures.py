@@ -57,7 +57,9 @@ def look(entrants: Sequence[Entrant]) -> dict[str, dict[str, Any]]:
     for number, entrant in enumerate(entry for entry in entrants if not entry.baseline):
         line = _LINES[number // len(_COLOURS) % len(_LINES)]
         found[entrant.name] = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": line}
-    return found | {e.name: {"color": "#888888", "linestyle": ":"} for e in entrants if e.baseline}
+    for number, entrant in enumerate(entry for entry in entrants if entry.baseline):
+        found[entrant.name] = {"color": "#888888", "linestyle": (":", "-.")[number % 2]}
+    return found
 
 
 def forest(analysis: Analysis, metric: str, label: str) -> bytes:

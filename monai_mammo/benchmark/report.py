@@ -190,7 +190,9 @@ def _facts(section: _Section) -> list[str]:
     if not section.own:
         facts.append(f"Tested on: {test.data}, {test.section} {_count(test.entries)}. Nothing of it was trained on.")
     if plan.protocol == "paper":
-        facts.append(f"**{training.get('description') or 'This protocol leaks'}**")
+        facts.append(
+            f"**{training.get('description') or 'This protocol leaks'}** The held-out part chose the epoch, too."
+        )
     values = ", ".join(f"`{name}` {value}" for name, value in plan.values.items())
     size = "compact networks, as a CPU can train them" if plan.compact else "networks of the published width"
     facts.append(f"Configuration: {size}{f'; {values}' if values else ''}; all else as in the bundle.")
