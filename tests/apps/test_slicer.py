@@ -92,14 +92,21 @@ def test_from_the_next_sample_to_the_submitted_label(
     assert labels == ["tumour"], "the names of the segments"
 
     point = markup(volume, 40, 24)
-    sent = {"label": "tumour", "foreground": [to_ijk(volume, point)], "background": [], "reset_state": True}
+    sent: dict[str, Any] = {
+        "label": "tumour",
+        "foreground": [to_ijk(volume, point)],
+        "background": [],
+        "reset_state": True,
+    }
     crop, _ = infer(ann, LESION, image, **sent)
     for answer in (mask, crop):
         where = places(answer)
         assert np.abs(where - np.array(point)).max(axis=1).min() < 0.035, "the clicked pixel is part of the mask"
-        truth = SimpleITK.GetImageFromArray(lesion[None].astype(np.uint8))
-        truth.CopyInformation(answer)
-        assert np.abs(where.mean(axis=0) - places(truth).mean(axis=0)).max() < 2 * 0.07
+        found = SimpleITK.GetArrayFromImage(answer)[0] > 0
+        assert (found & lesion).sum() > 0.9 * found.sum()
+    truth = SimpleITK.GetImageFromArray(lesion[None].astype(np.uint8))
+    truth.CopyInformation(volume)
+    assert np.abs(places(mask).mean(axis=0) - places(truth).mean(axis=0)).max() < 0.07, "a pixel"
 
     quality, params = infer(ann, QUALITY, image)
     assert list(params["label_names"]) == [params["quality"]["verdict"]]

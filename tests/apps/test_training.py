@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -328,6 +329,16 @@ def test_the_first_patients_of_validation_judge_every_later_training(
     whole({**QUICK, "learning_rate": 0.0, "seed": 9}, annotated)
     assert sections(1)["validation"] < sections(2)["validation"]
     assert sections(1)["training"] < sections(2)["training"]
+
+
+def test_a_training_whose_server_is_gone_ends(
+    whole: BundleTraining, annotated: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = iter([os.getppid(), 1])
+    monkeypatch.setattr("lib.progress.os.getppid", lambda: next(parents))
+    with pytest.raises(RuntimeError, match="server that had started"):
+        whole({**QUICK, "learning_rate": 0.0}, annotated)
+    assert whole.history.entries() == []
 
 
 def test_weights_in_service_that_do_not_load_give_way_and_are_kept(

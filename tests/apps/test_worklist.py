@@ -91,17 +91,17 @@ def test_two_annotators_get_different_cases_whatever_the_strategy(worklist: Work
 
 
 def test_all_images_of_a_case_go_to_one_annotator_one_after_the_other(worklist: Worklist) -> None:
-    given = [worklist.choose("ann", first)["id"] for _ in range(4)]  # type: ignore[index]
+    given = [worklist.choose("ann", first)["id"] for _ in range(4)]
     assert given == ["P1-1", "P1-2", "P2-1", "P2-2"]
 
 
 def test_the_next_case_can_be_asked_for_while_one_is_open(worklist: Worklist) -> None:
-    given = [worklist.choose("ann", first, next_case=True)["id"] for _ in range(5)]  # type: ignore[index]
+    given = [worklist.choose("ann", first, next_case=True)["id"] for _ in range(5)]
     assert given == ["P1-1", "P2-1", "P3-1", "P1-2", "P2-2"]
 
 
 def test_what_was_skipped_comes_again_once_nothing_else_is_left(worklist: Worklist) -> None:
-    given = [worklist.choose("ann", first)["id"] for _ in range(7)]  # type: ignore[index]
+    given = [worklist.choose("ann", first)["id"] for _ in range(7)]
     assert len(set(given[:6])) == 6
     assert given[6] == "P1-1"
 

@@ -5,6 +5,7 @@ Not here: what the training does.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Progress:
         self.file = file
         self.state: dict[str, Any] = {**about, "started": now(), "phase": "preparing", "share": 0.0}
         self._started = self._written = time.monotonic()
+        self._parent = os.getppid()
         self.tell()
 
     def tell(self, **values: Any) -> None:
@@ -60,6 +62,8 @@ class Progress:
         self.advance(TRAINING_SHARE + (1 - TRAINING_SHARE) * share, phase="comparing")
 
     def _step(self, trainer: Engine) -> None:
+        if os.getppid() != self._parent:  # nobody could see or stop it any more
+            raise RuntimeError("the server that had started this training is gone")
         state: Any = trainer.state
         share = state.iteration / (state.epoch_length * state.max_epochs)
         self.advance(TRAINING_SHARE * share, loss=float(state.output[0]["loss"]))

@@ -122,11 +122,11 @@ def _told(task: dict[str, Any], app: MammoApp) -> dict[str, Any]:
     """A task of MONAI Label's with what is known of it: `progress`, and at its end `result`."""
     run, history = task["request"].get("run"), _trainer(app, task["request"]["model"]).history
     progress = read_progress(history.run)
-    known = {"progress": progress} if progress.get("run") == run else {}
+    known: dict[str, Any] = {"progress": progress} if progress.get("run") == run else {}
     if task["status"] == "DONE":
-        known |= {"result": next((entry for entry in history.entries() if entry.get("run") == run), None)}
+        known["result"] = next((entry for entry in history.entries() if entry.get("run") == run), {})
     elif progress.get("run") == run and "reason" in progress:
-        known |= {"result": {"outcome": "failed", "reason": progress["reason"]}}
+        known["result"] = {"outcome": "failed", "reason": progress["reason"]}
     return {**task, **known}
 
 
