@@ -173,6 +173,7 @@ class Replay:
         }
         return {
             **asdict(task),
+            "labelled": list(task.labelled),
             "images": len(task.labelled),
             "patients": len({self.pool.candidates[image].patient for image in task.labelled}),
             "metrics": metrics,

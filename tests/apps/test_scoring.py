@@ -83,7 +83,7 @@ def new_weights(bundles: Path, studies: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_process_of_the_lowest_priority_scores_what_can_be_read(studies: Path, bundles: Path) -> None:
+def test_a_process_of_low_priority_scores_what_can_be_read(studies: Path, bundles: Path) -> None:
     torn = write_dicom(studies / "torn.dcm", blob()[0], syntax="1.2.840.10008.1.2.4.90")
     torn.write_bytes(torn.read_bytes()[:-1500])
     scoring = scoring_of(studies, bundles)
@@ -99,7 +99,7 @@ def test_a_process_of_the_lowest_priority_scores_what_can_be_read(studies: Path,
 
     worker = Worker(scoring.models[QUALITY], new_weights(bundles, studies))
     try:
-        assert os.getpriority(os.PRIO_PROCESS, worker._process.pid) == 19
+        assert os.getpriority(os.PRIO_PROCESS, worker._process.pid) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
         assert worker.score(studies / "a.png")["uncertainty"] != scores["a"].uncertainty
         worker._process.kill()
         with pytest.raises(WorkerEnded):

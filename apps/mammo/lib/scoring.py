@@ -1,6 +1,6 @@
 """Scores of images for the strategies: computed in the background, kept over restarts, void when the weights change.
 
-A process of its own does the computing, at the lowest priority; a thread feeds it one image after the other and keeps
+A process of its own does the computing, at low priority; a thread feeds it one image after the other and keeps
 what comes back. Not here: how an image is scored (`monai_mammo.active_learning`), and the choice (`strategies`).
 """
 

@@ -1,0 +1,199 @@
+"""Replayed annotation: what it labels, that it can be killed, and what its curves say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from monai_mammo.active_learning import STRATEGIES
+from monai_mammo.active_learning.curves import curves, summary, write_curves
+from monai_mammo.active_learning.replay import Pool, Replay, Setup
+from monai_mammo.active_learning.simulation import BUNDLES, METRICS, simulate, total_rounds
+from monai_mammo.cli import app
+from monai_mammo.dicom.errors import MammogramError
+
+DATALISTS = {"segmentation": "segmentation_roi", "quality": "quality"}
+TINY = {
+    "segmentation": {"width": 4, "roi_size": [32, 32], "batch_size": 2, "device": "$torch.device('cpu')"},
+    "quality": {"width": 4, "size": [32, 32], "batch_size": 2, "device": "$torch.device('cpu')"},
+}
+
+
+def setup_of(root: Path, phantoms: Path, task: str, **values: Any) -> Setup:
+    given = {"start": 2, "add": 2, "steps": 2, "validations": 1, "overrides": TINY[task], **values}
+    return Setup(str(phantoms / DATALISTS[task]), str(root / "bundles" / BUNDLES[task]), **given)
+
+
+def without_time(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(json.dumps(record)).items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_cases_are_labelled_whole_round_by_round_and_the_test_patients_never(root, phantoms, tmp_path, task) -> None:
+    setup = setup_of(root, phantoms, task)
+    records = list(simulate(setup, tmp_path, ["random", "uncertainty+diversity"], seeds=1, rounds=2, processes=0))
+    assert len(records) == total_rounds(2, 1, 2) == 3
+    start, *others = records
+    assert set(start["next"]) == set(STRATEGIES)
+    patients = {image: candidate.patient for image, candidate in Pool(setup.dataset_dir).candidates.items()}
+    for record in records:
+        taken = {patients[image] for image in record["labelled"]}
+        assert {image for image, patient in patients.items() if patient in taken} == set(record["labelled"])
+        assert (record["images"], record["patients"]) == (len(record["labelled"]), len(taken))
+        assert 0 <= record["metrics"][METRICS[task]] <= 1
+    for record in others:
+        assert record["labelled"][: start["images"]] == start["labelled"]
+        assert record["labelled"][start["images"] :] == start["next"][record["strategy"]]
+
+
+def test_finished_rounds_are_not_computed_again_and_a_lost_one_comes_out_the_same(
+    root, phantoms, tmp_path, monkeypatch
+) -> None:
+    setup = setup_of(root, phantoms, "segmentation", warm_start=False)
+    plan = (tmp_path, ["random", "uncertainty"], 1, 2, 0)
+    first = {record["strategy"]: without_time(record) for record in simulate(setup, *plan)}
+    (tmp_path / "rounds" / "seed0-round1-uncertainty.json").unlink()
+    computed: list[str] = []
+    run = Replay.run
+    monkeypatch.setattr(
+        Replay, "run", lambda self, task, *rest: (computed.append(task.name), run(self, task, *rest))[1]
+    )
+    again = {record["strategy"]: without_time(record) for record in simulate(setup, *plan)}
+    assert computed == ["seed0-round1-uncertainty"]
+    assert again == first
+    assert not list((tmp_path / "rounds").glob("*.pt"))
+
+
+def test_a_killed_simulation_goes_on_where_it_was(root, phantoms, tmp_path) -> None:
+    values = [part for key, value in TINY["segmentation"].items() for part in ("--set", f"{key}={value}")]
+    options = ["--task", "segmentation", "--bundles", root / "bundles", "--strategies", "random", "--processes", 0]
+    options += ["--seeds", 1, "--rounds", 2, "--start", 2, "--add", 2, "--steps", 2, "--validations", 1, *values]
+    command = ["simulate-active-learning", phantoms / "segmentation_roi", tmp_path / "out", *options]
+    command = [str(part) for part in command]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "monai_mammo.cli", *command], stdout=log, stderr=log)
+        done = tmp_path / "out" / "rounds" / "seed0-round0-start.json"
+        while not done.exists() and process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        process.kill()
+        process.wait()
+    assert done.exists(), (tmp_path / "log").read_text()
+    kept = done.stat().st_mtime_ns
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert done.stat().st_mtime_ns == kept
+    assert "whole patients at a time" in (tmp_path / "out" / "curve.md").read_text()
+    assert {"curve.csv", "curve.json", "curve.png", "curve.md"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    other = CliRunner().invoke(app, [*command, "--steps", "3"])
+    assert other.exit_code == 1
+    assert "steps is 2 there, 3 here" in other.output
+
+
+def test_a_warm_start_begins_with_the_former_rounds_weights(root, phantoms, tmp_path, monkeypatch) -> None:
+    begun: list[str] = []
+    train = Replay._train
+
+    def watched(self: Replay, labelled: Any, seed: int, weights: Path, former: Path | None) -> None:
+        begun.append(former.name if former and former.is_file() else "scratch")
+        train(self, labelled, seed, weights, former)
+
+    monkeypatch.setattr(Replay, "_train", watched)
+    setup = setup_of(root, phantoms, "segmentation", warm_start=True)
+    list(simulate(setup, tmp_path, ["random"], seeds=1, rounds=2, processes=0))
+    assert begun == ["scratch", "seed0-round0-start.pt"]
+
+
+def test_unusable_input_is_refused_in_one_line(root, tmp_path) -> None:
+    arguments = ["simulate-active-learning", str(tmp_path / "none"), str(tmp_path / "out"), "--task", "quality"]
+    result = CliRunner().invoke(app, [*arguments, "--bundles", str(root / "bundles")])
+    assert result.exit_code == 1
+    assert "there is no datalist here" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--strategies", "random,best"])
+    assert result.exit_code == 1
+    assert "there is no strategy best" in result.output
+
+
+# Curves
+
+
+def rounds(strategy: str, seed: int, *points: tuple[int, float]) -> list[dict[str, Any]]:
+    """Rounds with these numbers of images and values; the first one is shared by all strategies."""
+    common = {"seed": seed, "patients": 1, "seconds": 1.0}
+    return [
+        {**common, "strategy": "start" if n == 0 else strategy, "number": n, "images": images, "metrics": {"m": value}}
+        for n, (images, value) in enumerate(points)
+    ]
+
+
+def test_the_area_and_the_labels_needed_are_those_of_the_mean_curves() -> None:
+    records = rounds("random", 0, (10, 0.2), (20, 0.4), (30, 0.6)) + rounds(
+        "uncertainty", 0, (10, 0.2), (20, 0.6), (30, 0.6)
+    )
+    records += rounds("random", 1, (10, 0.2), (20, 0.4), (30, 0.6)) + rounds(
+        "uncertainty", 1, (10, 0.2), (20, 0.8), (30, 0.8)
+    )
+    found = curves(records, "m")
+    assert found["random"].area.tolist() == pytest.approx([0.4, 0.4])
+    assert found["uncertainty"].area.tolist() == pytest.approx([0.5, 0.65])
+    said = summary(found, "m")["strategies"]["uncertainty"]
+    assert said["area_less_random"]["value"] == pytest.approx(0.175)
+    assert said["area_less_random"]["low"] < 0.1 < 0.25 < said["area_less_random"]["high"]  # two seeds are few
+    assert said["images_to_reach_level"] == pytest.approx(10 + 10 * 0.4 / 0.5)
+    assert said["share_of_random"]["value"] == pytest.approx(18 / 30)
+
+
+def test_runs_of_cases_of_other_sizes_meet_on_the_images_that_all_of_them_have() -> None:
+    records = rounds("random", 0, (4, 0.1), (8, 0.3), (13, 0.5)) + rounds("diversity", 0, (4, 0.1), (9, 0.2), (12, 0.5))
+    found = curves(records, "m")
+    assert found["random"].images.tolist() == [4, 8, 9, 12]
+    assert found["random"].values[0].tolist() == pytest.approx([0.1, 0.3, 0.34, 0.46])
+    assert found["diversity"].values[0].tolist() == pytest.approx([0.1, 0.18, 0.2, 0.5])
+
+
+def test_a_seed_that_is_not_finished_for_every_strategy_is_left_out() -> None:
+    whole = rounds("random", 0, (4, 0.1), (8, 0.3)) + rounds("diversity", 0, (4, 0.1), (8, 0.2))
+    begun = rounds("random", 1, (4, 0.9), (8, 0.9))
+    assert len(curves(whole + begun, "m")["random"].values) == 1
+    assert curves(begun[:1], "m") == {}
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.2, "better than random"), (-0.2, "worse"), (0.0, "no difference")])
+def test_the_report_says_what_five_seeds_show(tmp_path, gain: float, verdict: str) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.02, (5, 3))
+    records = []
+    for seed, (a, b, c) in enumerate(noise):
+        records += rounds("random", seed, (10, 0.2 + a), (20, 0.4 + b), (30, 0.6 + c))
+        records += rounds("uncertainty", seed, (10, 0.2 + a), (20, 0.4 + c + gain), (30, 0.6 + b + gain))
+    result = write_curves(records, "m", tmp_path)
+    assert verdict in (tmp_path / "curve.md").read_text()
+    assert json.loads((tmp_path / "curve.json").read_text()) == json.loads(json.dumps(result))
+    with (tmp_path / "curve.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(records)
+    assert Image.open(tmp_path / "curve.png").width > 500
+    reached = result["strategies"]["uncertainty"]["images_to_reach_level"]
+    assert (reached is None) == (gain < 0) or gain == 0
+
+
+def test_one_seed_gives_a_curve_without_intervals_that_claims_nothing(tmp_path) -> None:
+    records = rounds("random", 0, (4, 0.1), (8, 0.3)) + rounds("diversity", 0, (4, 0.1), (8, 0.9))
+    result = write_curves(records, "m", tmp_path)
+    assert result["strategies"]["diversity"]["area"]["low"] is None
+    assert "one seed says nothing about chance" in (tmp_path / "curve.md").read_text()
+
+
+def test_the_datalists_errors_come_before_anything_is_written(root, tmp_path) -> None:
+    setup = Setup(str(tmp_path / "none"), str(root / "bundles" / BUNDLES["quality"]), 1, 1, 1)
+    with pytest.raises(MammogramError):
+        next(iter(simulate(setup, tmp_path / "out", processes=0)))
+    assert not (tmp_path / "out" / "setup.json").exists()
