@@ -16,9 +16,8 @@ from monai_mammo.benchmark import figures, papers, tables
 from monai_mammo.benchmark.analysis import HEADLINE, Analysis, checks, subgroups
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
 from monai_mammo.benchmark.plan import OWN, command
-from monai_mammo.benchmark.results import Benchmark, find_benchmarks, read_benchmark
+from monai_mammo.benchmark.results import Benchmark, find_benchmarks, read_benchmark, title
 from monai_mammo.benchmark.statistics import RESAMPLES
-from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.benchmark.triptychs import triptychs
 from monai_mammo.datasets.datalist import SECTIONS
 
@@ -106,8 +105,9 @@ def _opening(sections: Sequence[_Section]) -> list[Block]:
         Heading(1, TITLE),
         Text(
             "Every system of both papers, and what MONAI offers beside them, trained by the same bundle: the same "
-            "split, augmentation, loss, optimiser and epochs, one training a seed. The papers' own numbers stand "
-            "beside ours as quotations; they were had by other protocols and are not comparable. "
+            "split, augmentation, optimiser and epochs, one training a seed, and the same loss but where a row names "
+            "its source's. The papers' own numbers stand beside ours as quotations; they were had by other protocols "
+            "and are not comparable. "
             f"{finished} of {wanted} trainings are done; what has not been measured is not in the tables."
         ),
         Text("Written by `monai-mammo benchmark report`. Research only; not for diagnostic use."),
@@ -134,22 +134,25 @@ def _in_short(section: _Section) -> list[str]:
 
 
 def _claims(analysis: Analysis) -> list[str]:
-    """Each comparison that the paper claims, with ours on the same two systems."""
+    """Each comparison that the paper claims, with ours of the same two systems."""
     end, metric, printed = papers.COMPARED[analysis.task]
-    reported, task = papers.REPORTED[analysis.task], analysis.task
-    found = []
-    for name in reported:
-        ours, other = (name, end) if task == "quality" else (end, name)
-        if name == end or analysis.entrant(name) is None or analysis.entrant(end) is None:
+    reported, found = papers.REPORTED[analysis.task], []
+    rows = [(name, variant) for name in reported for variant in (name, f"{name}_common_loss") if name != end]
+    for name, variant in rows:
+        entrants = [analysis.entrant(variant), analysis.entrant(end)]
+        printed_pair = [reported[name][printed], reported[end][printed]]
+        if analysis.task == "segmentation":  # paper B claims that its system is above the others
+            entrants, printed_pair = entrants[::-1], printed_pair[::-1]
+        ours, other = entrants
+        if ours is None or other is None:
             continue
-        claimed = 100 * (reported[ours][printed] - reported[other][printed])
-        difference = analysis.difference(ours, other, metric)
+        claimed = 100 * (printed_pair[0] - printed_pair[1])
+        difference = analysis.difference(ours.name, other.name, metric)
+        verdict = "not established"
         if difference.established:
             verdict = "established" if difference.value * claimed > 0 else "the opposite is established"
-        else:
-            verdict = "not established"
         found.append(
-            f"{papers.TITLES[ours]} against {papers.TITLES[other]}: the paper reports {claimed:+.1f} points of "
+            f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "
             f"{tables.NAMES[metric].lower()}, here {tables.points(difference)}: {verdict}."
         )
     return found
@@ -271,7 +274,7 @@ def _cases(section: _Section) -> list[Block]:
 def _costs(section: _Section) -> list[Block]:
     if not section.own:
         return []
-    titles = {name: SYSTEMS[name].title if name in SYSTEMS else name for name in section.benchmark.plan.systems}
+    titles = {name: title(name) for name in section.benchmark.plan.systems}
     table = tables.costs_table(section.benchmark, titles)
     blocks: list[Block] = []
     if table:

@@ -100,6 +100,14 @@ def read_benchmark(out: Path) -> Benchmark:
     return Benchmark(out, plan, runs, tests, _json(out / COSTS), _json(out / PROBE))
 
 
+def title(system: str) -> str:
+    """What a report calls a system; one that is not trained with the bundle's loss says so."""
+    if system not in SYSTEMS:
+        return system
+    own_loss = "loss" in SYSTEMS[system].changes
+    return SYSTEMS[system].title + (" (its source's loss)" if own_loss else "")
+
+
 def _test(out: Path, plan: Plan, name: str, runs: list[Run]) -> Test:
     document = _json(kept_datalist(out, name))
     section = plan.tests[name][1]
@@ -107,7 +115,7 @@ def _test(out: Path, plan: Plan, name: str, runs: list[Run]) -> Test:
     systems = [
         _entrant(
             system,
-            SYSTEMS[system].title if system in SYSTEMS else system,
+            title(system),
             [run for run in runs if run.system == system],
             name,
             entries,
@@ -120,13 +128,13 @@ def _test(out: Path, plan: Plan, name: str, runs: list[Run]) -> Test:
     return Test(name, document.get("name") or name, section, entries, document, systems + simple)
 
 
-def _entrant(name: str, title: str, runs: list[Run], test: str, entries: list[dict[str, Any]]) -> Entrant:
+def _entrant(name: str, shown: str, runs: list[Run], test: str, entries: list[dict[str, Any]]) -> Entrant:
     done = [run for run in runs if test in run.record["tests"]]
     failed = [run for run in runs if run not in done and run.record["failed"]]
     state = f"{len(done)} of {len(runs)}" if done else "failed" if failed else "not run"
     return Entrant(
         name,
-        title,
+        shown,
         {run.seed or 0: _records(run.tests(test), entries) for run in done},
         {run.seed or 0: run.folder for run in done},
         state + (f", {len(failed)} failed" if done and failed else ""),

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.page import Table, html, markdown
 from monai_mammo.benchmark.plan import Plan, find_bundle, settle
 from monai_mammo.benchmark.report import write_report
+from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
-from monai_mammo.benchmark.triptychs import cases
+from monai_mammo.benchmark.tables import differences_table
+from monai_mammo.benchmark.triptychs import cases, triptychs
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport, SegmentationReport, overlap_record
@@ -85,7 +88,7 @@ def benchmark(out: Path, data: Path, task: str = "quality", done=lambda run: Tru
 
 def report(*folders: Path, **options) -> dict[str, str]:
     """The report's texts by their ending."""
-    files = write_report(folders, folders[0].parent / "report", resamples=60, **options)
+    files = write_report(folders, folders[0].parent / "report", resamples=20, **options)
     return {file.suffix: file.read_text() for file in files}
 
 
@@ -131,6 +134,11 @@ def test_a_finished_benchmark(data, tmp_path, task):
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
     assert len(page.ids) == len(set(page.ids))
     assert "prefers-color-scheme:dark" in found[".html"]
+    rows = list(csv.DictReader(found[".csv"].splitlines()))
+    metric = {"quality": "accuracy", "segmentation": "mean_dice"}[task]
+    (line,) = [line for line in rows if (line["system"], line["quantity"]) == (SYSTEMS[task][0], metric)]
+    title = {"quality": "ResNet34", "segmentation": "ResPAM U-Net"}[task]
+    assert row(found[".md"], title)[2].startswith(f"{100 * float(line['value']):.1f} [")
     assert str(tmp_path) not in found[".md"] + found[".html"] + found[".csv"]
 
 
@@ -160,26 +168,29 @@ def test_nothing_run_yet(data, tmp_path):
     assert len(list(csv.reader(found[".csv"].splitlines()))) == 1
 
 
+def analysis(out: Path, reference: str) -> Analysis:
+    (test,) = read_benchmark(out).tests
+    return Analysis("quality", test, reference, resamples=20)
+
+
 def test_the_numbers_are_those_of_the_files(data, tmp_path):
     plan = benchmark(tmp_path / "b", data)
     folder = tmp_path / "b" / "resnet34"
     files = [folder / f"seed_{seed}" / "tests" / "test" / "metrics.json" for seed in plan.seeds]
     seeds = [json.loads(file.read_text())["metrics"]["accuracy"]["value"] for file in files]
-    found = report(tmp_path / "b")
-    (line,) = [
-        line
-        for line in csv.DictReader(found[".csv"].splitlines())
-        if (line["system"], line["quantity"]) == ("resnet34", "accuracy")
-    ]
-    assert float(line["value"]) == pytest.approx(np.mean(seeds))
-    assert float(line["sd_between_seeds"]) == pytest.approx(np.std(seeds, ddof=1))
-    assert float(line["low"]) <= float(line["value"]) <= float(line["high"])
-    assert row(found[".md"], "ResNet34")[2].startswith(f"{100 * np.mean(seeds):.1f} [")
+    estimate = analysis(tmp_path / "b", "resnet34").estimate("resnet34", "accuracy")
+    assert estimate.value == pytest.approx(np.mean(seeds))
+    assert estimate.between_seeds == pytest.approx(np.std(seeds, ddof=1))
+    assert estimate.low <= estimate.value <= estimate.high
 
 
 def test_the_reference_can_be_chosen(data, tmp_path):
     benchmark(tmp_path / "b", data)
-    assert "less ResNet34 + KAN:" in report(tmp_path / "b", reference="resnet34_kan")[".md"]
+    table = differences_table(analysis(tmp_path / "b", "resnet34_kan"))
+    assert table is not None
+    assert table.caption.startswith("Each system less ResNet34 + KAN:")
+    assert [row[0] for row in table.rows] == ["ResNet34", "ResNet34 + PARB", "breast runs along a free side"]
+    assert differences_table(analysis(tmp_path / "b", "not run")) is None
 
 
 def test_several_benchmarks_and_tests_make_one_report(data, tmp_path):
@@ -198,7 +209,8 @@ def test_an_edited_result_is_told(data, tmp_path):
     document = json.loads(file.read_text())
     document["metrics"]["accuracy"]["value"] = 0.99
     file.write_text(json.dumps(document))
-    assert "DOES NOT HOLD | resnet34, seed 1" in report(tmp_path / "b")[".md"]
+    (told,) = [check for check in checks(analysis(tmp_path / "b", "resnet34"), "patient") if not check.passed]
+    assert (told.what, told.detail) == ("every metrics.json is what its per_image.csv gives", "resnet34, seed 1")
 
 
 def test_results_of_other_images_are_refused(data, tmp_path):
@@ -207,7 +219,7 @@ def test_results_of_other_images_are_refused(data, tmp_path):
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], *reversed(lines[1:])]))
     with pytest.raises(MammogramError, match=r"per_image\.csv.*not the datalist's entries"):
-        report(tmp_path / "b")
+        read_benchmark(tmp_path / "b")
 
 
 def test_a_patient_on_two_sides_is_told(data, tmp_path):
@@ -217,14 +229,17 @@ def test_a_patient_on_two_sides_is_told(data, tmp_path):
     document["training"].append(document["test"][0])
     datalist.write_text(json.dumps(document))
     benchmark(tmp_path / "b", data, done=lambda run: run.system == "resnet34")
-    assert "no patient is in two sections | DOES NOT HOLD | 1 are" in report(tmp_path / "b")[".md"]
+    (told,) = [check for check in checks(analysis(tmp_path / "b", "resnet34"), "patient") if not check.passed]
+    assert (told.what, told.detail) == ("no patient is in two sections", "1 are")
 
 
 def test_cases_without_their_images_are_said_to_be_missing(data, tmp_path):
     data = shutil.copytree(data, tmp_path / "copy")
     benchmark(tmp_path / "b", data, "segmentation")
+    (test,) = read_benchmark(tmp_path / "b").tests
+    assert triptychs(test.finished[:2], test.entries, data / "segmentation_whole", whole=True) is not None
     shutil.rmtree(data)
-    assert "not shown, because the images" in report(tmp_path / "b")[".md"]
+    assert triptychs(test.finished[:2], test.entries, data / "segmentation_whole", whole=True) is None
 
 
 def test_a_folder_without_a_benchmark_is_refused(tmp_path):

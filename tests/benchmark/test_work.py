@@ -173,6 +173,8 @@ def test_seeds_systems_and_tests_can_be_added(phantoms, tmp_path):
         ({"values": {"epohcs": 4}}, "no such value"),
         ({"systems": ("dynunet",)}, "no system for quality"),
         ({"seeds": ()}, "nothing to compare"),
+        ({"protocol": "paper", "mode": "whole"}, "has crops only"),
+        ({"test_data": {"test": "elsewhere/test"}}, "stands for the data's own"),
     ],
 )
 def test_what_does_not_belong_into_a_folder_is_refused(phantoms, tmp_path, other, told):
@@ -193,6 +195,16 @@ def test_data_that_have_changed_since_are_refused(phantoms, tmp_path):
     datalist.write_text(json.dumps(document))
     with pytest.raises(MammogramError, match="no longer the datalist"):
         carry_out(tmp_path / "out", plan(data), Bundle())
+
+
+def test_the_papers_protocol_tests_on_what_chose_the_epoch():
+    """The papers hold out one part for both; further data are held out by patient all the same."""
+    wanted = Plan("quality", ("resnet34",), (0,), "data", protocol="paper", test_data={"other": "more"})
+    assert wanted.training_data == Path("data/quality_paper")
+    assert wanted.tests == {
+        "test": (Path("data/quality_paper"), "validation"),
+        "other": (Path("more/quality"), "test"),
+    }
 
 
 def test_several_processes_share_the_batch(phantoms, tmp_path):
