@@ -39,7 +39,7 @@ def cause_of(error: BaseException) -> BaseException:
     while cause is not None:
         if isinstance(cause, MammogramError):
             return cause
-        cause = cause.__cause__
+        cause = cause.__cause__ if cause.__cause__ is not cause else None  # `raise cause_of(error) from error`
     return error
 
 
