@@ -17,6 +17,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
 from monai_mammo.dicom.errors import cause_of
+from monai_mammo.networks.inference import for_inference
 
 
 def prefers_bfloat16(device: str | torch.device) -> bool:
@@ -55,7 +56,9 @@ class MixedPrecisionInferer(Inferer):
 
 
 class Predictor:
-    """Run a bundle on images.
+    """Run a bundle on images, its network in the faster form that `for_inference` gives it.
+
+    `network` is to be run by `inferer`, whose precision its weights have.
 
     Args:
         bundle: the bundle's folder.
@@ -93,9 +96,9 @@ class Predictor:
         self.metadata: dict[str, Any] = json.loads((self.bundle / "configs" / "metadata.json").read_text())
         self.device = torch.device(self.parser.get_parsed_content("device"))
         self.weights = Path(weights or self.parser.get_parsed_content("weights"))
-        self.network = self._load_network()
         self.preprocessing = self.parser.get_parsed_content("preprocessing")
         self.inferer = self.parser.get_parsed_content("inferer")
+        self.network = self._load_network()
         self.postprocessing = self.parser.get_parsed_content("postprocessing")
 
     @property
@@ -135,4 +138,7 @@ class Predictor:
             )
         network = self.parser.get_parsed_content("network_def")
         network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
-        return network.to(self.device).eval()
+        size, channels = self.parser.get_parsed_content("size"), self.parser.get_parsed_content("in_channels")
+        image = torch.zeros(1, channels, *size, device=self.device)
+        amp = isinstance(self.inferer, MixedPrecisionInferer) and self.inferer.amp
+        return for_inference(network.to(self.device), image, bfloat16=amp)

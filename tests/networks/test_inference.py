@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
-from monai_mammo.networks.inference import for_inference
+from monai_mammo.networks.attention import PARB
+from monai_mammo.networks.inference import FusedPARB, for_inference
 
 NETWORKS = {
     "resnet34_parb_kan": lambda: ResNet34PARBKAN(width=8),
@@ -88,6 +89,20 @@ def test_the_plain_network_stays_as_it_is(network: nn.Module) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
     assert torch.equal(network.eval()(images(2)), before)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (1, 6), (7, 2)])
+@torch.no_grad()
+def test_fused_parb_equals_the_reference_at_sizes_where_borders_meet(size: tuple[int, int], reduce: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(PARB(16, s2_reduce=reduce)).double().eval()
+    for value in (network[0].bn.weight, network[0].bn.bias, network[0].bn.running_mean):
+        nn.init.normal_(value)
+    x = torch.randn(3, 16, *size, dtype=torch.float64)
+    fused = for_inference(network, x)
+    assert isinstance(fused[0], FusedPARB)
+    torch.testing.assert_close(fused(x), network(x), rtol=1e-9, atol=1e-9)
 
 
 def test_a_convolution_that_runs_twice_is_left_alone() -> None:
