@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,15 +104,45 @@ def test_an_image_comes_in_its_own_transfer_syntax(
     np.testing.assert_array_equal(read_mammogram(path).pixels, read_mammogram(file).pixels)
 
 
-def test_new_images_appear_by_themselves(orthanc: Orthanc, open_store: Open, tmp_path: Path) -> None:
+def test_new_images_appear_by_themselves(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(15)
     assert store.list_images() == []
     first, second = mammogram(tmp_path / "a.dcm", 15), mammogram(tmp_path / "b.dcm", 15)
     orthanc.store(first)
-    assert store.readable_image(uid_of(first)).is_file()  # asked for by id
+    store.index.refresh()
+    assert store.readable_image(uid_of(first)).is_file()
     orthanc.store(second)  # in the same series
-    store.refresh()
+    monkeypatch.setattr(Archive, "rescan_seconds", 0.0)
+    assert store.readable_image(uid_of(second)).is_file()  # asked for by id
     assert set(store.list_images()) == {uid_of(first), uid_of(second)}
+
+
+def test_a_list_that_takes_the_archive_long_keeps_nobody_waiting(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = mammogram(tmp_path / "a.dcm", 21), mammogram(tmp_path / "b.dcm", 21)
+    orthanc.store(first)
+    store = open_store(21)
+    orthanc.store(second)
+    asked, answer, scan = threading.Event(), threading.Event(), Archive.scan
+
+    def slow(self: Archive, known: Any) -> Any:
+        asked.set()
+        assert answer.wait(60)
+        return scan(self, known)
+
+    monkeypatch.setattr(Archive, "scan", slow)
+    monkeypatch.setattr(Archive, "rescan_seconds", 0.0)
+    assert store.list_images() == [uid_of(first)]
+    assert asked.wait(60)
+    assert store.list_images() == [uid_of(first)]
+    answer.set()
+    until = time.monotonic() + 60
+    while len(store.list_images()) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_final_labels_arrive_as_dicom_seg_of_each_reader_equal_to_the_pixel(
@@ -199,7 +230,7 @@ def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
     assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.dicom_images())
     monkeypatch.undo()
     if answer is None:  # a fault that passes
-        store.refresh()
+        store.index.refresh()
         assert store.unreadable_images() == []
 
 
@@ -233,7 +264,7 @@ def test_an_archive_that_is_killed_loses_no_label(tmp_path: Path) -> None:
     store = opened()
     store.readable_image(seen)
     stop_orthanc(archive)
-    store.refresh()
+    store.index.refresh()
     for image_id in (seen, unseen):
         store.save_label(image_id, label(tmp_path / "label.nrrd", blob()[1]), "final", {})
     with pytest.raises(RequestRefused, match="does not answer") as refused:
@@ -249,7 +280,7 @@ def test_an_archive_that_is_killed_loses_no_label(tmp_path: Path) -> None:
 
     archive = start_orthanc(tmp_path / "orthanc", port=int(archive.url.split(":")[2].split("/")[0]))
     try:
-        store.refresh()
+        store.index.refresh()
         delivered(store)
         assert store.status()["origin_problem"] is None
         sources = set()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ IN_USE_SECONDS = 600.0
 HELD_SECONDS = 24 * 3600.0
 """So long a cached file stays that a training needs."""
 _TIMEOUT = (5.0, 60.0)  # s, to connect and between two bytes
+_AT_ONCE = 4  # requests for series' headers
 _WANTED = {f"{tag:08X}" for tag in TAGS}
 _STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
 _AGAIN = "Check that the archive runs; labels are kept here and sent later"
@@ -100,9 +102,15 @@ class Archive:
         for image in known.values():
             former[image.series].append(image)
         found: list[ImageFile] = []
+        changed = []
         for study, series, stamp in self._series():
-            unchanged = former[series] and all(image.stamp == stamp for image in former[series])
-            found += former[series] if unchanged else self._images(study, series, stamp)
+            if former[series] and all(image.stamp == stamp for image in former[series]):
+                found += former[series]
+            else:
+                changed.append((study, series, stamp))
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            for images in threads.map(lambda entry: self._images(*entry), changed):
+                found += images
         return list({image.file: image for image in found}.values())
 
     def id_of(self, file: str, taken: Collection[str]) -> str:

@@ -2,21 +2,18 @@
 
 Images come from a `StudiesFolder` or an `Archive` and are never changed; labels and verdicts are `Labels`, which go out
 as DICOM SEG by `Results`. Everything written lies in one folder, `<studies>/labels` unless another is named; there also
-`.index.json` for ids and headers. Not here: the reading of pixels.
+`.index.json`, the `ImageIndex`. Not here: the reading of pixels.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import logging
 import threading
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_mammo.dicom.errors import MammogramError
@@ -24,8 +21,9 @@ from monai_mammo.dicom.reader import read_mask
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
-from .files import read_json, replacing, write_json
+from .files import replacing
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, sentence
+from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension
 from .names import safe_name
@@ -33,8 +31,6 @@ from .results import Results
 from .users import current_user
 
 __all__ = ["QUALITY_VERDICTS", "MammogramDatastore"]
-
-logger = logging.getLogger(__name__)
 
 SHOWN_UNREADABLE = 100
 
@@ -65,22 +61,17 @@ class MammogramDatastore(Datastore):
             raise ValueError("an archive's labels need a folder")
         self._own = labels.resolve()
         self.labels = Labels(self._own)
-        self.results = Results(self.labels, self.origin, self._known)
+        self.results = Results(self.labels, self.origin, lambda image_id: self.index.known(image_id))
         logging.getLogger("filelock").setLevel(logging.WARNING)
-        self._between_processes = FileLock(str(self._own / ".lock"))
-        self._lock, self._scanning, self._adding = threading.Lock(), threading.Lock(), threading.Lock()
-        self._images: dict[str, ImageFile] = self._indexed()
-        self._scanned = float("-inf")
-        self._origin_problem: str | None = None
-        self.refresh()
+        self.index = ImageIndex(self.origin, self._own / ".index.json", renewed=self._deliver)
+        self._adding = threading.Lock()
+        self.index.refresh()
 
     # What there is
 
     def refresh(self) -> None:
-        """Look for new, changed and removed images; an archive that does not answer changes nothing."""
-        with self._scanning:
-            self._rescan()
-        self._deliver()
+        """Look for new, changed and removed images: in a folder now, in an archive, which may take long, behind."""
+        self.index.renew()
 
     def image(self, image_id: str) -> ImageFile:
         """What the header of an image says.
@@ -88,9 +79,7 @@ class MammogramDatastore(Datastore):
         Raises:
             RequestRefused: there is no such image (404).
         """
-        if image_id not in self._images:
-            self.refresh()
-        return self._known(image_id)
+        return self.index.image(image_id)
 
     def readable_image(self, image_id: str) -> Path:
         """The path of an image that can be read, as far as is known.
@@ -101,7 +90,7 @@ class MammogramDatastore(Datastore):
         """
         image = self.image(image_id)
         if image.problem:
-            self.refresh()  # it may have been replaced since
+            self.index.look_again()  # it may have been replaced since
             image = self.image(image_id)
         if image.problem:
             raise RequestRefused(422, image.problem, sentence(image.remedy), image.file)
@@ -114,20 +103,15 @@ class MammogramDatastore(Datastore):
 
     def report_unreadable(self, image_id: str, reason: str, remedy: str) -> None:
         """Note that an image's pixels cannot be read, which its header did not show, until the image changes."""
-        with self._lock, self._between_processes:
-            image = dataclasses.replace(self._known(image_id), problem=reason, remedy=remedy)
-            index = read_json(self._own / ".index.json")
-            index["images"][image.file] = dataclasses.asdict(image)
-            write_json(self._own / ".index.json", index)
-            self._images[image_id] = image
+        self.index.report_unreadable(image_id, reason, remedy)
 
     def list_images(self) -> list[str]:
         """Ids of all readable images."""
-        return [image_id for image_id, image in self._current().items() if not image.problem]
+        return [image_id for image_id, image in self.index.images().items() if not image.problem]
 
     def images_of_study(self, study: str) -> dict[str, ImageFile]:
         """Images of a DICOM study by id, unreadable ones included, in the order CC before MLO, right before left."""
-        found = {image_id: image for image_id, image in self._current().items() if image.study == study and study}
+        found = {image_id: image for image_id, image in self.index.images().items() if image.study == study and study}
         place = {"CC": 0, "MLO": 1}
         order = sorted(
             found, key=lambda key: (place.get(found[key].view or "", 2), found[key].laterality != "R", found[key].file)
@@ -136,7 +120,7 @@ class MammogramDatastore(Datastore):
 
     def dicom_images(self) -> dict[str, ImageFile]:
         """All images that are DICOM, by id; `image_path` gives their files."""
-        return {image_id: image for image_id, image in self._current().items() if image.sop}
+        return {image_id: image for image_id, image in self.index.images().items() if image.sop}
 
     def image_path(self, sop: str) -> Path:
         """The file of the image with a SOPInstanceUID, retrieved if it is in an archive.
@@ -144,7 +128,7 @@ class MammogramDatastore(Datastore):
         Raises:
             RequestRefused: there is no such image (404), or the archive does not answer (503).
         """
-        for image in self._current().values():
+        for image in self.index.images().values():
             if image.sop == sop and sop:
                 return self.origin.retrieve(image)
         raise unknown("image", sop)
@@ -163,7 +147,7 @@ class MammogramDatastore(Datastore):
         """File, reason and remedy of every image that cannot be used."""
         return [
             {"file": image.file, "reason": image.problem, "remedy": image.remedy}
-            for image in self._current().values()
+            for image in self.index.images().values()
             if image.problem
         ]
 
@@ -195,7 +179,7 @@ class MammogramDatastore(Datastore):
             "unreadable_total": len(unreadable),
             "unreadable": unreadable[:SHOWN_UNREADABLE],
             "labels_to_deliver": self.results.waiting(),
-            "origin_problem": self._origin_problem,
+            "origin_problem": self.index.problem,
         }
 
     def json(self) -> dict[str, Any]:
@@ -265,12 +249,12 @@ class MammogramDatastore(Datastore):
         """
         safe_name(image_id, "image's id")
         with self._adding:
-            self.refresh()
-            if image_id in self._images:
+            self.index.refresh()
+            if image_id in self.index.images():
                 raise RequestRefused(409, f"there is an image '{image_id}' already", "Choose another id")
             file = self.origin.add(image_id, Path(image_filename), image_extension(image_filename) or ".dcm")
-            self.refresh()
-            saved = next(known for known, image in self._images.items() if image.file == file)
+            self.index.refresh()
+            saved = next(known for known, image in self.index.images().items() if image.file == file)
             self.update_image_info(saved, image_info or {})
             return saved
 
@@ -329,7 +313,7 @@ class MammogramDatastore(Datastore):
             RequestRefused: there is no such label (404).
         """
         tag = safe_name(label_tag, "tag")
-        file = self.labels.file(label_id, tag, reader) if label_id in self._images else None
+        file = self.labels.file(label_id, tag, reader) if label_id in self.index.images() else None
         if file is None:
             raise unknown("label", f"{label_id} ({tag})")
         return str(file)
@@ -390,67 +374,8 @@ class MammogramDatastore(Datastore):
         """Refused: the description is fixed."""
         raise RequestRefused(400, "the datastore's description is fixed", "Describe the study elsewhere")
 
-    def _current(self) -> dict[str, ImageFile]:
-        stale = time.monotonic() - self._scanned > self.origin.rescan_seconds
-        if stale and self._scanning.acquire(blocking=False):  # who comes while another looks takes the former list
-            try:
-                self._rescan()
-            finally:
-                self._scanning.release()
-            self._deliver()
-        return dict(self._images)
-
-    def _rescan(self) -> None:
-        known = {image.file: image for image in self._indexed().values()}
-        try:
-            found = self.origin.scan(known)
-        except RequestRefused as refused:
-            if refused.reason != self._origin_problem:
-                logger.warning("The list of images may be old: %s", refused.reason)
-            self._origin_problem, self._scanned = refused.reason, time.monotonic()
-            return
-        self._origin_problem = None
-        with self._lock, self._between_processes:
-            index = read_json(self._own / ".index.json")
-            ids, noted = index.get("ids", {}), _images(index)
-            taken = {image_id.lower() for image_id in ids.values()}
-            images = {}
-            for image in found:
-                former = noted.get(image.file)
-                if former and former.problem and former.stamp == image.stamp:
-                    image = former  # found unreadable since it was looked at
-                elif image.problem and (former is None or former.stamp != image.stamp):
-                    logger.warning("%s cannot be used: %s", image.file, image.problem)
-                if image.file not in ids:
-                    ids[image.file] = self.origin.id_of(image.file, taken)
-                    taken.add(ids[image.file].lower())
-                images[image.file] = image
-            entries = {file: dataclasses.asdict(image) for file, image in images.items()}
-            if {"ids": ids, "images": entries} != index:
-                write_json(self._own / ".index.json", {"ids": ids, "images": entries})
-            self._images = {ids[file]: image for file, image in images.items()}
-            self._scanned = time.monotonic()
-
-    def _known(self, image_id: str) -> ImageFile:
-        image = self._images.get(image_id)
-        if image is None:
-            raise unknown("image", image_id)
-        return image
-
-    def _indexed(self) -> dict[str, ImageFile]:
-        index = read_json(self._own / ".index.json")
-        images = _images(index)
-        return {image_id: images[file] for file, image_id in index.get("ids", {}).items() if file in images}
-
     def _deliver(self) -> None:
         if isinstance(self.origin, Archive):
             self.results.deliver_in_background()
         else:
             self.results.deliver()
-
-
-def _images(index: dict[str, Any]) -> dict[str, ImageFile]:
-    """The index's images by file; entries in another form than today's are left out, and so examined again."""
-    fields = {field.name for field in dataclasses.fields(ImageFile)}
-    entries = index.get("images", {})
-    return {file: ImageFile(**entry) for file, entry in entries.items() if set(entry) == fields}

@@ -1,0 +1,157 @@
+"""Which images there are, under which id, and what their headers say: kept on disk, renewed from where they come from.
+
+Not here: labels, and how a folder or an archive is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from .archive import Archive
+from .errors import RequestRefused, unknown
+from .files import read_json, write_json
+from .images import ImageFile, StudiesFolder
+
+logger = logging.getLogger(__name__)
+
+
+class ImageIndex:
+    """The images of a folder or an archive by id. Several threads and processes may use the same file.
+
+    `problem` says why the list may be old, for instance that the archive does not answer; None if it is not.
+
+    Args:
+        origin: where images come from.
+        file: where ids and headers are kept; an id stays its image's own for good.
+        renewed: called whenever the origin has been looked at.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+
+    def __init__(self, origin: StudiesFolder | Archive, file: Path, renewed: Callable[[], None]) -> None:
+        self.origin = origin
+        self.problem: str | None = None
+        self._file, self._renewed = file, renewed
+        self._between_processes = FileLock(str(file.with_name(".lock")))
+        self._lock, self._scanning = threading.Lock(), threading.Lock()
+        self._scanned = float("-inf")
+        index = read_json(file)
+        kept = _images(index)
+        self._images = {image_id: kept[name] for name, image_id in index.get("ids", {}).items() if name in kept}
+
+    def images(self) -> dict[str, ImageFile]:
+        """The images as last listed; a list that has become old is renewed, an archive's in the background."""
+        if self._is_old():
+            self._renew()
+        return dict(self._images)
+
+    def renew(self) -> None:
+        """Look for new images now if that is quick, as in a folder; an archive's appear a little later."""
+        if isinstance(self.origin, StudiesFolder):
+            self.refresh()
+        elif self._is_old():
+            self._renew()
+
+    def refresh(self) -> None:
+        """Look for new, changed and removed images; an archive that does not answer changes nothing."""
+        self._scanning.acquire()
+        self._rescan_and_release()
+
+    def image(self, image_id: str) -> ImageFile:
+        """What the header of an image says; for an id that is not there, the origin is asked once more.
+
+        Raises:
+            RequestRefused: there is no such image (404).
+        """
+        if image_id not in self._images:
+            self.look_again()
+        return self.known(image_id)
+
+    def known(self, image_id: str) -> ImageFile:
+        """As `image`, of those already listed.
+
+        Raises:
+            RequestRefused: there is no such image (404).
+        """
+        image = self._images.get(image_id)
+        if image is None:
+            raise unknown("image", image_id)
+        return image
+
+    def look_again(self) -> None:
+        """Refresh; not an archive that was asked a moment ago, since a long list takes it long."""
+        if isinstance(self.origin, StudiesFolder) or self._is_old():
+            self.refresh()
+
+    def report_unreadable(self, image_id: str, reason: str, remedy: str) -> None:
+        """Note that an image's pixels cannot be read, which its header did not show, until the image changes."""
+        with self._lock, self._between_processes:
+            image = dataclasses.replace(self.known(image_id), problem=reason, remedy=remedy)
+            index = read_json(self._file)
+            index["images"][image.file] = dataclasses.asdict(image)
+            write_json(self._file, index)
+            self._images[image_id] = image
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._scanned > self.origin.rescan_seconds
+
+    def _renew(self) -> None:
+        if not self._scanning.acquire(blocking=False):  # who comes while another looks does not wait
+            return
+        if isinstance(self.origin, Archive):
+            threading.Thread(target=self._rescan_and_release, name="archive", daemon=True).start()
+        else:
+            self._rescan_and_release()
+
+    def _rescan_and_release(self) -> None:
+        try:
+            self._rescan()
+        finally:
+            self._scanning.release()
+        self._renewed()
+
+    def _rescan(self) -> None:
+        try:
+            found = self.origin.scan(_images(read_json(self._file)))
+        except RequestRefused as refused:
+            if refused.reason != self.problem:
+                logger.warning("The list of images may be old: %s", refused.reason)
+            self.problem, self._scanned = refused.reason, time.monotonic()
+            return
+        self.problem = None
+        with self._lock, self._between_processes:
+            index = read_json(self._file)
+            ids, noted = index.get("ids", {}), _images(index)
+            taken = {image_id.lower() for image_id in ids.values()}
+            images = {}
+            for image in found:
+                former = noted.get(image.file)
+                if former and former.problem and former.stamp == image.stamp:
+                    image = former  # found unreadable since it was looked at
+                elif image.problem and (former is None or former.stamp != image.stamp):
+                    logger.warning("%s cannot be used: %s", image.file, image.problem)
+                if image.file not in ids:
+                    ids[image.file] = self.origin.id_of(image.file, taken)
+                    taken.add(ids[image.file].lower())
+                images[image.file] = image
+            entries = {file: dataclasses.asdict(image) for file, image in images.items()}
+            if {"ids": ids, "images": entries} != index:
+                write_json(self._file, {"ids": ids, "images": entries})
+            self._images = {ids[file]: image for file, image in images.items()}
+            self._scanned = time.monotonic()
+
+
+def _images(index: dict[str, Any]) -> dict[str, ImageFile]:
+    """The index's images by file; entries in another form than today's are left out, and so examined again."""
+    fields = {field.name for field in dataclasses.fields(ImageFile)}
+    entries = index.get("images", {})
+    return {file: ImageFile(**entry) for file, entry in entries.items() if set(entry) == fields}
