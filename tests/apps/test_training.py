@@ -21,6 +21,7 @@ from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
 from lib.history import digest
 from lib.models import ServedModel
+from lib.progress import Progress, read_progress
 from lib.trainers import BundleTraining
 from main import MammoApp
 from PIL import Image
@@ -334,11 +335,17 @@ def test_the_first_patients_of_validation_judge_every_later_training(
 def test_a_training_whose_server_is_gone_ends(
     whole: BundleTraining, annotated: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parents = iter([os.getppid(), 1])
-    monkeypatch.setattr("lib.progress.os.getppid", lambda: next(parents))
-    with pytest.raises(RuntimeError, match="server that had started"):
+    follow = Progress.follow
+
+    def orphaned(progress: Progress, *engines: Any) -> None:
+        follow(progress, *engines)
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+
+    monkeypatch.setattr(Progress, "follow", orphaned)
+    with pytest.raises(RuntimeError):
         whole({**QUICK, "learning_rate": 0.0}, annotated)
     assert whole.history.entries() == []
+    assert read_progress(whole.history.run)["reason"] == "the server that had started this training is gone"
 
 
 def test_weights_in_service_that_do_not_load_give_way_and_are_kept(

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_mammo.datasets.datalist import load_datalist
-from monai_mammo.dicom.errors import cause_of
+from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.predictor import Predictor
 
 from .datalists import MakeDatalist
@@ -85,7 +85,7 @@ class BundleTraining(TrainTask):
             try:
                 return self._trained(run, settings, about, datastore, progress)
             except Exception as error:
-                progress.tell(phase="failed", reason=str(cause_of(error)))
+                progress.tell(phase="failed", reason=_reason(error))
                 raise
 
     def settings(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,10 @@ class BundleTraining(TrainTask):
             workflow.run()
             workflow.finalize()
         except RuntimeError as error:
-            raise cause_of(error) from error
+            cause = cause_of(error)
+            if cause is error:
+                raise
+            raise cause from error
 
     def _judged(self, run: Path, datalist: Path, record: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Compare with the weights in service, and keep the candidate with the outcome."""
@@ -196,3 +199,11 @@ class BundleTraining(TrainTask):
 def _outcome(found: Comparison) -> dict[str, Any]:
     outcome = "accepted" if found.accepted else "refused"
     return {"outcome": outcome, "reason": found.reason, "score": found.as_json()}
+
+
+def _reason(error: BaseException) -> str:
+    """What was wrong at the bottom: MONAI wraps it in errors that quote the config's expressions."""
+    found = cause_of(error)
+    while found.__cause__ is not None and not isinstance(found, MammogramError):
+        found = found.__cause__
+    return str(found) or type(found).__name__
