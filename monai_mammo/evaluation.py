@@ -24,10 +24,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap, rankdata
-from skimage.feature import peak_local_max
-from skimage.measure import label as connected_components
-from torch.nn.functional import adaptive_avg_pool2d
 
+from monai_mammo.detections import candidates
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import bounding_box
 
@@ -111,31 +109,6 @@ def overlap_record(
         "tn": max(0, rows * columns - tp - fp - fn),
         "hd95": _hausdorff95(pred, label, spacing or (1.0, 1.0)),
     }
-
-
-def candidates(probability: np.ndarray, label: np.ndarray) -> tuple[list[tuple[float, int]], int]:
-    """What a radiologist would be pointed to, for the free-response curve (FROC): peaks of the probability.
-
-    The map is averaged down to 512 pixels on its longer side; peaks are at least 5 % of that apart and above 0.05.
-    The lesions are the connected components of the mask; touching lesions count as one.
-
-    Args:
-        probability: of tumour, (rows, columns) in [0, 1].
-        label: the reference mask, of one size with it.
-
-    Returns:
-        (probability, number of the lesion that it lies in or 0 for none) of every peak; and how many lesions there are.
-    """
-    factor = max(1.0, max(probability.shape) / 512)
-    shape = (max(1, round(probability.shape[0] / factor)), max(1, round(probability.shape[1] / factor)))
-    small = adaptive_avg_pool2d(torch.as_tensor(probability, dtype=torch.float32)[None], shape)[0].numpy()
-    peaks = peak_local_max(small, min_distance=round(0.05 * max(shape)), threshold_abs=0.05, exclude_border=False)
-    lesions, number = connected_components(label > 0, return_num=True, connectivity=2)
-    scale = np.array(label.shape) / shape
-    places = np.minimum(((peaks + 0.5) * scale).astype(int), np.array(label.shape) - 1)
-    return [
-        (float(small[tuple(peak)]), int(lesions[tuple(place)])) for peak, place in zip(peaks, places, strict=True)
-    ], int(number)
 
 
 def segmentation_metrics(records: Sequence[Record]) -> Metrics:

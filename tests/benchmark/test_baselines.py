@@ -19,7 +19,8 @@ from monai_mammo.benchmark.baselines import (
 from monai_mammo.benchmark.plan import find_bundle
 from monai_mammo.benchmark.runs import Run
 from monai_mammo.datasets.datalist import load_datalist
-from monai_mammo.evaluation import SegmentationReport, candidates
+from monai_mammo.detections import candidates
+from monai_mammo.evaluation import SegmentationReport
 from monai_mammo.networks import ResNet34PARBKAN
 
 SIZE = (32, 32)
