@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import pickle
@@ -41,7 +42,9 @@ def load(bundle: Path, weights: Path, overrides: dict[str, Any]) -> Predictor:
 class ServedModel:
     """Runs a bundle on images; loads it on first use, and again when the file with its weights has changed.
 
-    Predictions are made one at a time, so that any number of request threads may call it.
+    Any number of threads may call it: images are decoded and masks brought back side by side, each thread with
+    transforms of its own (MONAI's remember things while they run); the network, which uses all cores, runs one at a
+    time.
 
     Args:
         bundle: the bundle's folder.
@@ -52,7 +55,9 @@ class ServedModel:
     def __init__(self, bundle: Path, weights: Path, overrides: dict[str, Any] | None = None) -> None:
         self.bundle, self.weights, self.overrides = bundle, weights, overrides or {}
         self._lock = threading.Lock()
+        self._network = threading.Lock()
         self._predictor: Predictor | None = None
+        self._idle: list[tuple[Predictor, Predictor]] = []
         self._loaded: tuple[Path, int, int] | None = None
 
     @property
@@ -70,11 +75,30 @@ class ServedModel:
             RequestRefused: the model has no weights yet, or none that can be loaded (503).
         """
         with self._lock:
-            predictor = self._current()
-            try:
-                return predictor(image, **given)
-            except RuntimeError as error:
-                raise cause_of(error) from error
+            served = self._current()
+            twin = next((twin for origin, twin in self._idle if origin is served), None)
+            self._idle = [pair for pair in self._idle if pair[0] is served and pair[1] is not twin]
+        twin = twin or self._twin(served)
+        try:
+            return twin(image, **given)
+        except RuntimeError as error:
+            raise cause_of(error) from error
+        finally:
+            with self._lock:
+                self._idle.append((served, twin))
+
+    def _twin(self, served: Predictor) -> Predictor:
+        """A predictor with the same network and copies of its transforms."""
+        twin = copy.copy(served)
+        # Together, since the postprocessing undoes what the preprocessing of the same twin has done.
+        twin.preprocessing, twin.postprocessing = copy.deepcopy((served.preprocessing, served.postprocessing))
+
+        def in_turn(*inputs: Any) -> Any:
+            with self._network:
+                return served.inferer(*inputs)
+
+        twin.inferer = in_turn
+        return twin
 
     def _current(self) -> Predictor:
         own = self.weights if self.weights.is_file() else None
