@@ -25,11 +25,11 @@ def test_an_archives_address_with_a_password_is_refused_without_repeating_it(tmp
 
 
 def test_the_random_strategy_repeats_itself_for_one_seed_and_reaches_every_image(tmp_path: Path) -> None:
-    studies = tmp_path / "studies"
-    for number in range(4):
-        write_png(studies / f"{number}.png", blob()[0])
     chosen = []
-    for _ in range(2):
+    for run in range(2):
+        studies = tmp_path / f"studies{run}"  # each with leases of its own
+        for number in range(4):
+            write_png(studies / f"{number}.png", blob()[0])
         app = MammoApp(str(APP), str(studies), {"weights": str(tmp_path), "seed": "7"})
         chosen.append([app.next_sample({"strategy": "random"})["id"] for _ in range(30)])
     assert chosen[0] == chosen[1]
