@@ -176,6 +176,7 @@ def test_a_marked_lesion_gets_the_models_outline(running: Server, reader: OhifPa
     image, sop = where.ids["LMLO"], where.sops["LMLO"]
     if reader.study() != where.uid:
         reader.open(where.uid)
+    reader.choose(image)
     before = reader.labelmap(image, SHAPE)
     with_lesion_tool(reader)
     with reader.page.expect_request(lambda request: LESION in request.url) as asked:
@@ -306,8 +307,8 @@ def test_the_next_case_is_the_servers_choice_and_unsaved_work_is_kept(running: S
     with reader.page.expect_response(lambda response: "/activelearning/" in response.url) as answer:
         reader.button("next").click()
     chosen = answer.value.json()
-    assert chosen["study"] != where.uid
-    reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=chosen["study"])
+    assert chosen["StudyInstanceUID"] != where.uid
+    reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=chosen["StudyInstanceUID"])
     images = running.http.get(f"/mammo/studies/{chosen['study']}").json()
     reader.ready(len(images))
     reader.page.wait_for_function("id => window.mammo.study.state.active?.id === id", arg=chosen["id"])

@@ -165,10 +165,10 @@ export const nextCase = () =>
       study.show(here);
       return;
     }
-    if (!next.study) {
+    if (!next.StudyInstanceUID) {
       throw new Error(`The server chose ${next.id} but does not say in which study it is`);
     }
-    openStudy(next.study, next.id);
+    openStudy(next.StudyInstanceUID, next.id);
   });
 
 /** Open a study at an image. */

@@ -2,11 +2,10 @@
 // Not here: what the buttons do (actions) and what there is to show (study).
 
 import * as actions from './actions.js';
-import { ohif } from './context.js';
 import { SLIDER, button, element, slider } from './parts.js';
 import { STYLE } from './style.js';
 import * as study from './study.js';
-import { BRUSH, TOOLS, activeTool, brush, setBrush } from './tools.js';
+import { BRUSH, TOOLS, activeTool, brush, brushInWords, setBrush } from './tools.js';
 import * as trainings from './training.js';
 
 export const PANEL = 'mammo-panel';
@@ -171,14 +170,13 @@ function edit() {
       disabled: !state.active?.mask,
     });
   const mask = state.active?.mask;
-  const unit = state.active?.spacing ? 'mm' : 'px';
   return section('Mark', state.active ? sizeOf(state.active) : '', [
     row(tool('lesion', 'Lesion: click or box', 'M', 'Click on a lesion or draw a box around it: the model outlines it')),
     row(tool('brush', 'Brush', 'B', 'Paint'), tool('eraser', 'Eraser', 'E', 'Erase')),
     slider(
       'Size',
       { min: 0, max: 100, value: stepOf(brush()), key: 'size' },
-      () => `${brush() < 10 ? brush().toFixed(1) : Math.round(brush())} ${unit}`,
+      brushInWords,
       value => setBrush(sizeAt(value))
     ),
     row(
@@ -201,7 +199,7 @@ function sizeOf(image) {
     return 'nothing marked';
   }
   const area = image.spacing ? pixels * image.spacing[0] * image.spacing[1] : null;
-  return area === null ? `${pixels} pixels` : area < 100 ? `${area.toFixed(1)} mm²` : `${(area / 100).toFixed(2)} cm²`;
+  return area === null ? `${pixels} px` : area < 100 ? `${area.toFixed(1)} mm²` : `${(area / 100).toFixed(2)} cm²`;
 }
 
 function quality() {

@@ -5,7 +5,9 @@ import { ohif } from './context.js';
 import { PLACE_ATTRIBUTE, isMirrored, placesOf, viewOf } from './hanging.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
-import { guardOtherViewports, installTools } from './tools.js';
+import { guardOtherViewports, installTools, setUnits } from './tools.js';
+
+const PIXELS_PER_MM = 10; // of an image that does not say it
 
 /** Tells of every change of what this module holds; the panel listens. */
 export const changes = new EventTarget();
@@ -27,11 +29,11 @@ class StudyImage {
     return [this.laterality, this.view].filter(Boolean).join(' ') || 'Image';
   }
 
-  /** Pixel spacing in mm; null where the header gives none. */
+  /** Pixel spacing in mm; null where the header gives none, for which the server says 1 so that OHIF works. */
   get spacing() {
     const instance = this.displaySet?.instances?.[0] ?? {};
     const spacing = [].concat(instance.PixelSpacing ?? instance.ImagerPixelSpacing ?? []).map(Number);
-    return spacing.length === 2 && spacing.every(value => value > 0) ? spacing : null;
+    return spacing.length === 2 && spacing.every(value => value > 0 && value !== 1) ? spacing : null;
   }
 }
 
@@ -173,6 +175,7 @@ function imageIn(viewportId) {
 function follow({ viewportId, state: grid } = {}) {
   const { viewportGridService } = ohif.services;
   state.active = imageIn(viewportId ?? grid?.activeViewportId ?? viewportGridService.getActiveViewportId());
+  setUnits(!state.active || state.active.spacing ? 1 : PIXELS_PER_MM);
   changed();
 }
 

@@ -9,6 +9,7 @@ export const BRUSH = { smallest: 1, largest: 30, usual: 5 }; // diameters in mm
 const SMALLEST_BOX = 8; // CSS pixels; a shorter drag is a click that trembled
 
 let diameter = BRUSH.usual;
+let units = 1; // of the active image's world, per mm
 let marked = () => {};
 
 /** Make the lesion tool and put it into the viewports' tool group. @param onMark gets `(viewportId, mark)` */
@@ -46,25 +47,37 @@ export const brush = () => diameter;
 /** Set the diameter of brush and eraser. @param {number} mm */
 export function setBrush(mm) {
   diameter = Math.min(BRUSH.largest, Math.max(BRUSH.smallest, mm));
-  ohif.libraries.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(TOOL_GROUP, diameter / 2);
+  ohif.libraries.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(TOOL_GROUP, (diameter / 2) * units);
+}
+
+/** Say how many units of the active image's world are a millimetre: 1 if its pixel spacing is known. */
+export function setUnits(perMillimetre) {
+  if (units !== perMillimetre) {
+    units = perMillimetre;
+    setBrush(diameter);
+  }
+}
+
+/** The brush in words. */
+export function brushInWords() {
+  return units === 1 ? `${diameter < 10 ? diameter.toFixed(1) : Math.round(diameter)} mm` : `${Math.round(diameter * units)} px`;
 }
 
 /**
- * With brush or eraser, let the first press in another viewport only choose it: it is meant so, and would paint.
+ * With a tool that marks, let the first press in another viewport only choose it: it is meant so, and would mark.
  * @returns a function that ends it
  */
 export function guardOtherViewports() {
   const guard = event => {
-    const pane = event.target.closest?.('[data-viewportid], .viewport-element, [data-cy="viewport-pane"]');
-    const element = pane && viewportAt(event.target);
-    const active = ohif.services.viewportGridService.getActiveViewportId();
-    const draws = [TOOLS.brush, TOOLS.eraser].includes(activeTool());
-    if (!draws || event.button !== 0 || !element || element === active) {
+    const { viewportGridService } = ohif.services;
+    const viewportId = viewportAt(event.target);
+    const marks = [TOOLS.brush, TOOLS.eraser, TOOLS.lesion].includes(activeTool());
+    if (!marks || event.button !== 0 || !viewportId || viewportId === viewportGridService.getActiveViewportId()) {
       return;
     }
     event.stopImmediatePropagation();
     event.preventDefault();
-    ohif.services.viewportGridService.setActiveViewportId(element);
+    viewportGridService.setActiveViewportId(viewportId);
   };
   window.addEventListener('mousedown', guard, true);
   return () => window.removeEventListener('mousedown', guard, true);
