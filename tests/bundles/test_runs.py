@@ -215,7 +215,8 @@ def test_two_processes_train_together(case, bundle, phantoms):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     state = torch.load(bundle / "models" / case.weights, weights_only=True)
-    network_of(case, bundle).parser.get_parsed_content("network_def").load_state_dict(state)  # the plain network's names, no wrapper's
+    network = network_of(case, bundle).parser.get_parsed_content("network_def")
+    network.load_state_dict(state)  # the plain network's names, no wrapper's
 
 
 def test_a_missing_file_is_named_before_training_starts(case, bundle, phantoms, tmp_path):
