@@ -127,6 +127,10 @@ def test_in_a_row_of_four_the_order_is_the_same(running: Server, reader: OhifPag
     reader.ready()
     shown = reader.viewports()
     assert sorted(VIEWS, key=lambda view: shown[where.sops[view]]["box"][0]) == list(VIEWS)
+    for view in VIEWS:
+        edge, end = (2, "last") if view.startswith("R") else (0, "first")
+        viewport = shown[where.sops[view]]
+        assert viewport[end][0] == pytest.approx(viewport["box"][edge], abs=6), view
     reader.press("hang-2x2")
     reader.page.wait_for_function(
         "() => new Set(window.mammo.ohif.libraries.cornerstone.getEnabledElements()"
@@ -309,7 +313,7 @@ def test_the_next_case_is_the_servers_choice_and_unsaved_work_is_kept(running: S
     chosen = answer.value.json()
     assert chosen["StudyInstanceUID"] != where.uid
     reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=chosen["StudyInstanceUID"])
-    images = running.http.get(f"/mammo/studies/{chosen['study']}").json()
+    images = running.http.get(f"/mammo/studies/{chosen['StudyInstanceUID']}").json()
     reader.ready(len(images))
     reader.page.wait_for_function("id => window.mammo.study.state.active?.id === id", arg=chosen["id"])
     assert "L MLO of another case is not submitted" in reader.notice()

@@ -185,7 +185,11 @@ export function cover(opacity = settings.opacity, hidden = settings.hidden) {
 }
 
 /** Hang the study in another layout, a stage's id of our protocol. */
-export const hangAs = stageId => ohif.run('setHangingProtocol', { protocolId: 'mammo.four', stageId });
+export const hangAs = stageId =>
+  attempt(async () => {
+    ohif.run('setHangingProtocol', { protocolId: 'mammo.four', stageId });
+    await study.rehang();
+  });
 
 const onMask = method => () => {
   state.active?.mask?.[method]();

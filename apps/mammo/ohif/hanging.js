@@ -71,11 +71,11 @@ const edge = x => ({
   imageCanvasPoint: { imagePoint: [x, 0.5], canvasPoint: [x, 0.5] },
 });
 
+/** Where in its viewport the image of a place lies; undefined for one that is just centred. */
+export const displayAreaOf = place => (PLACES.includes(place) ? edge(place.startsWith('R') ? 1 : 0) : undefined);
+
 function viewport(place) {
-  const options = { toolGroupId: 'default', allowUnmatchedView: true };
-  if (PLACES.includes(place)) {
-    options.displayArea = edge(place.startsWith('R') ? 1 : 0);
-  }
+  const options = { toolGroupId: 'default', allowUnmatchedView: true, displayArea: displayAreaOf(place) };
   return { viewportOptions: options, displaySets: [{ id: place }] };
 }
 

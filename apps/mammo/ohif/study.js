@@ -2,11 +2,12 @@
 // Not here: what is done with them (actions), and how that looks (panel).
 
 import { ohif } from './context.js';
-import { PLACE_ATTRIBUTE, isMirrored, placesOf, viewOf } from './hanging.js';
+import { PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
 import { guardOtherViewports, installTools, setUnits } from './tools.js';
 
+const STEADY_FRAMES = 20;
 const PIXELS_PER_MM = 10; // of an image that does not say it
 
 /** Tells of every change of what this module holds; the panel listens. */
@@ -197,6 +198,35 @@ async function shown({ viewportId }) {
     ohif.services.viewportGridService.setActiveViewportId(viewportId);
   }
   follow();
+}
+
+/** Hang all images anew once the viewports have got their size: one that is kept in another layout keeps its pan too. */
+export async function rehang() {
+  await settled();
+  for (const { viewport } of ohif.libraries.cornerstone.getEnabledElements()) {
+    const image = imageIn(viewport.id);
+    if (image && viewport.csImage) {
+      viewport.resetCamera();
+      const area = displayAreaOf(placeOf(image.displaySet));
+      if (area && state.images.length > 1) {
+        viewport.setDisplayArea(area);
+      }
+      hang(image, viewport.id);
+      viewport.render();
+    }
+  }
+}
+
+/** Wait until no viewport has changed its size for some frames. */
+async function settled() {
+  for (let same = 0, former = ''; same < STEADY_FRAMES; ) {
+    await new Promise(requestAnimationFrame);
+    const elements = ohif.libraries.cornerstone.getEnabledElements().map(({ viewport }) => viewport);
+    const sizes = elements.map(({ id, canvas, csImage }) => [id, canvas.width, canvas.height, Boolean(csImage)].join());
+    const now = sizes.join(';');
+    same = now === former ? same + 1 : 0;
+    former = now;
+  }
 }
 
 function hang(image, viewportId) {
