@@ -42,7 +42,7 @@ FRACTIONS = {"training": 0.7, "validation": 0.15, "test": 0.15}
 
 _VIEWS = (("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO"))
 _TRUTH = "phantoms.json"
-_ABOUT = {"description": "Drawn by a program; for demonstrations and tests", "licence": "Apache-2.0"}
+_ABOUT: Any = {"description": "Drawn by a program; for demonstrations and tests", "licence": "Apache-2.0"}
 
 
 @dataclass(frozen=True)

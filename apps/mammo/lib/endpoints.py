@@ -70,12 +70,13 @@ def install_endpoints(server: FastAPI, app: MONAILabelApp) -> None:
     for module in _SOUND:
         router = APIRouter(tags=list(module.router.tags))
         for route in module.router.routes:
-            if isinstance(route, APIRoute) and not {(verb, route.path) for verb in route.methods} & _NOT_TAKEN:
+            methods = list(route.methods or ()) if isinstance(route, APIRoute) else []
+            if methods and not {(verb, route.path) for verb in methods} & _NOT_TAKEN:
                 summary = (route.summary or "").rpartition("| - ")[2]
                 router.add_api_route(
                     route.path,
                     in_thread(route.endpoint),
-                    methods=list(route.methods),
+                    methods=methods,
                     summary=summary,
                     include_in_schema=route.include_in_schema,
                     response_model=None,
@@ -108,7 +109,7 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             return done.value
         raise RuntimeError(f"{endpoint.__name__} waits for something")
 
-    del called.__wrapped__  # type: ignore[attr-defined]  # FastAPI looks through it and finds a coroutine
+    del called.__wrapped__  # FastAPI looks through it and finds a coroutine
     called.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
     return called
 

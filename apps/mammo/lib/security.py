@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -83,7 +83,7 @@ class Guard:
             self._check_origin(scope, headers)
             limit = self._limit(headers)
         except RequestRefused as refused:
-            response = refusal(refused)
+            response: Response = refusal(refused)
             if refused.status == 401:
                 response.headers["WWW-Authenticate"] = "Bearer"
                 if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):

@@ -103,9 +103,8 @@ def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users
                 tokens[name] = token
         if not tokens:
             raise ValueError(f"{file} names no user")
-    token = environment.get(TOKEN_VARIABLE)
-    if token:
-        tokens.setdefault("annotator", token)
+    if single := environment.get(TOKEN_VARIABLE):
+        tokens.setdefault("annotator", single)
     return Users(tokens)
 
 
