@@ -71,7 +71,6 @@ export class Mask {
     if (!shown.length) {
       await segmentationService.addSegmentationRepresentation(viewportId, { segmentationId, type: 'Labelmap' });
       segmentationService.setSegmentColor(viewportId, segmentationId, TUMOUR, COLOUR);
-      this.redraw(); // without it the mask may stay black until something else is drawn
     }
     segmentationService.setActiveSegmentation(viewportId, segmentationId);
     segmentationService.setActiveSegment(segmentationId, TUMOUR);

@@ -212,6 +212,8 @@ export async function rehang() {
         viewport.setDisplayArea(area);
       }
       hang(image, viewport.id);
+      await image.mask?.show(viewport.id);
+      image.mask?.redraw(); // one that came with a viewport made anew is black until something is drawn
       viewport.render();
     }
   }
