@@ -134,7 +134,8 @@ class MammoApp(MONAILabelApp):
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The image that a strategy chooses for the person who asks, among those that nobody else has in hand.
 
-        With `next_case` true in the request it is one of a case that this person has not yet.
+        With `next_case` true in the request it is one of a case that this person has not yet; with `dicom` true one
+        of a DICOM study, for viewers that open nothing else.
 
         Raises:
             RequestRefused: all that has no label is in other people's hands (409).
@@ -145,7 +146,8 @@ class MammoApp(MONAILabelApp):
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, "there is no such strategy")
         store, user = self.datastore(), person(request)
         store.refresh()
-        chosen = self.worklist.choose(user, lambda part: strategy(request, part), request.get("next_case") is True)
+        next_case, dicom = request.get("next_case") is True, request.get("dicom") is True
+        chosen = self.worklist.choose(user, lambda part: strategy(request, part), next_case, dicom)
         if not chosen:
             return {}
         self.activity.note(user, "handed out", chosen["id"], strategy=request.get("strategy"))

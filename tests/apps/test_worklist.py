@@ -100,6 +100,13 @@ def test_the_next_case_can_be_asked_for_while_one_is_open(worklist: Worklist) ->
     assert given == ["P1-1", "P2-1", "P3-1", "P1-2", "P2-2"]
 
 
+def test_a_dicom_viewer_is_given_nothing_that_it_cannot_open(worklist: Worklist, datastore: MammogramDatastore) -> None:
+    write_png(Path(datastore.get_image_uri("P1-1")).with_name("0.png"), blob()[0])
+    datastore.refresh()
+    assert first(datastore)["id"] == "P1-0"
+    assert worklist.choose("ann", first, dicom=True)["id"] == "P1-1"
+
+
 def test_what_was_skipped_comes_again_once_nothing_else_is_left(worklist: Worklist) -> None:
     given = [worklist.choose("ann", first)["id"] for _ in range(7)]
     assert len(set(given[:6])) == 6

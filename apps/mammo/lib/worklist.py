@@ -54,7 +54,9 @@ class Worklist:
         self._lock = FileLock(file.with_name(f"{file.name}.lock"))
         read_json(file)
 
-    def choose(self, user: str, strategy: Choice, next_case: bool = False) -> dict[str, Any] | None:
+    def choose(
+        self, user: str, strategy: Choice, next_case: bool = False, dicom: bool = False
+    ) -> dict[str, Any] | None:
         """Let a strategy choose an image for somebody, and lease its case to them.
 
         First come the images of cases that they have in hand and were not given yet, then free cases, last what they
@@ -64,16 +66,19 @@ class Worklist:
             user: who asks.
             strategy: chooses among the images of the datastore that it is given.
             next_case: leave the cases in hand for free ones, if there are any.
+            dicom: only images of a DICOM study, the only ones that a DICOM viewer can open.
 
         Returns:
-            what the strategy returns, with `lease_until`; None if every image has a final label.
+            what the strategy returns, with `lease_until`; None if every (DICOM) image has a final label.
 
         Raises:
             RequestRefused: whatever has no label is in other people's hands (409).
         """
         with self._lock:
             leases = self._valid()
-            by_case = {image_id: self._case(image_id) for image_id in self.datastore.get_unlabeled_images()}
+            unlabelled = self.datastore.get_unlabeled_images()
+            wanted = [image_id for image_id in unlabelled if not dicom or self.datastore.image(image_id).study]
+            by_case = {image_id: self._case(image_id) for image_id in wanted}
             others = {case for case, lease in leases.items() if lease["user"] != user}
             own = {image_id for image_id, case in by_case.items() if case in leases and case not in others}
             given = {image_id for case in set(leases) - others for image_id in leases[case]["given"]}

@@ -31,12 +31,12 @@ export const info = () => json('/info/');
 /** The images of a study: `ImageRow[]`. */
 export const images = study => json(`/mammo/studies/${encodeURIComponent(study)}`);
 
-/** An image of another case, by a strategy: its id and what is known of it; null if there is none left. */
+/** A DICOM image of another case, by a strategy: its id and what is known of it; null if there is none left. */
 export async function nextImage(strategy) {
   const chosen = await json(`/activelearning/${encodeURIComponent(strategy)}`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ next_case: true }),
+    body: JSON.stringify({ next_case: true, dicom: true }),
   });
   return chosen && chosen.id ? chosen : null;
 }
