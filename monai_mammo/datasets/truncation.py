@@ -103,9 +103,6 @@ class Sample:
 def already_cut(mask: np.ndarray, view: str) -> str | None:
     """Why a mammogram cannot serve as a complete one; None if it can.
 
-    The rule: the outline runs straight along a free side of its own bounding box over more than :data:`FLAT` of that
-    side. Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top.
-
     Args:
         mask: bool (rows, columns) outline of the breast.
         view: CC or MLO.
@@ -115,14 +112,28 @@ def already_cut(mask: np.ndarray, view: str) -> str | None:
     """
     if view not in CAUSES:
         return "the view is neither CC nor MLO"
-    edges = flat_edges(mask)
-    if not edges:
+    if not mask.any():
         return "no breast found"
+    return next(iter(flat_sides(mask, view)), None)
+
+
+def flat_sides(mask: np.ndarray, view: str) -> dict[str, float]:
+    """The free sides of its own bounding box along which a breast's outline runs straight, over more than :data:`FLAT`.
+
+    Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top.
+
+    Args:
+        mask: bool (rows, columns) outline of the breast.
+        view: CC or MLO.
+
+    Returns:
+        by cause, a key of :data:`CAUSES`: the share of that side, in [0, 1]; empty for an empty mask or another view.
+    """
+    edges = flat_edges(mask)
+    if not edges or view not in CAUSES:
+        return {}
     edges["nipple"] = min(edges["left"], edges["right"])
-    for side, cause in _SIDES[view == "MLO"].items():
-        if edges[side] > FLAT:
-            return cause
-    return None
+    return {cause: edges[side] for side, cause in _SIDES[view == "MLO"].items() if edges[side] > FLAT}
 
 
 def complete_sample(

@@ -13,6 +13,8 @@ import numpy as np
 from monai.utils import convert_to_numpy
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from monai_mammo.completeness import observe_outline
+
 from .errors import RequestRefused
 from .masks import geometry_of, result_format, write_mask
 from .models import ServedModel
@@ -118,7 +120,8 @@ class QualityCheck(MammogramInfer):
     """Whether the mammogram shows the whole breast.
 
     Of type segmentation, with the breast's outline for a mask, since Slicer lists no classification models and
-    needs a mask; the outline is named by the verdict, and `params["quality"]` holds the numbers.
+    needs a mask; the outline is named by the verdict, and `params["quality"]` holds the numbers. Its `reasons` are
+    what the outline's geometry shows, each a `sentence` with `codes` of DICOM CID 6041; they are not the network's.
     """
 
     def __init__(self, model: ServedModel) -> None:
@@ -129,13 +132,17 @@ class QualityCheck(MammogramInfer):
         """The breast's outline, and the verdict."""
         complete, incomplete = (float(value) for value in convert_to_numpy(result["pred"]))
         verdict = self.labels[int(incomplete > complete)]
-        quality = {
+        quality: dict[str, Any] = {
             "verdict": verdict,
             f"probability_{self.labels[0]}": complete,
             f"probability_{self.labels[1]}": incomplete,
         }
-        outline = convert_to_numpy(result["breast"])[0]
-        return (outline > 0).astype(np.uint8), {"label_names": {verdict: 1}, "quality": quality}
+        outline = convert_to_numpy(result["breast"])[0] > 0
+        quality["reasons"] = [
+            {"sentence": seen.sentence, "codes": [{"value": value, "meaning": text} for value, text in seen.codes]}
+            for seen in observe_outline(outline, result["image"].meta.get("view", ""))
+        ]
+        return outline.astype(np.uint8), {"label_names": {verdict: 1}, "quality": quality}
 
 
 def _tumour(result: dict[str, Any], label: str) -> Answer:

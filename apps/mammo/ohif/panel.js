@@ -235,8 +235,10 @@ function opinion(image) {
 }
 
 function reasons(found) {
-  const given = [].concat(found?.reasons ?? found?.reason ?? []);
-  return given.length ? element('ul', { className: 'small' }, ...given.map(each => element('li', {}, String(each)))) : null;
+  const given = (found?.reasons ?? []).map(({ sentence, codes }) =>
+    element('li', { title: codes.map(({ value, meaning }) => `DCM ${value}: ${meaning}`).join('\n') }, sentence)
+  );
+  return given.length ? element('ul', { className: 'small' }, ...given) : null;
 }
 
 function submit() {
