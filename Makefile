@@ -1,9 +1,10 @@
 # `make demo`: a server with both models on phantom mammograms.  `make test`: lint, types and tests.
-# Both create the environment first. PYTHON: a Python 3.10 to 3.12.
+# Both create the environment first. PYTHON: a Python 3.10 to 3.12. JOBS: tests at a time, about 3 GB each.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
+JOBS   ?= 2
 
 .PHONY: demo test lint types pytest pydicom3 env ohif clean
 .DEFAULT_GOAL := env
@@ -21,7 +22,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 pytest: $(VENV)/installed ohif
-	$(BIN)/pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15
 
 # The core must also work with pydicom 3, which MONAI Label cannot have: an overlay, not a second environment.
 pydicom3: $(VENV)/pydicom3/installed

@@ -36,7 +36,7 @@ def for_inference(network: Network, image: Tensor, bfloat16: bool = False) -> Ne
         bfloat16: the copy will run under bfloat16 autocast only; its convolutions' and linear layers' weights are
             rounded here, once. The outputs are those of autocast.
     """
-    network = copy.deepcopy(network).eval()
+    network = copy.deepcopy(network).eval().requires_grad_(False)
     replacements: dict[nn.Module, nn.Module] = {}
     for conv, norm in _pairs(network, image):
         assert norm.running_mean is not None

