@@ -6,6 +6,7 @@ Geometry, no network: it neither explains a network's verdict nor replaces it, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydicom.sr.codedict import codes
@@ -44,8 +45,8 @@ def observe_outline(mask: np.ndarray, view: str) -> list[Observation]:
         for observation in observe_outline(breast_mask(mammogram.pixels), mammogram.view):
             print(observation.sentence, observation.codes)
     """
-    found = codes.cid6041
-    meanings = {getattr(found, name).value: getattr(found, name).meaning for name in found.dir()}
+    findings: Any = codes.cid6041
+    meanings = {code.value: code.meaning for code in findings.concepts.values()}
     return [
         Observation(
             f"The breast's outline runs straight along {share:.0%} of its {_SIDES[cause]} side, as where tissue is cut "
