@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import RandomizableTransform, Transform
 from monai.utils import convert_to_numpy
 
-from monai_mammo.datasets.truncation import already_cut, breast_of, sample
+from monai_mammo.datasets.truncation import already_cut, breast_of, make_sample
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import breast_mask
 
@@ -106,7 +106,7 @@ class RandTruncatedd(RandomizableTransform):
         image, breast = d[self.image_key], d.pop(self.breast_key)
         meta = {key: image.meta[key] for key in _KEPT if key in image.meta} if isinstance(image, MetaTensor) else {}
         self.randomize()
-        made = sample(
+        made = make_sample(
             breast, np.random.default_rng(self._seed), self.size, label=int(self._do_transform), cause=self.cause
         )
         d[self.image_key] = MetaTensor(torch.as_tensor(made.pixels)[None], affine=torch.eye(4), meta=meta)

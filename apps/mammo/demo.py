@@ -142,7 +142,9 @@ def what_to_try(address: str) -> str:
     image = "phantom-0001-study-1-L_CC"
     infer = f"curl -X POST '{address}/infer"
     return f"""
-The server is at {address}: what it serves stands at {address}/info/, every route at {address}/docs/
+The server is at {address}: what it serves stands at {address}/info/, every route at {address}/docs
+
+In a browser: {address}/ohif/, choose a study, then "Mammography".
 
 3D Slicer: install the extension MONAILabel, enter {address} as MONAI Label server, press Next Sample, then Run.
 

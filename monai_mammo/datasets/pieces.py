@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from monai_mammo.datasets.lesions import MARGIN, Lesion, crop_region, cut, find_lesions, variants
 from monai_mammo.datasets.sources import Defect, SourceImage, read_pixels
-from monai_mammo.datasets.truncation import Sample, already_cut, complete_sample, incomplete_sample
+from monai_mammo.datasets.truncation import Sample, already_cut, breast_of, make_sample
 from monai_mammo.regions import bounding_box, breast_mask
 
 QUALITY_SIZE = 512
@@ -181,10 +181,10 @@ def _samples(
     if reason is not None:
         defects.append(Defect(subject.image.image, f"not complete as it is: {reason}", "left out of quality"))
         return
+    breast = breast_of(pixels, mask, subject.image.view, QUALITY_SIZE)
     for number in range(count):
-        for label, name, make in ((0, "complete", complete_sample), (1, "incomplete", incomplete_sample)):
-            generator = subject.generator(number)
-            yield label, name, make(pixels, mask, subject.image.view, generator, QUALITY_SIZE)
+        for label, name in enumerate(("complete", "incomplete")):
+            yield label, name, make_sample(breast, subject.generator(number), QUALITY_SIZE, label=label)
 
 
 def _reduced(pixels: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ def complete_sample(
         MammogramError: mask empty, too small or of another shape; view unknown; pixels not all in [0, 1].
         ValueError: size below :data:`LEAST_SIZE`.
     """
-    return sample(breast_of(pixels, mask, view, size), generator, size, label=0)
+    return make_sample(breast_of(pixels, mask, view, size), generator, size, label=0)
 
 
 def incomplete_sample(
@@ -171,7 +171,7 @@ def incomplete_sample(
     Raises:
         MammogramError: also if the view has no such cause.
     """
-    return sample(breast_of(pixels, mask, view, size), generator, size, label=1, cause=cause)
+    return make_sample(breast_of(pixels, mask, view, size), generator, size, label=1, cause=cause)
 
 
 def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) -> Breast:
@@ -183,7 +183,7 @@ def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) 
     return Breast.of(pixels, mask, view, size)
 
 
-def sample(
+def make_sample(
     breast: Breast, generator: np.random.Generator, size: int = 512, *, label: int, cause: str | None = None
 ) -> Sample:
     """The chain of both classes; whatever is drawn is drawn for both.
