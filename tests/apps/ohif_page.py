@@ -40,9 +40,23 @@ _VIEWPORTS = """() => {
   });
 }"""
 
+_AMBER = """() => Object.fromEntries(
+  window.mammo.ohif.libraries.cornerstone.getEnabledElements().map(({ viewport: { canvas }, viewport }) => {
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const isAmber = at => data[at] > 200 && Math.abs(data[at + 1] - 176) < 45 && data[at + 2] < 90;
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4) {
+      count += isAmber(at) ? 1 : 0;
+    }
+    const image = window.mammo.study.state.images.find(({ sop }) => viewport.getCurrentImageId()?.includes(sop));
+    return [image?.sop ?? '', count];
+  })
+)"""
+
 _LABELMAP = """id => {
   const { cornerstone, cornerstoneTools } = window.mammo.ohif.libraries;
-  const segmentation = cornerstoneTools.segmentation.state.getSegmentation(`mammo-${id}`);
+  const { segmentationId } = window.mammo.study.state.images.find(image => image.id === id).mask;
+  const segmentation = cornerstoneTools.segmentation.state.getSegmentation(segmentationId);
   const pixels = cornerstone.cache.getImage(segmentation.representationData.Labelmap.imageIds[0])
     .voxelManager.getScalarData();
   let text = '';
@@ -65,7 +79,11 @@ _READY = """count => {
   return shown.length >= count && images.length >= count && images.every(each => each.restored);
 }"""
 
-_IDLE = """() => !window.mammo.actions.working.count && !document.querySelector('mammo-panel').scheduled"""
+_IDLE = """() => {
+  const { actions, study } = window.mammo;
+  const noted = study.state.images.every(({ mask }) => !mask?.known || !mask.difference(mask.live));
+  return noted && !actions.working.count && !study.state.hanging && !document.querySelector('mammo-panel').scheduled;
+}"""
 
 
 @contextmanager
@@ -133,6 +151,16 @@ class OhifPage:
         y = y0 + (y1 - y0) * row / (viewport["rows"] - 1)
         return x, y
 
+    def amber(self, least: int, most: int) -> dict[str, int]:
+        """Wait until the screen shows, of each image, that many pixels in the colour of a mask's outline.
+
+        Returns:
+            how many there are, by SOP instance.
+        """
+        shown = f"([least, most]) => Object.values(({_AMBER})()).every(count => least <= count && count <= most)"
+        self.page.wait_for_function(shown, arg=[least, most])
+        return dict(self.page.evaluate(_AMBER))
+
     def click(self, sop: str, row: float, column: float) -> None:
         """Click on a pixel."""
         self.page.mouse.click(*self.place(sop, row, column), delay=60)
@@ -156,7 +184,7 @@ class OhifPage:
         self.idle()
 
     def idle(self) -> None:
-        """Wait until nothing is being asked of the server."""
+        """Wait until nothing is being asked of the server, drawn or hung."""
         self.page.wait_for_function(_IDLE)
 
     def choose(self, image: str) -> None:

@@ -21,12 +21,19 @@ from scipy.ndimage import binary_dilation
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.reader import read_mask
 
-from .conftest import LESION, SEGMENTATION, Server, start_server, stop_server
+from .conftest import LESION, QUALITY, SEGMENTATION, Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
 
 pytestmark = pytest.mark.slow
 SHAPE = (320, 256)
 VIEWS = ("RCC", "LCC", "RMLO", "LMLO")
+
+_AT_CHEST_WALL = """sop => {
+  const { viewport } = window.mammo.ohif.libraries.cornerstone.getEnabledElements()
+    .find(({ viewport }) => viewport.getCurrentImageId()?.includes(sop));
+  const [x] = viewport.worldToCanvas(viewport.getImageData().imageData.indexToWorld([0, 0, 0]));
+  return Math.abs(viewport.canvas.width - viewport.element.clientWidth) < 2 && Math.abs(x) < 2;
+}"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Study:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
-    """A server with four phantom studies; of the third a view is missing."""
+    """A server with four phantom studies, of the third a view is missing, and PNGs, which OHIF cannot open."""
     viewer = pytest.importorskip("lib.viewer")
     if not (viewer.FETCHED / "index.html").is_file():
         pytest.skip("OHIF is not fetched: python apps/mammo/ohif/fetch.py")
@@ -119,24 +126,39 @@ def test_four_views_hang_in_the_usual_order_with_the_breasts_back_to_back(runnin
 
 def test_in_a_row_of_four_the_order_is_the_same(running: Server, reader: OhifPage) -> None:
     where = study(running, 1)
-    reader.press("hang-1x4")
-    reader.page.wait_for_function(
-        "() => new Set(window.mammo.ohif.libraries.cornerstone.getEnabledElements()"
-        ".map(({ viewport }) => viewport.element.getBoundingClientRect().top)).size === 1"
-    )
-    reader.ready()
+    hang(reader, "1x4", rows=1)
     shown = reader.viewports()
     assert sorted(VIEWS, key=lambda view: shown[where.sops[view]]["box"][0]) == list(VIEWS)
     for view in VIEWS:
         edge, end = (2, "last") if view.startswith("R") else (0, "first")
         viewport = shown[where.sops[view]]
         assert viewport[end][0] == pytest.approx(viewport["box"][edge], abs=6), view
-    reader.press("hang-2x2")
+    hang(reader, "2x2", rows=2)
+
+
+def hang(reader: OhifPage, layout: str, rows: int) -> None:
+    """Choose a layout, and wait until it has that many rows of images."""
+    reader.press(f"hang-{layout}")
     reader.page.wait_for_function(
-        "() => new Set(window.mammo.ohif.libraries.cornerstone.getEnabledElements()"
-        ".map(({ viewport }) => viewport.element.getBoundingClientRect().top)).size === 2"
+        "rows => new Set(window.mammo.ohif.libraries.cornerstone.getEnabledElements()"
+        ".map(({ viewport }) => viewport.element.getBoundingClientRect().top)).size === rows",
+        arg=rows,
     )
     reader.ready()
+
+
+def test_images_stay_at_the_chest_wall_when_the_window_changes_unless_they_were_moved(
+    running: Server, reader: OhifPage
+) -> None:
+    where = study(running, 1)
+    for width in (1200, 1366):
+        reader.page.set_viewport_size({"width": width, "height": 768})
+        reader.page.wait_for_function(_AT_CHEST_WALL, arg=where.sops["LMLO"])
+        reader.idle()
+        for view in VIEWS:
+            viewport = reader.viewports()[where.sops[view]]
+            edge, end = (2, "last") if view.startswith("R") else (0, "first")
+            assert viewport[end][0] == pytest.approx(viewport["box"][edge], abs=2), (width, view)
 
 
 def test_what_the_model_finds_is_shown_to_the_pixel(running: Server, reader: OhifPage, tmp_path: Path) -> None:
@@ -146,6 +168,17 @@ def test_what_the_model_finds_is_shown_to_the_pixel(running: Server, reader: Ohi
         expected = mask_of(running, tmp_path, SEGMENTATION, where.ids[view])
         assert expected.any()
         np.testing.assert_array_equal(reader.labelmap(where.ids[view], SHAPE), expected, view)
+
+
+def test_masks_keep_their_colour_in_every_layout(running: Server, reader: OhifPage) -> None:
+    where = study(running, 1)
+    for layout, rows in (("1x4", 1), ("2x2", 2)):
+        hang(reader, layout, rows)
+        assert set(reader.amber(200, 100_000)) == set(where.sops.values()), layout
+    reader.press("hide")
+    reader.amber(0, 20)
+    reader.press("hide")
+    reader.amber(200, 100_000)
 
 
 def test_the_threshold_moves_the_models_outline_and_nothing_else(running: Server, reader: OhifPage) -> None:
@@ -275,6 +308,9 @@ def test_the_models_verdict_is_shown_and_the_readers_saved(running: Server, read
     reader.press("check")
     verdict = reader.page.locator("mammo-panel .verdict")
     assert verdict.inner_text() in ("complete", "incomplete")
+    answer = running.infer(QUALITY, where.ids["RMLO"], result_write_to_file=False).json()["quality"]
+    shown = reader.page.locator("mammo-panel ul li").all_inner_texts()
+    assert shown == [reason["sentence"] for reason in answer["reasons"]]
     reader.press("incomplete")
     assert row_of(running, where, "RMLO")["verdict"] == "incomplete"
     assert reader.button("incomplete").get_attribute("aria-pressed") == "true"
@@ -311,6 +347,7 @@ def test_the_next_case_is_the_servers_choice_and_unsaved_work_is_kept(running: S
     with reader.page.expect_response(lambda response: "/activelearning/" in response.url) as answer:
         reader.button("next").click()
     chosen = answer.value.json()
+    assert chosen["StudyInstanceUID"], "not one of the masks beside the studies, which OHIF cannot open"
     assert chosen["StudyInstanceUID"] != where.uid
     reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=chosen["StudyInstanceUID"])
     images = running.http.get(f"/mammo/studies/{chosen['StudyInstanceUID']}").json()
@@ -356,6 +393,25 @@ def test_every_image_has_a_place(reader: OhifPage, images: list[str], expected: 
         "async images => Object.fromEntries((await import('/mammo/hanging.js')).placesOf(images))", given
     )
     assert [places[str(number)] for number in range(len(images))] == expected
+
+
+def test_a_model_learns_what_readers_say_and_can_be_stopped(running: Server, reader: OhifPage) -> None:
+    for number in (1, 2, 4):
+        for view, image in study(running, number).ids.items():
+            info = json.dumps({"quality": "complete" if view.endswith("CC") else "incomplete"})
+            answer = running.http.put("/datastore/image/info", params={"image": image}, data={"info": info})
+            answer.raise_for_status()
+    reader.button("model").select_option(QUALITY)
+    reader.button("update").click()
+    told = reader.page.locator("mammo-panel .training")
+    told.get_by_text(re.compile(r"epoch [1-9]\d* of 50")).wait_for()
+    assert reader.button("update").count() == 0
+    assert reader.page.locator("mammo-panel .bar").is_visible()
+    reader.button("stop").click()
+    told.get_by_text("Stopped; the model in service stays").wait_for()
+    assert reader.button("update").is_enabled()
+    assert reader.page.locator("mammo-panel .bar").count() == 0
+    assert running.http.get(f"/mammo/models/{QUALITY}/history").json()["serving"] == 0
 
 
 def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:

@@ -20,6 +20,7 @@ export const settings = {
   strategy: '',
   strategies: {},
   trainers: {},
+  trainer: '', // of those, as chosen for the next training
 };
 
 /** What is to be said to the reader: `{kind: 'error'|'info', text, remedy}`; null if nothing. */

@@ -6,6 +6,9 @@ import { ohif } from './context.js';
 export const TUMOUR = 1;
 const COLOUR = [255, 176, 32, 255];
 const MOST_STEPS = 50;
+const MOST_FRAMES = 300; // to wait for a mask's colour
+
+let made = 0; // masks
 
 /** The part of a mask that one action changed. `before` and `after` are row by row. */
 class Step {
@@ -23,7 +26,8 @@ export class Mask {
   constructor(image, displaySet) {
     this.image = image;
     this.displaySet = displaySet;
-    this.segmentationId = `mammo-${image.id}`;
+    // Another one whenever the study is opened: of a former one OHIF remembers a table of colours that is gone.
+    this.segmentationId = `mammo-${++made}-${image.id}`;
     this.steps = [];
     this.position = 0; // steps before it are done, those after it were taken back
     this.savedAt = 0; // position that the server has; -1 if none
@@ -74,6 +78,22 @@ export class Mask {
     }
     segmentationService.setActiveSegmentation(viewportId, segmentationId);
     segmentationService.setActiveSegment(segmentationId, TUMOUR);
+    await this.coloured(viewportId);
+  }
+
+  /** Draw a viewport once the mask in it has its colour: cornerstone may have drawn it before, and then it is black. */
+  async coloured(viewportId) {
+    for (let frame = 0; frame < MOST_FRAMES; frame++) {
+      const viewport = ohif.services.cornerstoneViewportService.getCornerstoneViewport(viewportId);
+      const shown = viewport?.getActors().find(({ representationUID }) => representationUID?.startsWith(this.segmentationId));
+      const colour = [];
+      shown?.actor.getProperty().getRGBTransferFunction(0)?.getColor(TUMOUR, colour);
+      if (colour.length && COLOUR.slice(0, 3).every((value, index) => Math.abs(255 * colour[index] - value) < 1)) {
+        viewport.render();
+        return;
+      }
+      await new Promise(requestAnimationFrame);
+    }
   }
 
   /** Cornerstone's own pixels, row by row; tools draw into them. */

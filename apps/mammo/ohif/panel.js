@@ -45,10 +45,15 @@ class Panel extends HTMLElement {
 
 function notices() {
   const said = actions.notice.current;
-  const failed = state.problem ?? trainings.training.problem;
+  const { training } = trainings;
   const shown = [];
-  if (failed) {
-    shown.push(notice('error', failed.reason ?? failed.message, failed.remedy));
+  for (const failed of [state, training].filter(({ problem }) => problem)) {
+    const { reason, message, remedy } = failed.problem;
+    const close = () => {
+      failed.problem = null;
+      study.changed();
+    };
+    shown.push(notice('error', reason ?? message, remedy, close));
   }
   if (said) {
     shown.push(notice(said.kind, said.text, said.remedy, () => actions.say(null)));
@@ -263,10 +268,11 @@ function submit() {
 function model() {
   const { training } = trainings;
   const names = Object.keys(settings.trainers);
+  const chosen = (training.running ? '' : settings.trainer) || training.model || names[0];
   const choice = element(
     'select',
-    { className: 'grow', disabled: training.running },
-    ...names.map(name => element('option', { value: name, selected: name === training.model }, name.replace(/^mammo_/, '').replaceAll('_', ' ')))
+    { className: 'grow', disabled: training.running, onchange: event => (settings.trainer = event.target.value) },
+    ...names.map(name => element('option', { value: name, selected: name === chosen }, name.replace(/^mammo_/, '').replaceAll('_', ' ')))
   );
   choice.dataset.key = 'model';
   const bar = element('div', { className: `bar ${training.share === null ? 'unknown' : ''}` }, element('i', {}));
@@ -281,7 +287,7 @@ function model() {
         : button('Update', () => trainings.start(choice.value), { key: 'update', title: 'Train on all submitted images', disabled: !names.length })
     ),
     training.running && bar,
-    training.text && element('div', { className: 'quiet small' }, training.text),
+    training.text && element('div', { className: 'quiet small training', role: 'status' }, training.text),
   ]);
 }
 

@@ -46,6 +46,7 @@ export const state = {
   active: null,
   problem: null,
   wanted: '', // id of the image to show first
+  hanging: 0, // how often images are being hung anew
 };
 
 /** Masks that were not saved when their study was left: by image id, with the study. */
@@ -94,7 +95,7 @@ export function enter() {
   ];
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
   endings.push(guardOtherViewports());
-  endings.push(followDrawing());
+  endings.push(followDrawing(), followSizes());
   window.addEventListener('beforeunload', warn);
 }
 
@@ -200,23 +201,52 @@ async function shown({ viewportId }) {
   follow();
 }
 
-/** Hang all images anew once the viewports have got their size: one that is kept in another layout keeps its pan too. */
-export async function rehang() {
-  await settled();
-  for (const { viewport } of ohif.libraries.cornerstone.getEnabledElements()) {
-    const image = imageIn(viewport.id);
-    if (image && viewport.csImage) {
-      viewport.resetCamera();
-      const area = displayAreaOf(placeOf(image.displaySet));
-      if (area && state.images.length > 1) {
-        viewport.setDisplayArea(area);
+/**
+ * Hang images anew once the viewports have got their size: OHIF keeps the pan of a viewport that is given another.
+ * @param {function(object): boolean} which of cornerstone's viewports
+ */
+export async function rehang(which = () => true) {
+  state.hanging++;
+  try {
+    await settled();
+    for (const { viewport } of ohif.libraries.cornerstone.getEnabledElements()) {
+      const image = imageIn(viewport.id);
+      if (image?.mask && viewport.csImage && which(viewport)) {
+        viewport.resetCamera();
+        const area = displayAreaOf(placeOf(image.displaySet));
+        if (area && state.images.length > 1) {
+          viewport.setDisplayArea(area);
+        }
+        hang(image, viewport.id);
+        await image.mask.show(viewport.id);
+        viewport.render();
       }
-      hang(image, viewport.id);
-      await image.mask?.show(viewport.id);
-      image.mask?.redraw(); // one that came with a viewport made anew is black until something is drawn
-      viewport.render();
     }
+  } finally {
+    state.hanging--;
   }
+}
+
+const isAsHung = viewport => viewport.getZoom() === 1 && viewport.getPan().every(shift => Math.abs(shift) < 1);
+
+/** Keep images that nobody moved at their chest wall when their viewports change size. @returns what ends it */
+function followSizes() {
+  const { cornerstone } = ohif.libraries;
+  let waiting = false;
+  const observer = new ResizeObserver(async () => {
+    if (!waiting) {
+      waiting = true;
+      await rehang(isAsHung).finally(() => (waiting = false));
+    }
+  });
+  const observe = ({ detail }) => observer.observe(detail.element);
+  const enabled = cornerstone.Enums.Events.ELEMENT_ENABLED;
+  cornerstone.eventTarget.addEventListener(enabled, observe);
+  cornerstone.getEnabledElements().forEach(({ viewport }) => observer.observe(viewport.element));
+  return () => {
+    cornerstone.eventTarget.removeEventListener(enabled, observe);
+    observer.disconnect();
+  };
 }
 
 /** Wait until no viewport has changed its size for some frames. */
