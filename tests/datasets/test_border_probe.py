@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
+from monai_mammo import cli
 from monai_mammo.cli import app
 from monai_mammo.datasets.border_probe import LIMIT, border_probe, field_shape, frame_statistics, frame_strips
 from monai_mammo.datasets.truncation import complete_sample, incomplete_sample
@@ -138,13 +140,14 @@ def test_the_fields_shape_does_not_depend_on_what_the_field_shows():
     assert np.isfinite(field_shape(np.zeros((64, 64), np.float32))).all()
 
 
-def test_the_command_prints_every_probe_and_ends_with_the_verdict(good, tmp_path):
-    run = CliRunner().invoke(app, ["border-probe", str(good)], env={"COLUMNS": "160"})
+def test_the_command_prints_every_probe_and_ends_with_the_verdict(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "console", Console(width=160))  # wide enough for every cell in one line
+    run = CliRunner().invoke(app, ["border-probe", str(good)])
     assert run.exit_code == 0, run.output
     for word in (*FRAME_PROBES, "random forest", "logistic regression", "passed", " to "):
         assert word in run.output
     bad = write(tmp_path / "bad", cut_with_scissors)
-    run = CliRunner().invoke(app, ["border-probe", str(bad)], env={"COLUMNS": "160"})
+    run = CliRunner().invoke(app, ["border-probe", str(bad)])
     assert run.exit_code == 1
     assert "FAILED" in run.output
 
