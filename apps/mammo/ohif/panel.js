@@ -58,9 +58,11 @@ function notices() {
   if (said) {
     shown.push(notice(said.kind, said.text, said.remedy, () => actions.say(null)));
   }
-  for (const [id, draft] of study.drafts) {
-    const open = button('Open', () => actions.openStudy(draft.study, id), { key: `draft-${id}` });
-    shown.push(notice('info', `${draft.name} of another case is not submitted`, '', null, open));
+  for (const uid of new Set([...study.drafts.values()].map(draft => draft.study))) {
+    const left = [...study.drafts].filter(([, draft]) => draft.study === uid);
+    const open = button('Open', () => actions.openStudy(uid, left[0][0]), { key: `draft-${uid}` });
+    const names = left.map(([, { name }]) => name).join(', ');
+    shown.push(notice('info', `Not submitted in another case: ${names}`, '', null, open));
   }
   return shown;
 }
@@ -204,7 +206,7 @@ function sizeOf(image) {
     return 'nothing marked';
   }
   const area = image.spacing ? pixels * image.spacing[0] * image.spacing[1] : null;
-  return area === null ? `${pixels} px` : area < 100 ? `${area.toFixed(1)} mm²` : `${(area / 100).toFixed(2)} cm²`;
+  return area === null ? `${pixels.toLocaleString('en')} px` : area < 100 ? `${area.toFixed(1)} mm²` : `${(area / 100).toFixed(2)} cm²`;
 }
 
 function quality() {
