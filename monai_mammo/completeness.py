@@ -12,6 +12,10 @@ import numpy as np
 from pydicom.sr.codedict import codes
 
 from monai_mammo.datasets.truncation import CAUSES, flat_sides
+from monai_mammo.regions import bounding_box
+
+FILLED = 0.99
+"""Share of its bounding box above which an outline is none of a breast."""
 
 _SIDES = {"nipple": "anterior", "medial": "medial", "lateral": "lateral", "inferior": "inferior"}
 
@@ -38,19 +42,22 @@ def observe_outline(mask: np.ndarray, view: str) -> list[Observation]:
         view: CC or MLO; of others nothing is said, for their free sides are not known.
 
     Returns:
-        an observation for each such side; none where the outline is round everywhere, or the mask empty.
+        an observation for each such side; none where the outline is round everywhere, the mask is empty, or it fills
+        its box: that is a film's outline, not a breast's.
 
     Example::
 
         for observation in observe_outline(breast_mask(mammogram.pixels), mammogram.view):
             print(observation.sentence, observation.codes)
     """
+    box = bounding_box(mask)
+    if box is None or mask[box[0] : box[2], box[1] : box[3]].mean() > FILLED:
+        return []
     findings: Any = codes.cid6041
     meanings = {code.value: code.meaning for code in findings.concepts.values()}
     return [
         Observation(
-            f"The breast's outline runs straight along {share:.0%} of its {_SIDES[cause]} side, as where tissue is cut "
-            "off (seen in the outline, not by the network)",
+            f"By its outline: straight along {share:.0%} of the {_SIDES[cause]} side, as where tissue is cut off",
             tuple((code, meanings[code]) for code in CAUSES[view][cause].codes),
         )
         for cause, share in flat_sides(mask, view).items()

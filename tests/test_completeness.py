@@ -27,8 +27,8 @@ def test_a_side_that_is_cut_off_is_named_with_its_code(view, cut, side, code, ch
     mask = breast(view)
     mask[cut] = False
     (seen,) = observe_outline(mask if chest == "left" else mask[:, ::-1], view)
-    assert f"of its {side} side" in seen.sentence
-    assert "not by the network" in seen.sentence
+    assert seen.sentence.startswith("By its outline")
+    assert f"of the {side} side" in seen.sentence
     assert seen.codes[0] == code
 
 
@@ -41,6 +41,12 @@ def test_every_side_that_is_cut_off_is_named():
 @pytest.mark.parametrize(("mask", "view"), [(breast("CC"), "CC"), (breast("MLO"), "MLO"), (breast("CC") & False, "CC")])
 def test_of_a_round_outline_and_of_none_nothing_is_said(mask, view):
     assert observe_outline(mask, view) == []
+
+
+def test_of_an_outline_that_is_the_films_nothing_is_said():
+    film = np.ones((220, 180), bool)
+    film[:5, 175:] = False
+    assert observe_outline(film, "MLO") == []
 
 
 def test_of_a_view_of_which_the_free_sides_are_unknown_nothing_is_said():
