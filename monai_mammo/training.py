@@ -50,6 +50,8 @@ class TrainingProgress(ProgressBar):
 class BestWeights:
     """Keep the network's weights of the best validation so far, as the plain state dict that a bundle ships.
 
+    Of equal values the last counts: few validation images soon give a perfect score, which says nothing of later gains.
+
     Rank 0 writes. The file is replaced in one step, so a process killed at any moment leaves the former weights
     whole. The best value is part of the run's checkpoint (`state_dict`), so a resumed run does not replace better
     weights by worse.
@@ -69,10 +71,10 @@ class BestWeights:
         evaluator.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, evaluator: Engine) -> None:
-        """Save the weights if the key metric is better than ever before."""
+        """Save the weights if the key metric is as good as ever before."""
         state: Any = evaluator.state  # MONAI adds the key metric's name to it
         metric = float(state.metrics[state.key_metric_name])
-        if math.isnan(metric) or metric <= self.best:
+        if math.isnan(metric) or metric < self.best:
             return
         self.best = metric
         if idist.get_rank() != 0:

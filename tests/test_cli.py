@@ -9,7 +9,7 @@ from monai_mammo.cli import app
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 
 BUNDLES = {
-    "mammo_quality_classification": lambda: ResNet34PARBKAN(2, 3, 2, width=24),
+    "mammo_quality_classification": lambda: ResNet34PARBKAN(2, 3, 2, width=16),
     "mammo_tumor_segmentation": lambda: ResPAMUNet(2, 3, 2, stem="resnet", width=16),
 }
 

@@ -25,10 +25,10 @@ def test_the_newest_whole_checkpoint_counts_by_number_not_by_name(tmp_path):
     assert latest_checkpoint(tmp_path / "nowhere") == ""
 
 
-def test_only_better_weights_replace_the_kept_ones(tmp_path):
+def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path):
     network = torch.nn.Linear(1, 1)
     keeper = BestWeights(network, tmp_path / "models" / "model.pt")
-    for metric, weight in ((0.5, 1.0), (0.4, 2.0), (float("nan"), 3.0), (0.6, 4.0)):
+    for metric, weight in ((0.5, 1.0), (0.4, 2.0), (float("nan"), 3.0), (0.6, 5.0), (0.6, 4.0), (0.5, 6.0)):
         torch.nn.init.constant_(network.weight, weight)
         keeper(evaluator_with(metric))
     assert torch.load(tmp_path / "models" / "model.pt", weights_only=True)["weight"].item() == 4.0

@@ -79,7 +79,7 @@ def test_every_property_that_monai_asks_for_is_there(case, bundle, phantoms):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("mammo_quality_classification", {"epochs": 50, "batch_size": 64, "learning_rate": 3e-4, "size": [224, 224]}),
+        ("mammo_quality_classification", {"epochs": 50, "batch_size": 64, "learning_rate": 3e-4}),
         ("mammo_tumor_segmentation", {"epochs": 100, "batch_size": 8, "learning_rate": 1e-3, "roi_size": [224, 224]}),
     ],
 )
