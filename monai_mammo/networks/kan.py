@@ -107,13 +107,12 @@ class BilinearKAN(nn.Module):
         super().__init__()
         self.squash = Squash(in_features)
         self.kan = KANLinear(in_features, bases)
-        # The spline bases sum to one, so this starts every phi about SiLU(1.28) = 1: near one, products have a linear
-        # part that can be learnt at once; near zero, they are even in the features and learn three times as slowly.
+        # The spline bases sum to one, so every phi starts about SiLU(1.28) = 1: there, products have a linear part,
+        # which learns at once; about zero they are even in the features. The forms are random (the identity would
+        # start all alike and stay stuck) and small enough for the SiLU behind them to pass either sign.
         with torch.no_grad():
             self.kan.spline_weight += 1.28 / in_features
-        # Random forms of the identity's norm. Smaller ones learn slowly, for products of small numbers are smaller
-        # still; the identity itself would start all forms alike and without a negative value, and stay stuck there.
-        self.bilinear = nn.Parameter(bases**-0.5 * torch.randn(interactions, bases, bases))
+        self.bilinear = nn.Parameter(0.25 * bases**-0.5 * torch.randn(interactions, bases, bases))
         self.out = nn.Linear(interactions, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
