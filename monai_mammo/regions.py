@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from skimage.filters import gaussian, threshold_otsu
 from skimage.measure import label as connected_components
 from skimage.measure import regionprops
 from skimage.morphology import disk, opening
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 Region = Sequence[float]
 
@@ -32,10 +30,9 @@ def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
     Returns:
         bool (rows, columns); all False for an image without contrast.
     """
-    image = torch.as_tensor(np.ascontiguousarray(pixels), dtype=torch.float32)[None, None]
     factor = max(1.0, max(pixels.shape) / working_size)
-    small_shape = (max(1, round(pixels.shape[0] / factor)), max(1, round(pixels.shape[1] / factor)))
-    small = gaussian(adaptive_avg_pool2d(image, small_shape)[0, 0].clamp(0, 1).sqrt().numpy(), sigma=1)
+    small = _means(pixels, [max(1, round(side / factor)) for side in pixels.shape])
+    small = gaussian(np.sqrt(np.clip(small, 0, 1)), sigma=1)
     if float(small.max() - small.min()) < 1e-3:
         return np.zeros(pixels.shape, dtype=bool)
     # Otsu parts dense from fatty tissue where there is little background; half of it parts tissue from air.
@@ -44,9 +41,29 @@ def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
     if components.max() == 0:
         return np.zeros(pixels.shape, dtype=bool)
     largest = max(regionprops(components), key=lambda region: region.area)
-    outline = np.zeros(small_shape, dtype=np.uint8)
+    outline = np.zeros(small.shape, dtype=bool)
     outline[largest.slice] = largest.image_filled
-    return interpolate(torch.as_tensor(outline)[None, None], size=pixels.shape)[0, 0].numpy().astype(bool)
+    return resize_nearest(outline, pixels.shape)
+
+
+def _means(pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """An image (rows, columns) at a smaller shape, float32: means of blocks, which overlap where they are not whole."""
+    for wanted in shape:
+        starts = [number * len(pixels) // wanted for number in range(wanted + 1)]
+        ends = [-(-number * len(pixels) // wanted) for number in range(wanted + 1)]
+        blocks = [pixels[start:end] for start, end in zip(starts[:-1], ends[1:], strict=True)]
+        means = [block.sum(axis=0, dtype=np.float32) / np.float32(len(block)) for block in blocks]
+        pixels = np.stack(means, axis=1)  # turned over, so that the second round reduces the columns
+    return pixels
+
+
+def resize_nearest(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A mask (rows, columns) at another shape: the value at the nearest pixel centre, so no new values arise."""
+    rows, columns = (
+        np.minimum(((np.arange(wanted) + 0.5) * side / wanted).astype(int), side - 1)
+        for wanted, side in zip(shape, mask.shape, strict=True)
+    )
+    return mask.take(columns, axis=1).take(rows, axis=0)
 
 
 def bounding_box(mask: np.ndarray) -> list[int] | None:

@@ -79,8 +79,9 @@ class Breast:
     """A mammogram with the chest wall on the left, cleared of labels, reduced to about the sample's resolution."""
 
     pixels: np.ndarray
-    points: np.ndarray
-    """(number, 2) row and column of the centres of the breast's pixels, without the rim."""
+    rows: np.ndarray
+    columns: np.ndarray
+    """float32 (number,), with `rows`: where the centres of the breast's pixels are, without the rim."""
     view: str
     mirrored: bool
 
@@ -98,10 +99,18 @@ class Breast:
         step = max(1, int(extent // (1.5 * size)))
         near = tuple(slice(max(0, box[axis] - extent // 10), box[axis + 2] + extent // 10) for axis in (0, 1))
         pixels, mask = (array[near][:, :: -1 if mirrored else 1] for array in (pixels, mask))
-        pixels, mask = _reduced(pixels, step), _reduced(mask, step) >= 0.5
+        pixels, mask = block_means(pixels, step), block_means(mask, step) >= 0.5
         if not (pixels.min() >= 0 and pixels.max() <= 1):  # so written, it holds for NaN, too
             raise unusable("its pixels are not all between 0 and 1", "Read it with read_mammogram")
-        return cls(_without_labels(pixels, mask), np.argwhere(_without_rim(mask, view)) + 0.5, view, mirrored)
+        rows, columns = (index.astype(np.float32) + np.float32(0.5) for index in np.nonzero(_without_rim(mask, view)))
+        return cls(_without_labels(pixels, mask), rows, columns, view, mirrored)
+
+    def turned(self, angle: float) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of its points in axes that are turned by an angle (radians)."""
+        if not angle:
+            return self.rows, self.columns
+        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        return cos * self.rows - sin * self.columns, sin * self.rows + cos * self.columns
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,9 @@ class Window:
         """Pixels of the breast's image."""
         return self.right - self.left
 
-    def lost(self, points: np.ndarray) -> float:
-        """Share of the points that lie outside."""
-        row, column = _turned(points, self.angle).T
+    def lost(self, breast: Breast) -> float:
+        """Share of the breast that lies outside."""
+        row, column = breast.turned(self.angle)
         shown = (row > self.top) & (row < self.bottom) & (column > self.left) & (column < self.right)
         return 1.0 - float(shown.mean())
 
@@ -150,9 +159,19 @@ class Field:
         row, column = size / 2 + (room - scale * reach) * generator.uniform(-1, 1, size=2)
         return cls((row, column), (scale, scale * aspect), angle)
 
-    def coverage(self, size: int) -> np.ndarray:
-        """Share of each of the sample's pixels that is exposed; zero in the whole frame."""
-        row, column = (np.arange(size, dtype=np.float32) + np.float32(0.5 - middle) for middle in self.centre)
+    @property
+    def region(self) -> list[int]:
+        """The sample's rows and columns that it touches: `[row0, column0, row1, column1]`, half-open."""
+        cos, sin = np.cos(self.angle), abs(np.sin(self.angle))
+        reach = self.half[0] * cos + self.half[1] * sin, self.half[1] * cos + self.half[0] * sin
+        first = [int(np.floor(middle - far)) for middle, far in zip(self.centre, reach, strict=True)]
+        return first + [int(np.ceil(middle + far)) for middle, far in zip(self.centre, reach, strict=True)]
+
+    def coverage(self) -> np.ndarray:
+        """Share of each pixel of its region that is exposed; zero beyond the region, so in the whole frame."""
+        row0, column0, row1, column1 = self.region
+        row = np.arange(row0, row1, dtype=np.float32) + np.float32(0.5 - self.centre[0])
+        column = np.arange(column0, column1, dtype=np.float32) + np.float32(0.5 - self.centre[1])
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         down = np.abs((cos * row)[:, None] - sin * column)
         across = np.abs((sin * row)[:, None] + cos * column)
@@ -164,14 +183,15 @@ def around(breast: Breast, shares: Mapping[str, float], angle: float) -> Window:
 
     Askew, the chest wall's (and in MLO the top's) edge goes where the field holds nothing from beyond the film.
     """
-    row, column = _turned(breast.points, angle).T
+    row, column = breast.turned(angle)
     half = 0.5 * (np.cos(angle) + abs(np.sin(angle)))
     left, right, top, bottom = column.min() - half, column.max() + half, row.min() - half, row.max() + half
     if angle:
-        left = column[breast.points[:, 1] == breast.points[:, 1].min()].max()
+        left = column[breast.columns == breast.columns.min()].max()
         if breast.view == "MLO":
-            ending = row[(breast.points[:, 0] == breast.points[:, 0].min()) & (column > left)]
+            ending = row[(breast.rows == breast.rows.min()) & (column > left)]
             top = ending.max() if ending.size else top
+    left, right, top, bottom = float(left), float(right), float(top), float(bottom)
     height, width = bottom - top, right - left
     return Window(
         top - shares["top"] * height,
@@ -193,21 +213,26 @@ def expose(
     source = gaussian_filter(breast.pixels, blur, truncate=3) if blur > 0.1 else breast.pixels
     path = generator.uniform(-1, 1, size=2)
     shifts = np.outer(np.linspace(-0.5, 0.5, 13), path / np.linalg.norm(path) * 0.04 * size) if motion else [(0, 0)]
-    image = np.mean([_warped(source, window, field, size, scale, shift) for shift in shifts], axis=0)
+    image = np.mean([_warped(source, window, field, scale, shift) for shift in shifts], axis=0)
     image = np.clip(image, 0, 1, dtype=np.float32) ** np.float32(gamma)
-    image += np.float32(grain) * generator.standard_normal((size, size), dtype=np.float32)
-    return (np.clip(veil + (1 - veil) * image, 1 / 255, 1) * field.coverage(size)).astype(np.float32)
+    image += np.float32(grain) * generator.standard_normal(image.shape, dtype=np.float32)
+    row0, column0, row1, column1 = field.region
+    sample = np.zeros((size, size), dtype=np.float32)
+    sample[row0:row1, column0:column1] = np.clip(veil + (1 - veil) * image, 1 / 255, 1) * field.coverage()
+    return sample
 
 
 def _warped(
-    source: np.ndarray, window: Window, field: Field, size: int, scale: float, shift: np.ndarray | tuple[int, int]
+    source: np.ndarray, window: Window, field: Field, scale: float, shift: np.ndarray | tuple[int, int]
 ) -> np.ndarray:
-    """The one resampling: a sample's pixel, turned and scaled into the window, turned into the source."""
-    from_window = _turned(np.eye(2), window.angle)  # its rows are the axes of the window, so this is the inverse turn
-    to_source = from_window @ _turned(np.eye(2), field.angle).T / scale
+    """The one resampling: a pixel of the field's region, turned and scaled into the window, turned into the source."""
+    row0, column0, row1, column1 = field.region
+    from_window = _turn(window.angle)  # its rows are the axes of the window, so this is the inverse turn
+    to_source = from_window @ _turn(field.angle).T / scale
     middle = from_window @ [(window.top + window.bottom) / 2, (window.left + window.right) / 2]
-    offset = middle - 0.5 + to_source @ (0.5 - np.asarray(field.centre) - shift)
-    return affine_transform(source, to_source, offset, output_shape=(size, size), order=1, mode="constant")
+    offset = middle - 0.5 + to_source @ (np.array([row0 + 0.5, column0 + 0.5]) - field.centre - shift)
+    shape = row1 - row0, column1 - column0
+    return affine_transform(source, to_source, offset, output_shape=shape, order=1, mode="constant")
 
 
 def _checked_box(pixels: np.ndarray, mask: np.ndarray) -> list[int]:
@@ -223,17 +248,18 @@ def _checked_box(pixels: np.ndarray, mask: np.ndarray) -> list[int]:
     return box
 
 
-def _turned(points: np.ndarray, angle: float) -> np.ndarray:
-    """Rows and columns (…, 2) in axes that are turned by an angle."""
+def _turn(angle: float) -> np.ndarray:
+    """What takes rows and columns, from the left, out of axes that are turned by an angle."""
     cos, sin = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cos, sin], [-sin, cos]])
+    return np.array([[cos, sin], [-sin, cos]])
 
 
-def _reduced(array: np.ndarray, step: int) -> np.ndarray:
-    """Means of blocks, float32; a rest that fills no block is dropped."""
+def block_means(array: np.ndarray, step: int) -> np.ndarray:
+    """An array (rows, columns) reduced to means of `step` x `step` pixels, float32; what fills no block is dropped."""
     rows, columns = (side // step for side in array.shape)
-    blocks = array[: rows * step, : columns * step].reshape(rows, step, columns, step)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+    flat = array[: rows * step].reshape(rows, step, -1).sum(axis=1, dtype=np.float32)
+    total: np.ndarray = sum(flat[:, first : columns * step : step] for first in range(step))
+    return total / np.float32(step**2)
 
 
 def _without_rim(mask: np.ndarray, view: str) -> np.ndarray:

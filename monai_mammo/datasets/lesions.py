@@ -18,7 +18,7 @@ from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.sources import Defect, SourceLesion
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.regions import bounding_box
+from monai_mammo.regions import bounding_box, resize_nearest
 
 LEAST_LESION = 100
 """Pixels below which a component of a mask is a speck, not a lesion."""
@@ -159,15 +159,6 @@ def _distance(shape: Sequence[int], wanted: Sequence[int]) -> float:
 
 def _size(shape: Sequence[int]) -> str:
     return f"{shape[0]} x {shape[1]}"
-
-
-def resize_nearest(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A mask (rows, columns) at another shape: the value at the nearest pixel centre, so no new values arise."""
-    rows, columns = (
-        np.minimum(((np.arange(wanted) + 0.5) * side / wanted).astype(int), side - 1)
-        for wanted, side in zip(shape, mask.shape, strict=True)
-    )
-    return mask[np.ix_(rows, columns)]
 
 
 def crop_region(box: Sequence[int], shape: Sequence[int], margin: float = MARGIN) -> list[int]:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import avg_pool2d
 
+from monai_mammo.datasets.exposure import block_means
 from monai_mammo.datasets.lesions import MARGIN, Lesion, crop_region, cut, find_lesions, variants
 from monai_mammo.datasets.sources import Defect, SourceImage, read_pixels
 from monai_mammo.datasets.truncation import Sample, already_cut, breast_of, make_sample
@@ -119,8 +118,8 @@ def segmentation_paper(subject: Subject, pixels: np.ndarray) -> Made:
 
 def quality(subject: Subject, pixels: np.ndarray) -> Made:
     """A complete and an incomplete sample for `quality`, and what others are made of; none of one cut already."""
-    made, pixels = Made(), _reduced(pixels)
-    for label, name, sample in _samples(subject, pixels, 1, made.defects):
+    made, (pixels, mask) = Made(), _reduced(pixels)
+    for label, name, sample in _samples(subject, pixels, mask, 1, made.defects):
         file = f"quality/images/{subject.name}_{name}.png"
         made.files[file] = _grey(sample.pixels)
         made.add("quality", _sampled(subject, sample) | {"image": file, "label": label})
@@ -134,7 +133,7 @@ def quality(subject: Subject, pixels: np.ndarray) -> Made:
 def quality_paper(subject: Subject, pixels: np.ndarray) -> Made:
     """Two complete and two incomplete samples, of which `quality_paper` draws what it needs."""
     made = Made()
-    for index, (label, name, sample) in enumerate(_samples(subject, _reduced(pixels), 2, made.defects)):
+    for index, (label, name, sample) in enumerate(_samples(subject, *_reduced(pixels), 2, made.defects)):
         file = f"quality_paper/images/{subject.name}_{name}_{index // 2 + 1}.png"
         made.files[file] = _grey(sample.pixels)
         made.add("quality_paper", _sampled(subject, sample) | {"image": file, "label": label, "original": subject.file})
@@ -170,13 +169,12 @@ def _add_crop(made: Made, subject: Subject, pixels: np.ndarray, lesion: Lesion, 
 
 
 def _samples(
-    subject: Subject, pixels: np.ndarray, count: int, defects: list[Defect]
+    subject: Subject, pixels: np.ndarray, mask: np.ndarray, count: int, defects: list[Defect]
 ) -> Iterator[tuple[int, str, Sample]]:
     """`count` times a complete and an incomplete sample, with their labels and the labels' names.
 
     The two of a pair start from equal generators and so have the very same field (see `truncation`).
     """
-    mask = breast_mask(pixels)
     reason = already_cut(mask, subject.image.view)
     if reason is not None:
         defects.append(Defect(subject.image.image, f"not complete as it is: {reason}", "left out of quality"))
@@ -187,16 +185,15 @@ def _samples(
             yield label, name, make_sample(breast, subject.generator(number), QUALITY_SIZE, label=label)
 
 
-def _reduced(pixels: np.ndarray) -> np.ndarray:
-    """Means of whole blocks of pixels in which the breast is still a quarter larger than a whole sample."""
-    coarse, enough = 4, QUALITY_SIZE * 5 // 4
-    if max(pixels.shape) < 2 * enough:
-        return pixels
-    box = bounding_box(breast_mask(pixels[::coarse, ::coarse])) or [0, 0, 0, 0]
-    step = coarse * max(box[2] - box[0], box[3] - box[1]) // enough
+def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of whole blocks of pixels in which the breast is still a quarter larger than a sample, and its outline."""
+    mask = breast_mask(pixels)
+    box = bounding_box(mask) or [0, 0, 0, 0]
+    step = max(box[2] - box[0], box[3] - box[1]) // (QUALITY_SIZE * 5 // 4)
     if step < 2:
-        return pixels
-    return avg_pool2d(torch.as_tensor(pixels, dtype=torch.float32)[None], step)[0].numpy()
+        return pixels, mask
+    pixels = block_means(pixels, step)
+    return pixels, mask[step // 2 :: step, step // 2 :: step][: pixels.shape[0], : pixels.shape[1]]
 
 
 def _resampled(subject: Subject) -> Entry:

@@ -210,7 +210,7 @@ def make_sample(
     image = expose(breast, window, field, size, generator, motion=bool(label) and name == "motion")
     if breast.mirrored:
         image = np.ascontiguousarray(image[:, ::-1])
-    lost = window.lost(breast.points)
+    lost = window.lost(breast)
     if not label:
         return Sample(image, 0, "", "", (), lost)
     sides = {"chest": "left", "nipple": "right", "top": "top", "bottom": "bottom"}
@@ -230,7 +230,7 @@ def _cut_window(breast: Breast, cut: Cut, generator: np.random.Generator) -> Win
         if breast.view == "MLO" and "top" not in cut.sides:
             shares["top"] = 0.0
         window = around(breast, shares, angle)
-        if not cut.depth[1] or window.lost(breast.points) >= LEAST_LOST or depth > 0.5:
+        if not cut.depth[1] or window.lost(breast) >= LEAST_LOST or depth > 0.5:
             return window
         depth *= 1.25
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+from zlib import Z_RLE
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 STATE = ".state"
 """Folder of the records below the prepared folder."""
 
-_EDITION = 4  # raise it when the same source gives other files, so that old ones are made anew
+_EDITION = 5  # raise it when the same source gives other files, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def write_png(file: Path, array: np.ndarray) -> None:
         array = np.round(np.clip(array, 0, 1) * np.float32(65535)).astype(np.uint16)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.part")
-    Image.fromarray(array).save(partial, format="PNG", compress_level=1)  # higher levels cost more than decoding
+    Image.fromarray(array).save(
+        partial, format="PNG", compress_level=1, compress_type=Z_RLE
+    )  # others cost more than they save
     partial.replace(file)
 
 

@@ -16,10 +16,10 @@ from monai_mammo.datasets.lesions import (
     cut,
     find_lesions,
     place,
-    resize_nearest,
     variants,
 )
 from monai_mammo.datasets.sources import SourceLesion
+from monai_mammo.regions import resize_nearest
 
 SHAPE = (400, 300)
 IMAGE = Path("mammogram.dcm")
