@@ -7,6 +7,7 @@ image (which is zero there). Everything else in the bundles' pipelines is MONAI'
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
-from monai.utils import TraceKeys, convert_to_numpy, convert_to_tensor, ensure_tuple_rep
+from monai.utils import TraceKeys, convert_to_numpy, ensure_tuple_rep
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region
+from monai_mammo.resampling import empty_canvas, put_back, resample, taps_of
 
 
 class BreastMask(Transform):
@@ -135,8 +137,11 @@ class BreastRegiond(Transform):
         """Add the region of the breast."""
         d = dict(data)
         pixels = _first_channel(d[self.image_key])
-        box = bounding_box(breast_mask(pixels)) or [0, 0, *pixels.shape]
-        d[self.region_key] = fit_region(box, self.size, self.margin)
+        outline = breast_mask(_reduced(pixels))
+        box = bounding_box(outline) or [0, 0, *outline.shape]
+        steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)] * 2
+        region = [math.ceil(value * step) for value, step in zip(box, steps, strict=True)]
+        d[self.region_key] = fit_region(region, self.size, self.margin)
         return d
 
 
@@ -204,8 +209,12 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
         _require_one_size({str(key): d[key] for key in self.key_iterator(d)})
         region = [int(value) for value in d[self.region_key]]
         for key, mode in self.key_iterator(d, self.mode):
-            shape = tuple(d[key].shape[1:])
-            d[key] = convert_to_tensor(_resample(_cut(d[key], region), self.size, mode, shrink=True), track_meta=True)
+            image, shape = _pixels(d[key]), tuple(d[key].shape[1:])
+            lines = [
+                taps_of(region[axis], region[axis + 2], self.size[axis], shape[axis], mode, shrink=True)
+                for axis in (0, 1)
+            ]
+            d[key] = _like(d[key], torch.stack([resample(channel, *lines) for channel in image]))
             self.push_transform(d[key], orig_size=shape, extra_info={"region": region, "mode": mode})
         return d
 
@@ -215,42 +224,96 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
         for key in self.key_iterator(d):
             done = self.pop_transform(d[key])
             info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
-            row0, column0, row1, column1 = info["region"]
-            region = _resample(d[key], (row1 - row0, column1 - column0), info["mode"], shrink=False)
-            d[key] = _paste(region, (row0, column0), shape)
+            d[key] = _like(d[key], put_back(_pixels(d[key]), info["region"], shape, info["mode"])[0])
         return d
 
 
-def _resample(img: torch.Tensor, size: Sequence[int], mode: str, shrink: bool) -> torch.Tensor:
-    """(channel, rows, columns) to (channel, *size); the type is kept."""
-    smooth = {"antialias": shrink, "align_corners": False} if mode == "bilinear" else {}
-    return interpolate(img[None].float(), size=tuple(size), mode=mode, **smooth)[0].to(img.dtype)
+class ScalePercentilesd(MapTransform):
+    """Bring two percentiles of the pixels to 0 and 1, and clip.
+
+    What MONAI's `ScaleIntensityRangePercentilesd` with `b_min=0, b_max=1, clip=True` gives, without sorting all pixels:
+    for a network's input of 512 x 320 pixels in a tenth of the time.
+
+    Args:
+        keys: images.
+        lower: percentile that becomes 0.
+        upper: percentile that becomes 1.
+    """
+
+    def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.lower, self.upper = lower, upper
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale every key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            low, high = (float(each) for each in np.percentile(convert_to_numpy(d[key]), (self.lower, self.upper)))
+            d[key] = _like(d[key], ((_pixels(d[key]) - low) / ((high - low) or 1.0)).clamp(0, 1))
+        return d
 
 
-def _overlap(start: int, stop: int, length: int) -> tuple[slice, slice]:
-    """Where [start, stop) meets [0, length): as a slice of the image and as a slice of the region."""
-    first, last = min(max(start, 0), length), max(min(stop, length), 0)
-    return slice(first, last), slice(first - start, last - start)
+class RestoreMaskd(Transform):
+    """The mask at the mammogram's own pixels, from a network's probabilities for the region that it was shown.
+
+    As `Invertd` and `AsDiscreted` would make it; but a mammogram has millions of pixels and a tumour few, so only what
+    lies around probabilities that count is brought back.
+
+    Args:
+        pred_key: probabilities (1, rows, columns) at the network's input pixels; becomes the mask, uint8.
+        image_key: the image that `ResampleRegiond` gave the network.
+        threshold: the mask is where the probability at the original pixel is at least this.
+        negligible: smaller probabilities count as 0.
+        probability_key: where the probability at the original pixels is put, float32.
+        reach_key: where `[row0, column0, row1, column1]` is put, outside of which mask and probability are 0.
+    """
+
+    def __init__(
+        self,
+        pred_key: str = "pred",
+        image_key: str = "image",
+        threshold: float = 0.5,
+        negligible: float = 0.002,
+        probability_key: str = "probability",
+        reach_key: str = "reach",
+    ) -> None:
+        self.pred_key, self.image_key = pred_key, image_key
+        self.threshold, self.negligible = threshold, negligible
+        self.probability_key, self.reach_key = probability_key, reach_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the mask, the probability and where they are."""
+        d = dict(data)
+        image = d[self.image_key]
+        name = ResampleRegiond.__name__
+        done = next(each for each in reversed(image.applied_operations) if each[TraceKeys.CLASS_NAME] == name)
+        info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
+        found = _pixels(d[self.pred_key])
+        counting = found.where(found >= self.negligible, 0.0)
+        probability, reach = put_back(counting, info["region"], shape, info["mode"])
+        mask = empty_canvas(probability.shape, torch.uint8, found.device)
+        inside = (slice(None), slice(reach[0], reach[2]), slice(reach[1], reach[3]))
+        mask[inside] = (probability[inside] >= self.threshold).to(torch.uint8)
+        d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=image.meta), reach
+        d[self.pred_key] = MetaTensor(mask, meta=image.meta)
+        return d
 
 
-def _cut(img: torch.Tensor, region: Sequence[int]) -> torch.Tensor:
-    row0, column0, row1, column1 = region
-    rows, region_rows = _overlap(row0, row1, img.shape[1])
-    columns, region_columns = _overlap(column0, column1, img.shape[2])
-    if (region_rows, region_columns) == (slice(0, row1 - row0), slice(0, column1 - column0)):
-        return img[:, rows, columns]
-    cut = torch.zeros(img.shape[0], row1 - row0, column1 - column0, dtype=img.dtype)
-    cut = MetaTensor(cut, meta=img.meta) if isinstance(img, MetaTensor) else cut
-    cut[:, region_rows, region_columns] = img[:, rows, columns]
-    return cut
+def _reduced(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
+    """Means over (rows, columns) so that the longer side has `longest` pixels; a smaller image as it is."""
+    factor = max(1.0, max(pixels.shape) / longest)
+    rows, columns = (max(1, round(side / factor)) for side in pixels.shape)
+    return adaptive_avg_pool2d(torch.as_tensor(pixels)[None], (rows, columns))[0].numpy()
 
 
-def _paste(region: torch.Tensor, corner: tuple[int, int], shape: Sequence[int]) -> torch.Tensor:
-    rows, region_rows = _overlap(corner[0], corner[0] + region.shape[1], shape[0])
-    columns, region_columns = _overlap(corner[1], corner[1] + region.shape[2], shape[1])
-    whole = region.new_zeros((region.shape[0], *shape))
-    whole[:, rows, columns] = region[:, region_rows, region_columns]
-    return whole
+def _pixels(img: torch.Tensor) -> torch.Tensor:
+    """Without MONAI's bookkeeping."""
+    return img.as_tensor() if isinstance(img, MetaTensor) else img
+
+
+def _like(img: torch.Tensor, pixels: torch.Tensor) -> MetaTensor:
+    """New pixels with an image's metadata and history."""
+    return MetaTensor(pixels).copy_meta_from(img) if isinstance(img, MetaTensor) else MetaTensor(pixels)
 
 
 def _first_channel(img: NdarrayOrTensor) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Compose, Invertd, ScaleIntensityRangePercentilesd
 from PIL import Image
 
 from monai_mammo.datasets import phantom
@@ -18,7 +18,9 @@ from monai_mammo.transforms import (
     BreastRegiond,
     LesionRegiond,
     ResampleRegiond,
+    RestoreMaskd,
     SaveMaskd,
+    ScalePercentilesd,
     WholeRegiond,
 )
 
@@ -78,6 +80,72 @@ def test_a_mask_goes_to_the_networks_size_and_back_to_its_place():
     back = Invertd("pred", pipeline, orig_keys="image", nearest_interp=False)(data)["pred"]
     overlap = (back[0].numpy() > 0.5) & lesion
     assert overlap.sum() / ((back[0].numpy() > 0.5) | lesion).sum() > 0.95
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=sides, columns=sides, region=st.tuples(*[st.integers(-30, 70)] * 2, st.integers(4, 200), st.integers(4, 200))
+)
+def test_resampling_is_torchs_over_the_region_with_zeros_beyond_the_image(rows, columns, region):
+    row, column, height, width = region
+    pixels = torch.rand(2, rows, columns, generator=torch.Generator().manual_seed(rows))
+    padded = torch.nn.functional.pad(pixels, [300] * 4)[:, row + 300 :, column + 300 :][:, :height, :width]
+    step = ResampleRegiond("image", size=(24, 17))
+    cut = step({"image": MetaTensor(pixels), "region": [row, column, row + height, column + width]})
+    expected = torch.nn.functional.interpolate(padded[None], size=(24, 17), mode="bilinear", antialias=True)[0]
+    torch.testing.assert_close(cut["image"].as_tensor(), expected, atol=1e-6, rtol=0)
+    whole = torch.nn.functional.interpolate(cut["image"].as_tensor()[None], size=(height, width), mode="bilinear")[0]
+    back = torch.nn.functional.pad(whole, [300] * 4)[:, 300 - row :, 300 - column :][:, :rows, :columns]
+    torch.testing.assert_close(step.inverse(cut)["image"].as_tensor(), back, atol=1e-5, rtol=0)
+
+
+def test_a_label_of_small_whole_numbers_stays_one_when_resampled():
+    label = torch.arange(5 * 4, dtype=torch.uint8).reshape(1, 5, 4)
+    step = ResampleRegiond("label", size=(10, 8), mode="nearest")
+    cut = step({"label": MetaTensor(label), "region": [0, 0, 5, 4]})
+    assert cut["label"].dtype == torch.uint8
+    assert torch.equal(cut["label"].as_tensor(), label.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert torch.equal(step.inverse(cut)["label"].as_tensor(), label)
+
+
+@pytest.mark.parametrize("region", [[10, 20, 110, 84], [-40, -10, 160, 118], [150, 0, 250, 64]])
+@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4)], []])
+def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spots):
+    pixels = np.zeros((160, 120))
+    step = ResampleRegiond("image", size=(64, 32))
+    data = step({"image": image_of(pixels), "region": region})
+    found = torch.full((1, 64, 32), 1e-4)
+    for row, column, value in spots:
+        found[0, row, column] = value
+    data["pred"] = MetaTensor(found)
+    undo = Invertd("pred", Compose([step]), orig_keys="image", nearest_interp=False)
+    expected = undo(dict(data))["pred"].as_tensor()
+    result = RestoreMaskd(threshold=0.5)(data)
+    assert torch.equal(result["pred"].as_tensor() > 0, expected >= 0.5)
+    torch.testing.assert_close(result["probability"].as_tensor(), expected, atol=0.002, rtol=0)
+    outside = result["probability"].as_tensor().clone()
+    row0, column0, row1, column1 = result["reach"]
+    outside[:, row0:row1, column0:column1] = 0
+    assert not outside.any()
+    assert result["pred"].meta["filename_or_obj"] == "film.png"
+
+
+def test_percentiles_are_scaled_as_monai_does():
+    values = np.random.default_rng(0).normal(0.3, 0.2, (60, 50))
+    for pixels in (values, np.full((9, 9), 0.7), np.zeros((9, 9))):
+        given_image = {"image": image_of(pixels)}
+        theirs = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)(given_image)["image"]
+        ours = ScalePercentilesd("image", 0.5, 99.5)(given_image)["image"]
+        torch.testing.assert_close(ours.as_tensor(), theirs.as_tensor(), atol=1e-6, rtol=0)
+        assert ours.meta == given_image["image"].meta
+
+
+def test_the_breasts_region_is_its_outlines_box():
+    film = disc(901, 703, 450, 0, 400) * 0.5
+    box = bounding_box(breast_mask(film))
+    assert BreastRegiond(size=(901, 703), margin=0)({"image": image_of(film)})["region"] == pytest.approx(
+        fit_region(box, (901, 703)), abs=2
+    )
 
 
 def test_a_lesion_of_one_pixel_at_the_border_is_found():

@@ -53,7 +53,7 @@ class MammogramInfer(InferTask):
         result = self.model(path, **self.given(request))
         mask, params = self.answer(result)
         if request.get("result_probability") and "probability" in result:
-            mask, params = _of_255(result["probability"], mask), {**params, "probability": True}
+            mask, params = _of_255(result, mask), {**params, "probability": True}
         if not request.get("result_write_to_file", True):
             return None, params
         return write_mask(mask, geometry_of(path, mask.shape), request), params
@@ -146,16 +146,27 @@ class QualityCheck(MammogramInfer):
 
 
 def _tumour(result: dict[str, Any], label: str) -> Answer:
-    mask = convert_to_numpy(result["pred"])[0].astype(np.uint8)
-    highest = float(convert_to_numpy(result["probability"]).max())
-    found = {"pixels": int(np.count_nonzero(mask)), "highest_probability": highest}
+    mask = convert_to_numpy(result["pred"])[0]
+    probability = convert_to_numpy(result["probability"])[0][_reach(result)]
+    found = {
+        "pixels": int(np.count_nonzero(mask[_reach(result)])),
+        "highest_probability": float(probability.max(initial=0)),
+    }
     return mask, {"label_names": {label: 1}, "tumour": found}
 
 
-def _of_255(probability: Any, mask: np.ndarray) -> np.ndarray:
+def _of_255(result: dict[str, Any], mask: np.ndarray) -> np.ndarray:
     """Probabilities as 0 to 255; 128 and more is the mask exactly, so that a viewer may move the threshold."""
-    scaled = np.round(convert_to_numpy(probability)[0] * 255)
-    return np.where(mask > 0, np.clip(scaled, 128, 255), np.clip(scaled, 0, 127)).astype(np.uint8)
+    shown, reach = np.zeros(mask.shape, np.uint8), _reach(result)
+    scaled = np.rint(convert_to_numpy(result["probability"])[0][reach] * 255)
+    shown[reach] = np.where(mask[reach] > 0, np.clip(scaled, 128, 255), np.clip(scaled, 0, 127))
+    return shown
+
+
+def _reach(result: dict[str, Any]) -> tuple[slice, slice]:
+    """The rows and columns outside of which the model says nothing."""
+    row0, column0, row1, column1 = result["reach"]
+    return slice(row0, row1), slice(column0, column1)
 
 
 def _from_points(request: dict[str, Any]) -> dict[str, Any]:

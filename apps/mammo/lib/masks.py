@@ -5,6 +5,7 @@ Not here: reading masks (the library does) and what they mean. Arrays are (rows,
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from dataclasses import dataclass
@@ -31,32 +32,42 @@ class Geometry:
 
 
 def geometry_of(path: Path, shape: tuple[int, ...]) -> Geometry:
-    """The geometry that a mask of `shape` (rows, columns) needs to overlay an image file; only its header is read.
+    """The geometry that a mask of `shape` (rows, columns) needs to overlay an image file.
 
-    A file that ITK cannot open (so that no ITK viewer shows it either) gets the identity with a spacing of 1.
+    It is remembered for as long as the file stays as it is, for ITK reads a whole file for its header. A file that ITK
+    cannot open (so that no ITK viewer shows it either) gets the identity with a spacing of 1.
 
     Raises:
         RequestRefused: ITK sees an image of another size, over which no mask of this shape can lie.
     """
+    stat = path.stat()
+    seen = _seen_by_itk(path, stat.st_mtime_ns, stat.st_size)
+    if seen is None:
+        return Geometry()
+    size, geometry = seen
+    if size[:2] != (shape[1], shape[0]):
+        raise RequestRefused(
+            422,
+            f"viewers see {' x '.join(map(str, size))} pixels in this file, its reader {shape[1]} x {shape[0]}",
+            "Convert the image to DICOM or PNG without rotation tags",
+        )
+    return geometry
+
+
+@functools.lru_cache(maxsize=4096)
+def _seen_by_itk(path: Path, modified: int, length: int) -> tuple[tuple[int, ...], Geometry] | None:
+    """Size and geometry of this state of a file, None if ITK cannot open it."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        return Geometry()
-    dimension = reader.GetDimension()
-    if reader.GetSize()[:2] != (shape[1], shape[0]):
-        raise RequestRefused(
-            422,
-            f"viewers see {' x '.join(map(str, reader.GetSize()))} pixels in this file, its reader "
-            f"{shape[1]} x {shape[0]}",
-            "Convert the image to DICOM or PNG without rotation tags",
-        )
-    unit = Geometry()
+        return None
+    dimension, unit = reader.GetDimension(), Geometry()
     given, axes = np.reshape(reader.GetDirection(), (dimension, dimension)), min(dimension, 3)
     direction = np.eye(3)
     direction[:axes, :axes] = given[:axes, :axes]
-    return Geometry(
+    return reader.GetSize(), Geometry(
         spacing=(*reader.GetSpacing()[:3], *unit.spacing[dimension:]),
         origin=(*reader.GetOrigin()[:3], *unit.origin[dimension:]),
         direction=tuple(direction.flatten().tolist()),
@@ -78,7 +89,7 @@ def write_mask(mask: np.ndarray, geometry: Geometry, request: dict[str, Any]) ->
         RequestRefused: an extension or a type that is not offered.
     """
     extension, dtype = result_format(request)
-    image = SimpleITK.GetImageFromArray(mask[np.newaxis].astype(dtype))
+    image = SimpleITK.GetImageFromArray(mask[np.newaxis].astype(dtype, copy=False))
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
