@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,12 @@ def start_server(
     host: str = "127.0.0.1",
     token: str = "",
     users: str = "",
+    patience: int = 600,
 ) -> Server:
     """Start `monailabel start_server` on a free port of this machine, and wait until it answers.
 
-    `conf` are further keys and values, `host` may be empty for the default; the client sends `token`.
+    `conf` are further keys and values, `host` may be empty for the default; the client sends `token`. It is asked
+    `patience` times; if it does not start, it is ended.
     """
     port = free_port()
     weights, log = folder / "weights", folder / "server.log"
@@ -186,21 +189,26 @@ def start_server(
     if token:
         client.headers["Authorization"] = f"Bearer {token}"
     server = Server(url, Path(studies), weights, process, log, client)
-    for _ in range(600):
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended at its start:\n{log.read_text()[-4000:]}")
-        try:
-            client.get("/info/").raise_for_status()
-            return server
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
+    try:
+        for _ in range(patience):
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended at its start:\n{log.read_text()[-4000:]}")
+            try:
+                client.get("/info/").raise_for_status()
+                return server
+            except httpx.TransportError:
+                time.sleep(0.2)
+        raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
+    except BaseException:  # an interrupt included: nobody else knows of the process
+        stop_server(server)
+        raise
 
 
 def stop_server(server: Server) -> None:
     """End the server and what it started."""
     server.http.close()
-    os.killpg(server.process.pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it has ended by itself
+        os.killpg(server.process.pid, signal.SIGTERM)
     try:
         server.process.wait(timeout=30)
     except subprocess.TimeoutExpired:
@@ -263,15 +271,20 @@ def start_orthanc(folder: Path, port: int | None = None) -> Orthanc:
             [program, str(settings)], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     rest = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
-    for _ in range(600):
-        if process.poll() is not None:
-            raise RuntimeError(f"Orthanc ended at its start:\n{log.read_text()[-4000:]}")
-        try:
-            rest.get("/system").raise_for_status()
-            return Orthanc(f"http://127.0.0.1:{port}/dicom-web", rest, process, folder)
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise RuntimeError(f"Orthanc did not start:\n{log.read_text()[-4000:]}")
+    running = Orthanc(f"http://127.0.0.1:{port}/dicom-web", rest, process, folder)
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise RuntimeError(f"Orthanc ended at its start:\n{log.read_text()[-4000:]}")
+            try:
+                rest.get("/system").raise_for_status()
+                return running
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise RuntimeError(f"Orthanc did not start:\n{log.read_text()[-4000:]}")
+    except BaseException:
+        stop_orthanc(running)
+        raise
 
 
 def stop_orthanc(orthanc: Orthanc) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 from main import MammoApp
 from monailabel.interfaces.exception import MONAILabelException
 
-from .conftest import APP, QUALITY, SEGMENTATION, blob, write_dicom, write_png
+from .conftest import APP, QUALITY, SEGMENTATION, blob, start_server, write_dicom, write_png
 
 
 def test_it_starts_on_an_empty_folder_and_offers_no_image(tmp_path: Path) -> None:
@@ -34,6 +35,13 @@ def test_the_random_strategy_repeats_itself_for_one_seed_and_reaches_every_image
         chosen.append([app.next_sample({"strategy": "random"})["id"] for _ in range(30)])
     assert chosen[0] == chosen[1]
     assert set(chosen[0]) == {"0", "1", "2", "3"}
+
+
+def test_a_server_that_does_not_start_in_time_leaves_no_process_behind(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="did not start"):
+        start_server(tmp_path / "studies", tmp_path / "bundles", tmp_path, patience=0)
+    commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if str(tmp_path) in command]
 
 
 def test_a_bad_image_does_not_end_a_batch(bundles: Path, tmp_path: Path) -> None:
