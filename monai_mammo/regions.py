@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from skimage.filters import gaussian, threshold_otsu
-from skimage.measure import label as connected_components
-from skimage.measure import regionprops
-from skimage.morphology import disk, opening
+from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, gaussian_filter
+from scipy.ndimage import label as connected_components
+from skimage.filters import threshold_otsu
 
 Region = Sequence[float]
+
+_CORNERS = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner belong together
+_DISK = np.hypot(*np.ogrid[-2:3, -2:3]) <= 2
 
 
 def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
@@ -32,18 +34,17 @@ def breast_mask(pixels: np.ndarray, working_size: int = 256) -> np.ndarray:
     """
     factor = max(1.0, max(pixels.shape) / working_size)
     small = _means(pixels, [max(1, round(side / factor)) for side in pixels.shape])
-    small = gaussian(np.sqrt(np.clip(small, 0, 1)), sigma=1)
+    small = gaussian_filter(np.sqrt(np.clip(small, 0, 1)), sigma=1, mode="nearest")
     if float(small.max() - small.min()) < 1e-3:
         return np.zeros(pixels.shape, dtype=bool)
     # Otsu parts dense from fatty tissue where there is little background; half of it parts tissue from air.
-    tissue = opening(small > 0.5 * (small.min() + threshold_otsu(small)), disk(2))
-    components = connected_components(tissue)
-    if components.max() == 0:
+    tissue = small > 0.5 * (small.min() + threshold_otsu(small))
+    tissue = binary_dilation(binary_erosion(tissue, _DISK, border_value=1), _DISK)
+    components, number = connected_components(tissue, _CORNERS)
+    if not number:
         return np.zeros(pixels.shape, dtype=bool)
-    largest = max(regionprops(components), key=lambda region: region.area)
-    outline = np.zeros(small.shape, dtype=bool)
-    outline[largest.slice] = largest.image_filled
-    return resize_nearest(outline, pixels.shape)
+    largest = components == 1 + np.bincount(components.ravel())[1:].argmax()
+    return resize_nearest(binary_fill_holes(largest, _CORNERS), pixels.shape)
 
 
 def _means(pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:

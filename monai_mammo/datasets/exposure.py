@@ -277,8 +277,10 @@ def _without_labels(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Whatever lies between the chest wall and the outline belongs to the breast: outlines have notches there.
     """
-    keep = np.maximum.accumulate(mask[:, ::-1], axis=1)[:, ::-1]
-    height = int(np.ptp(np.flatnonzero(mask.any(axis=1)))) + 1
+    held = mask.any(axis=1)
+    height = int(np.ptp(np.flatnonzero(held))) + 1
+    skin = np.where(held, mask.shape[1] - mask[:, ::-1].argmax(axis=1), 0)
+    keep = np.arange(mask.shape[1]) < skin[:, None]
     soft = uniform_filter(keep.astype(np.float32), max(3, round(0.08 * height)), mode="nearest")
     return pixels * np.clip(2 * soft, 0, 1)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import affine_transform
+from scipy.ndimage import label as connected_components
 from skimage.draw import polygon
-from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.sources import Defect, SourceLesion
 from monai_mammo.dicom.errors import MammogramError
@@ -75,7 +75,7 @@ def find_lesions(
         if not inside.size:
             faults.setdefault((file, "the outline is empty", "lesion dropped"), []).append(outline)
             continue
-        components = connected_components(inside)
+        components, _ = connected_components(inside, np.ones((3, 3)))  # also those that touch at a corner
         sizes = np.bincount(components.ravel())[1:]
         kept = [number for number, size in enumerate(sizes, start=1) if size >= LEAST_LESION]
         if len(kept) < len(sizes):

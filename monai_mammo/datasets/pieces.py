@@ -192,8 +192,8 @@ def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     step = max(box[2] - box[0], box[3] - box[1]) // (QUALITY_SIZE * 5 // 4)
     if step < 2:
         return pixels, mask
-    pixels = block_means(pixels, step)
-    return pixels, mask[step // 2 :: step, step // 2 :: step][: pixels.shape[0], : pixels.shape[1]]
+    pixels, mask = block_means(pixels, step), mask[step // 2 :: step, step // 2 :: step]
+    return pixels, np.ascontiguousarray(mask[: pixels.shape[0], : pixels.shape[1]])
 
 
 def _resampled(subject: Subject) -> Entry:

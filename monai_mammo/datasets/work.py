@@ -130,9 +130,8 @@ def write_png(file: Path, array: np.ndarray) -> None:
         array = np.round(np.clip(array, 0, 1) * np.float32(65535)).astype(np.uint16)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.part")
-    Image.fromarray(array).save(
-        partial, format="PNG", compress_level=1, compress_type=Z_RLE
-    )  # others cost more than they save
+    # Higher levels cost more than decoding; looking for runs alone is faster than for matches, and smaller in noise.
+    Image.fromarray(array).save(partial, format="PNG", compress_level=1, compress_type=Z_RLE)
     partial.replace(file)
 
 

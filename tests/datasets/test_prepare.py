@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +117,12 @@ def test_an_image_that_only_its_module_can_read_is_written_without_loss(cesm, tm
         assert image.resolve().parent == tmp_path / "out" / "images"
         (source,) = [one.image for one in listed if one.image.stem in image.stem]
         np.testing.assert_allclose(read_mammogram(image).pixels, halved(source), atol=1 / 65535)
+
+
+def test_worker_processes_start_without_torch_which_takes_longer_to_load_than_images_to_prepare():
+    program = "import sys, monai_mammo.datasets.work; print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"
 
 
 def test_the_paper_protocol_says_that_it_leaks_and_how_much(cesm, tmp_path):
