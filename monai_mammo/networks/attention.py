@@ -186,10 +186,15 @@ class PARB(nn.Module):
         channels: a multiple of four.
         se_kernel_size: kernel of the convolution in front of the squeeze-and-excitation.
         s2_reduce: see `S2Attention`.
+        averaged: the network takes nothing but the mean of the block's map over its pixels. It changes nothing here,
+            but the copy for inference then makes that mean and no map.
     """
 
-    def __init__(self, channels: int, se_kernel_size: int = 3, s2_reduce: str = "mean") -> None:
+    def __init__(
+        self, channels: int, se_kernel_size: int = 3, s2_reduce: str = "mean", *, averaged: bool = False
+    ) -> None:
         super().__init__()
+        self.averaged = averaged
         self.se = SEAttention(channels, se_kernel_size)
         self.s2 = S2Attention(channels, s2_reduce)
         self.conv = conv(channels, channels, 1)

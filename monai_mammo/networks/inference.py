@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from monai_mammo.networks.attention import PARB
+from monai_mammo.networks.kan import BilinearKAN, KANLinear
 
 __all__ = ["FusedPARB", "for_inference"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_AUTOCAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_AUTOCAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, KANLinear, BilinearKAN)
 """The layers whose weights autocast would round anew in every pass."""
 
 
@@ -88,64 +89,99 @@ class FusedPARB(nn.Module):
 
     - The mixing weights of the S2 attention need nothing of its maps but their means, and these follow from the
       input's mean and its four border lines: a map moved down by one has gained its first line and lost its last. So
-      the weights are known before the maps exist, and the maps are shifted, weighted and added in one go.
-    - The channels are put in an order in which each of the four directions is one slice.
+      the weights are known before the maps, and the maps are never made: expanding, moving, weighting and adding are
+      one 2x2 convolution of the input with its border lines repeated. Half of the channels (put in an order in which
+      they lie together) read the pixel itself, the one above it and the one on its left, the other half the pixel
+      itself, the one below and the one on its right; the weights scale the kernel.
     - The last 1x1 convolution of the attention and the block's own are one matrix.
+    - Where the network takes nothing but the mean of the block's map (`PARB.averaged`), that mean comes out, as a map
+      of one pixel: behind the squeeze-and-excitation's ReLU everything is linear.
 
     Args:
         parb: a block whose normalisations are folded.
     """
 
+    taps: Tensor
+    kernel: Tensor
+    bias: Tensor
+
     def __init__(self, parb: PARB) -> None:
         super().__init__()
         s2, c = parb.s2, parb.conv.out_channels
+        half = c // 2
         b, t, r = torch.arange(3 * c).view(3, 4, c // 4)  # the expanded map's channels by quarter
-        # Quarters 1 and 3 mix a map moved down, one moved right and one at rest; 2 and 4: up, left, at rest.
+        # Quarters 1 and 3 mix a map at rest, one moved down, one moved right; 2 and 4: at rest, up, left.
         vertical = torch.cat((b[0], t[2], b[1], t[3]))
         horizontal = torch.cat((t[0], b[2], t[1], b[3]))
         order = torch.cat((r[0], r[2], r[1], r[3], vertical, horizontal))
         outputs = order[:c] - 2 * c
+        # Which of the three maps each of the 2x2 kernel's places reads; -1: none.
+        places = torch.tensor(((-1, 1, 2, 0), (0, 2, 1, -1))).repeat_interleave(half, dim=0)
         with torch.no_grad():
             expand, bias = s2.expand.weight.flatten(1)[order], s2.expand.bias[order]  # type: ignore[index]
-            sign = torch.ones(c, 1, device=expand.device, dtype=expand.dtype)
-            sign[c // 2 :] = -1
-            rest, along_height, along_width = expand.chunk(3)
-            means = torch.cat((rest + along_height + along_width, sign * along_height, sign * along_width), dim=1)
-            squeeze = s2.squeeze.weight.flatten(1)[:, outputs]
             last, project = parb.conv.weight.flatten(1), s2.project.weight.flatten(1)
             self.expand = _linear(expand, bias)
-            self.squeeze = _linear(squeeze @ means, squeeze @ bias.view(3, c).sum(0))
+            self.squeeze = _linear(s2.squeeze.weight.flatten(1)[:, outputs])
             self.excite = _linear(s2.excite.weight.flatten(1)[order])
             self.join = _linear(
                 torch.cat(((last @ project)[:, outputs], last), dim=1),
                 last @ s2.project.bias + parb.conv.bias,  # type: ignore[operator]
             )
+            taps = places.clamp(min=0) * c + torch.arange(c).view(c, 1)
+            kernel = expand[taps] * (places >= 0).unsqueeze(-1).to(expand)
+        self.register_buffer("taps", taps.flatten().to(expand.device))
+        self.register_buffer("kernel", kernel.view(c, 2, 2, c).permute(0, 3, 1, 2))  # in channels-last order
+        self.register_buffer("bias", bias.view(3, c))
         self.se = parb.se
         self.sum_pixels = s2.sum_pixels
+        self.averaged = parb.averaged
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H, W), in channels-last order."""
-        maps = x.permute(0, 2, 3, 1)
-        n, height, width, c = maps.shape
-        attended = self.se.conv(x)
-        scale = self.se.excite.fc(attended.mean((2, 3)))
-        expanded = self.expand(maps)
-        weights = self._weights(maps).to(expanded.dtype)
-        both = expanded.new_empty(n, height, width, 2 * c)
-        torch.mul(attended.permute(0, 2, 3, 1), scale.view(n, 1, 1, c), out=both[..., c:])
-        _mix(expanded, weights.view(n, 1, 1, 3 * c), both[..., :c])
-        return (self.join(both) + maps).permute(0, 3, 1, 2)
-
-    def _weights(self, maps: Tensor) -> Tensor:
-        """Of the maps at rest, moved vertically and moved horizontally, (B, 3C), from the input (B, H, W, C)."""
-        n, height, width, c = maps.shape
-        pixels = height * width
-        vertical = (maps[:, 0] - maps[:, -1]).sum(1) / pixels
-        horizontal = (maps[:, :, 0] - maps[:, :, -1]).sum(1) / pixels
-        pooled = self.squeeze(torch.cat((maps.mean((1, 2)), vertical, horizontal), dim=1))
+        """(B, C, H, W) to (B, C, H, W), in channels-last order; to (B, C, 1, 1) where the mean alone is asked for."""
+        n, c, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1)
+        mean = _mean(pixels)
+        means = self._means(pixels, mean)
+        pooled = means.sum(1)
         if self.sum_pixels:
-            pooled = pooled * pixels
-        return self.excite(F.gelu(pooled)).view(n, 3, c).softmax(dim=1)
+            pooled = pooled * (height * width)
+        weights = self.excite(F.gelu(self.squeeze(pooled))).view(n, 3, c).softmax(dim=1, dtype=self.kernel.dtype)
+        attended = self.se.conv(x).permute(0, 2, 3, 1)
+        mean_attended = _mean(attended)
+        scale = self.se.excite.fc(mean_attended)
+        if self.averaged:
+            mixed = (weights * means).sum(1).to(mean.dtype)
+            return (mean + self.join(torch.cat((mixed, scale * mean_attended), dim=1))).view(n, c, 1, 1)
+        both = torch.cat((*self._mixed(x, weights), attended * scale.view(n, 1, 1, c)), dim=-1)
+        return self.join(both).add_(pixels).permute(0, 3, 1, 2)
+
+    def _means(self, pixels: Tensor, mean: Tensor) -> Tensor:
+        """Means of the maps at rest, moved vertically, moved horizontally, (B, 3, C), from the input (B, H, W, C)."""
+        n, height, width, c = pixels.shape
+        half = c // 2
+        vertical = (pixels[:, 0] - pixels[:, -1]).sum(1) / (height * width)
+        horizontal = (pixels[:, :, 0] - pixels[:, :, -1]).sum(1) / (height * width)
+        inputs = torch.stack((mean, mean + vertical, mean - vertical, mean + horizontal, mean - horizontal))
+        rest, *moved = self.expand(inputs).unbind()
+        halves = (half_map[:, c + i * half :][:, :half] for i, half_map in enumerate(moved))
+        return torch.cat((rest[:, :c], *halves), dim=1).view(n, 3, c)
+
+    def _mixed(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted sums of the three maps, each half of the channels by itself, (B, H, W, C / 2)."""
+        n, c, _, _ = x.shape
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        kernels = self.kernel * weights.flatten(1)[:, self.taps].view(n, c, 1, 2, 2)
+        biases = (weights * self.bias).sum(1)
+        maps = [F.conv2d(padded[i : i + 1], kernels[i], biases[i]) for i in range(n)]
+        mixed = (torch.cat(maps) if n > 1 else maps[0]).permute(0, 2, 3, 1)
+        # A window's last pixel is the first half's own, its first pixel the second half's.
+        return mixed[:, :-1, :-1, : c // 2], mixed[:, 1:, 1:, c // 2 :]
+
+
+def _mean(pixels: Tensor) -> Tensor:
+    """(B, H, W, C) to (B, C); as the sum of a matrix's rows, this is several times faster than over two axes."""
+    matrix = pixels.flatten(1, 2)
+    return matrix.sum(1) / matrix.shape[1]
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
@@ -154,26 +190,3 @@ def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer
-
-
-def _mix(expanded: Tensor, weights: Tensor, out: Tensor) -> None:
-    """The weighted sum of the maps at rest, moved by one pixel vertically and horizontally; border lines stay.
-
-    Args:
-        expanded: (B, H, W, 3C): at rest, moved vertically, moved horizontally; of each kind the first half down or
-            right, the second half up or left.
-        weights: (B, 1, 1, 3C).
-        out: (B, H, W, C), is filled.
-    """
-    c = out.shape[-1]
-    half = c // 2
-    torch.mul(expanded[..., :c], weights[..., :c], out=out)
-    for axis, start in ((1, c), (2, 2 * c)):
-        last = out.shape[axis] - 1
-        for first, forth in ((0, True), (half, False)):
-            target = out[..., first : first + half]
-            moved = expanded[..., start + first : start + first + half]
-            weight = weights[..., start + first : start + first + half]
-            border = 0 if forth else last
-            target.narrow(axis, int(forth), last).addcmul_(moved.narrow(axis, int(not forth), last), weight)
-            target.narrow(axis, border, 1).addcmul_(moved.narrow(axis, border, 1), weight)

@@ -109,8 +109,8 @@ class ResNet34PARBKAN(nn.Module):
         if se_kernel_size not in (1, 3):
             raise ValueError(f"se_kernel_size is 1 or 3, not {se_kernel_size}")
 
-        def attention(channels: int) -> nn.Module:
-            return PARB(channels, se_kernel_size, s2_reduce) if parb else nn.Identity()
+        def attention(channels: int, averaged: bool = False) -> nn.Module:
+            return PARB(channels, se_kernel_size, s2_reduce, averaged=averaged) if parb else nn.Identity()
 
         self.num_features = 8 * width
         self.min_side = 32
@@ -125,7 +125,7 @@ class ResNet34PARBKAN(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, blocks=6, stride=2)
         self.parb3 = attention(4 * width)
         self.layer4 = _stage(4 * width, 8 * width, blocks=3, stride=2)
-        self.parb4 = attention(8 * width)
+        self.parb4 = attention(8 * width, averaged=True)
         self.dropout = nn.Dropout(dropout)
         self.head = _head(head, self.num_features, num_classes)
 
