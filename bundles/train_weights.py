@@ -6,7 +6,8 @@
 Each model is trained in two stages, small images first: the network has the same weights at any size, and most of what
 it learns does not need fine detail. The second stage of the segmentation sees phantoms among the mammograms, so that
 `make demo` can show something sensible. Nothing is chosen by the test patients, and there is one seed, 0. What is done
-is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS`.
+is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS` and the numbers
+of their model cards, `docs/results_<name>.md`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from monai_mammo.benchmark.card import card
 from monai_mammo.datasets import phantom
 from monai_mammo.datasets.datalist import SECTIONS, load_datalist, write_json, write_sections
 
@@ -42,6 +44,8 @@ class Stage:
 class Model:
     """A file of weights: which bundle's, what else its config must be told, and how it comes about."""
 
+    task: Literal["quality", "segmentation"]
+    title: str
     bundle: str
     weights: str
     values: dict[str, Any]
@@ -53,6 +57,8 @@ _AUGMENTED = {"cosine": True, "zoom": 0.15}
 
 MODELS = {
     "quality": Model(
+        "quality",
+        "Complete or incomplete",
         "mammo_quality_classification",
         "model.pt",
         {},
@@ -66,6 +72,8 @@ MODELS = {
         ),
     ),
     "roi": Model(
+        "segmentation",
+        "Tumour on a crop around it",
         "mammo_tumor_segmentation",
         "model.pt",
         {"mode": "roi"},
@@ -75,6 +83,8 @@ MODELS = {
         ),
     ),
     "whole": Model(
+        "segmentation",
+        "Tumour on a whole mammogram",
         "mammo_tumor_segmentation",
         "model_whole.pt",
         {"mode": "whole"},
@@ -91,15 +101,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that `monai-mammo prepare cdd-cesm` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the trainings; given again, they go on")
+    parser.add_argument("--test-data", type=Path, nargs="*", default=[], help="further prepared folders to test on")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--install", action="store_true", help="replace the bundles' weights")
     chosen = parser.parse_args()
     data, out = chosen.data.resolve(), chosen.out.resolve()
     for name in chosen.models:
-        weights = train(name, MODELS[name], data, out)
-        test(MODELS[name], weights, data)
+        model = MODELS[name]
+        weights = train(name, model, data, out)
+        tests = [
+            data / model.stages[-1].datalist,
+            *(folder.resolve() / model.stages[-1].datalist for folder in chosen.test_data),
+        ]
+        numbers = card(
+            model.task,
+            model.title,
+            {datalist: test(model, weights, datalist) for datalist in tests if datalist.is_dir()},
+        )
+        print(numbers)
         if chosen.install:
-            install(MODELS[name], weights)
+            install(name, model, weights, numbers)
 
 
 def train(name: str, model: Model, data: Path, out: Path) -> Path:
@@ -135,17 +156,17 @@ def with_phantoms(datalist: Path, out: Path) -> Path:
     return joined
 
 
-def test(model: Model, weights: Path, data: Path) -> None:
-    """Test on the data set's held-out patients, with the bundle's own values; results beside the weights."""
-    folder = weights.parent / "test"
+def test(model: Model, weights: Path, datalist: Path) -> Path:
+    """Test on held-out patients, with the bundle's own values; the folder of the results, beside the weights."""
+    folder = weights.parent / f"test_{datalist.parent.name}"
     if not (folder / "metrics.json").is_file():
-        datalist = data / model.stages[-1].datalist
         values = {**model.values, "dataset_dir": datalist, "weights": weights, "output_dir": folder}
         run(model, "evaluating", ["train.yaml", "evaluate.yaml"], values)
+    return folder
 
 
-def install(model: Model, weights: Path) -> None:
-    """Copy weights into their bundle and write the sums of all that are there, as `sha256sum -c` reads them."""
+def install(name: str, model: Model, weights: Path, numbers: str) -> None:
+    """Copy weights into their bundle, write the sums of all that are there (`sha256sum -c` reads them) and the card."""
     models = HERE / model.bundle / "models"
     models.mkdir(exist_ok=True)
     partial = models / f"{model.weights}.part"
@@ -153,6 +174,7 @@ def install(model: Model, weights: Path) -> None:
     partial.replace(models / model.weights)
     sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(models.glob("*.pt"))]
     (models / "SHA256SUMS").write_text("".join(sums))
+    (HERE / model.bundle / "docs" / f"results_{name}.md").write_text(numbers)
 
 
 def run(model: Model, entry: str, configs: list[str], values: dict[str, Any]) -> None:

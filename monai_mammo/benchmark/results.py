@@ -135,15 +135,19 @@ def _entrant(name: str, shown: str, runs: list[Run], test: str, entries: list[di
     return Entrant(
         name,
         shown,
-        {run.seed or 0: _records(run.tests(test), entries) for run in done},
+        {run.seed or 0: read_records(run.tests(test), entries) for run in done},
         {run.seed or 0: run.folder for run in done},
         state + (f", {len(failed)} failed" if done and failed else ""),
         baseline=all(run.seed is None for run in runs),
     )
 
 
-def _records(folder: Path, entries: list[dict[str, Any]]) -> list[Record]:
-    """The records of one test, which must be of the entries, in their order."""
+def read_records(folder: Path, entries: list[dict[str, Any]]) -> list[Record]:
+    """Every image's record of one evaluation, which must be of the entries, in their order.
+
+    Raises:
+        MammogramError: the file is illegible, or its rows are others.
+    """
     file = folder / "per_image.csv"
     try:
         with file.open(newline="") as handle:

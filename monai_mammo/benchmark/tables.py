@@ -98,6 +98,22 @@ def further_table(analysis: Analysis) -> Table:
     return Table(head, rows, "", frozenset(marked))
 
 
+def metrics_table(analysis: Analysis, name: str) -> Table:
+    """Every metric of one system, a row each."""
+    present = next(iter(analysis.metrics[name].values()))
+    shown = NAMES | {
+        f"sensitivity_at_{rate:g}": f"Lesions found at {rate:g} false marks an image" for rate in OPERATING_POINTS
+    }
+    rows = [
+        [shown[metric], _cell(analysis.estimate(name, metric), metric)]
+        for metric in shown
+        if math.isfinite(present.get(metric, math.nan))
+    ]
+    return Table(
+        ["Metric", "Value [95 % interval]"], rows, "In per cent, by a bootstrap of the patients; distances as named."
+    )
+
+
 def froc_table(analysis: Analysis) -> Table:
     """Sensitivity of whole images at fixed numbers of false marks."""
     metrics = [f"sensitivity_at_{rate:g}" for rate in OPERATING_POINTS]
