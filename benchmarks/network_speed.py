@@ -1,139 +1,196 @@
 """How much faster the networks run as they are served and trained than as plain float32; what PARB and KAN cost.
 
-    python benchmarks/network_speed.py [--width 64] [--stem resnet] [--side 224] [--batch-size 8] [--repeats 20]
+    python benchmarks/network_speed.py [--widths 64 24] [--repeats 9] [--parts classifier inference training]
 
-All that is compared takes turns in one process, so that whatever else the machine does meets all alike. Each ratio is
-given of the minima and of the medians; on a busy machine only the minima mean something. The goals, at full width:
-inference 2.0 and training 1.7 times as fast on a CPU with bfloat16 units, PARB and KAN head 1.20 at most.
+All that is compared takes turns in one process and on one thread, so that whatever else the machine does meets all
+alike; medians, of processor time and of wall time. Beside each ratio stands how far the faster outputs lie from the
+plain float32 network's. The goals: inference 2.0 and training 1.7 times as fast on a CPU with bfloat16 units, PARB and
+KAN head 1.20 at most. It measures and asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from monai.losses import DiceCELoss
-from torch import nn
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
 
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 from monai_mammo.networks.inference import for_inference
 from monai_mammo.predictor import MixedPrecisionInferer, prefers_bfloat16
 
-Times = dict[str, list[float]]
+
+@dataclass
+class Run:
+    """One arrangement of a network: what runs it once, how far its output is off, and its times in seconds."""
+
+    step: Callable[[], object]
+    error: float | None = None
+    processor: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """Arrangements that take turns; the ratio is of `above`'s time to that of `below`."""
+
+    title: str
+    runs: dict[str, Run]
+    above: str
+    below: str
+    goal: str
+    repeats: int
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--width", type=int, default=64)
+    arguments.add_argument("--widths", type=int, nargs="+", default=[64, 24], help="of the classifier")
+    arguments.add_argument("--unet-widths", type=int, nargs="+", default=[64, 16], help="of ResPAM U-Net")
     arguments.add_argument("--stem", default="resnet")
     arguments.add_argument("--side", type=int, default=224)
-    arguments.add_argument("--batch-size", type=int, default=8)
-    arguments.add_argument("--repeats", type=int, default=20)
+    arguments.add_argument("--batch-size", type=int, default=8, help="of ResPAM U-Net; the classifier's is 1")
+    arguments.add_argument("--repeats", type=int, default=9)
+    arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments.add_argument("--parts", nargs="+", default=["classifier", "inference", "training"])
+    parts = {"classifier": classifier, "inference": inference, "training": training}
+    arguments.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     chosen = arguments.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
     device = torch.device(chosen.device)
     units = "with" if prefers_bfloat16(device) else "WITHOUT"
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {units} bfloat16 units")
-    print(f"width {chosen.width}, stem {chosen.stem}, {chosen.side} x {chosen.side}, {chosen.repeats} repeats")
-    for part in chosen.parts:
-        {"classifier": classifier, "inference": inference, "training": training}[part](chosen, device)
+    table = Table(
+        title=f"torch {torch.__version__}, {device}, {chosen.threads} threads, {units} bfloat16 units, "
+        f"{chosen.side} x {chosen.side}"
+    )
+    for column in ("compared", "processor ms", "wall ms", "ratio", "wall ratio", "goal", "rel. error"):
+        table.add_column(column, justify="left" if column == "compared" else "right")
+    console = Console(width=140)
+    with Progress(console=console) as progress:
+        for part in chosen.parts:
+            widths = chosen.widths if part == "classifier" else chosen.unet_widths
+            for width in widths:
+                for comparison in parts[part](chosen, width, device):
+                    take_turns(comparison, device, progress)
+                    add_rows(table, comparison)
+    console.print(table)
 
 
-def classifier(chosen: argparse.Namespace, device: torch.device) -> None:
+def classifier(chosen: argparse.Namespace, width: int, device: torch.device) -> list[Comparison]:
     """Batch 1: ResNet34 with PARB and KAN head over ResNet34, the same optimisations on both."""
     image = torch.randn(1, 3, chosen.side, chosen.side, device=device)
     plain = {
-        "ResNet34": ResNet34PARBKAN(width=chosen.width, parb=False, head="linear").to(device).eval(),
-        "ResNet34 + PARB + KAN": ResNet34PARBKAN(width=chosen.width).to(device).eval(),
+        "ResNet34": ResNet34PARBKAN(width=width, parb=False, head="linear").to(device).eval(),
+        "ResNet34 + PARB + KAN": ResNet34PARBKAN(width=width).to(device).eval(),
     }
-    for title, amp, faster in (("plain float32", False, False), ("float32", False, True), ("bfloat16", True, True)):
-        runs = {}
-        for name, network in plain.items():
-            network = for_inference(network, image, amp) if faster else network
-            runs[name] = forward(network, image, amp)
-        times = take_turns(runs, chosen.repeats, device)
-        report(f"latency at batch 1, {title}", times, "ResNet34 + PARB + KAN", "ResNet34")
+    for module in plain["ResNet34 + PARB + KAN"].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # a new PARB's is zero, and its errors would not be seen
+    comparisons = []
+    for precision, amp in (("float32", False), ("bfloat16", True)):
+        runs = {name: forward(for_inference(net, image, amp), image, amp, net) for name, net in plain.items()}
+        title = f"classifier, width {width}, batch 1, folded, {precision}"
+        comparisons.append(Comparison(title, runs, "ResNet34 + PARB + KAN", "ResNet34", "<= 1.20", 3 * chosen.repeats))
+    return comparisons
 
 
-def inference(chosen: argparse.Namespace, device: torch.device) -> None:
+def inference(chosen: argparse.Namespace, width: int, device: torch.device) -> list[Comparison]:
     """ResPAM U-Net as served, over the plain network."""
     images = torch.randn(chosen.batch_size, 3, chosen.side, chosen.side, device=device)
-    plain = ResPAMUNet(out_channels=2, width=chosen.width, stem=chosen.stem).to(device).eval()
+    plain = ResPAMUNet(out_channels=2, width=width, stem=chosen.stem).to(device).eval()
     runs = {
-        "plain float32": forward(plain, images, False),
-        "served, float32": forward(for_inference(plain, images[:1]), images, False),
-        "served, bfloat16": forward(for_inference(plain, images[:1], True), images, True),
+        "plain float32": forward(plain, images, False, plain),
+        "served, bfloat16": forward(for_inference(plain, images[:1], True), images, True, plain),
     }
-    times = take_turns(runs, chosen.repeats, device)
-    for name in list(runs)[1:]:
-        report(f"ResPAM U-Net, batch {chosen.batch_size}, {name}", times, "plain float32", name)
+    title = f"ResPAM U-Net, width {width}, inference at batch {chosen.batch_size}"
+    repeats = max(3, chosen.repeats // 3)
+    return [Comparison(title, runs, "plain float32", "served, bfloat16", ">= 2.0", repeats)]
 
 
-def training(chosen: argparse.Namespace, device: torch.device) -> None:
-    """A training step as the bundle does it (channels last, autocast), over the plain one."""
+def training(chosen: argparse.Namespace, width: int, device: torch.device) -> list[Comparison]:
+    """A training step as the bundle does it (channels last, autocast), over the plain one; the optimiser included."""
     images = torch.randn(chosen.batch_size, 3, chosen.side, chosen.side, device=device)
     masks = (torch.rand(chosen.batch_size, 1, chosen.side, chosen.side, device=device) > 0.6).float()
+    plain = ResPAMUNet(out_channels=2, width=width, stem=chosen.stem).to(device).train()
+    loss_function = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, smooth_nr=1.0, smooth_dr=1.0)
 
-    def step(amp: bool, layout: torch.memory_format) -> Callable[[], object]:
-        network = ResPAMUNet(out_channels=2, width=chosen.width, stem=chosen.stem).to(device).train()
-        network.to(memory_format=layout)  # type: ignore[call-overload]
+    def step(amp: bool, layout: torch.memory_format) -> Callable[[], float]:
+        network = copy.deepcopy(plain).to(memory_format=layout)  # type: ignore[call-overload]
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-        loss_function = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         inferer = MixedPrecisionInferer(amp)
 
-        def run() -> None:
+        def run() -> float:
             optimizer.zero_grad()
-            loss_function(inferer(images, network), masks).backward()
+            loss = loss_function(inferer(images, network), masks)
+            loss.backward()
             optimizer.step()
+            return float(loss.detach())
 
         return run
 
+    slow, fast = step(False, torch.contiguous_format), step(True, torch.channels_last)
+    expected, loss = slow(), fast()  # of the same weights; the step also warms up
     runs = {
-        "plain float32": step(False, torch.contiguous_format),
-        "channels last, bfloat16": step(True, torch.channels_last),
+        "plain float32": Run(slow),
+        "channels last, bfloat16": Run(fast, abs(loss - expected) / abs(expected)),
     }
-    times = take_turns(runs, max(3, chosen.repeats // 4), device)
-    report(f"ResPAM U-Net, training step, batch {chosen.batch_size}", times, *runs)
+    title = f"ResPAM U-Net, width {width}, training step at batch {chosen.batch_size} (error: of the loss)"
+    repeats = max(2, chosen.repeats // 4)
+    return [Comparison(title, runs, "plain float32", "channels last, bfloat16", ">= 1.7", repeats)]
 
 
-def forward(network: nn.Module, images: torch.Tensor, amp: bool) -> Callable[[], object]:
-    """What runs the network once without gradients."""
+def forward(network: nn.Module, images: Tensor, amp: bool, plain: nn.Module) -> Run:
+    """What runs the network once without gradients; its error is the largest, over the plain one's largest score."""
     inferer = MixedPrecisionInferer(amp)
 
-    def run() -> torch.Tensor:
-        with torch.inference_mode():
-            return inferer(images, network)
+    @torch.inference_mode()
+    def run() -> Tensor:
+        return inferer(images, network)
 
-    return run
+    if network is plain:
+        return Run(run)
+    with torch.inference_mode():
+        expected = plain(images)
+    return Run(run, float((run() - expected).abs().max() / expected.abs().max()))
 
 
-def take_turns(runs: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> Times:
-    """Seconds of each run, one after the other in every round; the first round warms up."""
-    times: Times = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
+def take_turns(comparison: Comparison, device: torch.device, progress: Progress) -> None:
+    """Time each run, one after the other in every round; the first round warms up and is not kept."""
+    task = progress.add_task(comparison.title, total=comparison.repeats + 1)
+    for round_number in range(comparison.repeats + 1):
+        for run in comparison.runs.values():
+            processor, wall = time.process_time(), time.perf_counter()
+            run.step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: seconds[1:] for name, seconds in times.items()}
+            if round_number > 0:
+                run.processor.append(time.process_time() - processor)
+                run.wall.append(time.perf_counter() - wall)
+        progress.advance(task)
 
 
-def report(title: str, times: Times, above: str, below: str) -> None:
-    """Both times and their ratio, of the minima and of the medians."""
-    print(f"\n{title}")
-    for name in (above, below):
-        print(
-            f"  {name:26s} min {min(times[name]) * 1000:9.1f} ms  median {statistics.median(times[name]) * 1000:9.1f}"
-        )
-    least = min(times[above]) / min(times[below])
-    middle = statistics.median(times[above]) / statistics.median(times[below])
-    print(f"  {above} / {below}: {least:.2f} (minima), {middle:.2f} (medians)", flush=True)
+def add_rows(table: Table, comparison: Comparison) -> None:
+    """A line for each arrangement, then the ratio of their medians."""
+    table.add_row(f"[bold]{comparison.title}[/bold]")
+    medians = {
+        name: (statistics.median(run.processor), statistics.median(run.wall)) for name, run in comparison.runs.items()
+    }
+    for name, run in comparison.runs.items():
+        processor, wall = (f"{seconds * 1000:.1f}" for seconds in medians[name])
+        error = "" if run.error is None else f"{run.error:.1e}"
+        table.add_row(f"  {name}", processor, wall, "", "", "", error)
+    above, below = medians[comparison.above], medians[comparison.below]
+    ratios = (f"{above[kind] / below[kind]:.2f}" for kind in (0, 1))
+    table.add_row(f"  {comparison.above} / {comparison.below}", "", "", *ratios, comparison.goal, "", end_section=True)
 
 
 if __name__ == "__main__":
