@@ -38,10 +38,9 @@ def cubic_bspline_bases(x: Tensor, grid_size: int = GRID_SIZE) -> Tensor:
     Returns:
         The shape of `x` and behind it one axis of grid_size + 3 bases.
     """
-    position = (x + 1) * (grid_size / 2)
     centres = torch.arange(-1, grid_size + 2, device=x.device, dtype=x.dtype)
-    distance = (position.unsqueeze(-1) - centres).abs()
-    return (F.relu(2 - distance).pow(3) - 4 * F.relu(1 - distance).pow(3)) / 6
+    distance = torch.add(grid_size / 2 - centres, x.unsqueeze(-1), alpha=grid_size / 2).abs()
+    return torch.sub(F.relu(2 - distance).pow(3), F.relu(1 - distance).pow(3), alpha=4) / 6
 
 
 class Squash(nn.Module):
