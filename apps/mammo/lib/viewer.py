@@ -51,12 +51,19 @@ def find_viewer(configured: str | None = None) -> Path:
         return Path(configured).resolve()
     if (FETCHED / "index.html").is_file():
         return FETCHED
-    logger.warning("OHIF 3.13 is not in %s: MONAI Label's older one is served. `make ohif` fetches it", FETCHED)
-    return BUILT_IN
+    logger.warning(
+        "OHIF 3.13 is not in %s: MONAI Label's older one is served, without the mammography mode. `make ohif` fetches "
+        "the newer one",
+        FETCHED,
+    )
+    return BUILT_IN.resolve()
 
 
 def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -> None:
     """Serve OHIF at /ohif in place of MONAI Label's, our modules at /mammo, and saved masks in the form they read.
+
+    MONAI Label's own build is too old for our mode: it gets a configuration without it that says so, and a study's
+    address in our mode leads to its plain viewer.
 
     OHIF's build takes its scripts from the root, so each of its files has a route there too. They are listed now, one
     by one: nothing that is not OHIF's can be reached by them, and no other route is hidden.
@@ -72,9 +79,12 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
     folder = find_viewer(configured)
     routes, former = server.router.routes, len(server.router.routes)
     viewer, modules = _Files(folder), _Files(MODULES)
+    too_old = folder == BUILT_IN.resolve()
 
     async def application(request: Request) -> Response:
         path = request.path_params["path"]
+        if too_old and path == "mammo":
+            return RedirectResponse(f"/ohif/viewer?{request.url.query}")
         if path in own:
             return await own[path](request)
         try:
@@ -88,7 +98,10 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
         return await modules.answer(f"{request.path_params['name']}.js", request)
 
     async def config(request: Request) -> Response:
-        return await modules.answer("app-config.js", request)
+        if not too_old:
+            return await modules.answer("app-config.js", request)
+        both = "\n".join((MODULES / name).read_text(encoding="utf-8") for name in ("app-config.js", "fallback.js"))
+        return Response(both, media_type="text/javascript", headers={"cache-control": "no-cache"})
 
     async def no_service_worker(request: Request) -> Response:
         return Response(_NO_SERVICE_WORKER, media_type="text/javascript")

@@ -1,0 +1,15 @@
+// Follows app-config.js where only MONAI Label's older OHIF is there, in which our mode does not load: OHIF's own
+// modes, and in place of its logo how to get ours.
+
+Object.assign(window.config, {
+  extensions: [],
+  modes: [],
+  whiteLabeling: {
+    createLogoComponentFn: React =>
+      React.createElement(
+        'span',
+        { role: 'alert', style: { color: '#ffb000', fontSize: '14px' } },
+        'Older OHIF, without the mammography mode: run “make ohif” and restart the server'
+      ),
+  },
+});
