@@ -89,7 +89,7 @@ MODELS = {
         "model_whole.pt",
         {"mode": "whole"},
         (
-            Stage("small", "segmentation_whole", {**_AUGMENTED, "whole_size": [256, 160], "epochs": 30}),
+            Stage("small", "segmentation_whole", {**_AUGMENTED, "whole_size": [256, 160], "epochs": 20}),
             Stage("full", "segmentation_whole", {**_AUGMENTED, "epochs": 12, "learning_rate": 0.0005}, phantoms=True),
         ),
     ),

@@ -31,11 +31,12 @@ def ellipses(batch: int, seed: int) -> tuple[Tensor, Tensor]:
     return noisy.unsqueeze(1).repeat(1, 3, 1, 1), mask.long()
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=[(name, seed) for name in NETWORKS for seed in (0, 1)], ids=str)
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """A network after some training: how far rounding reaches belongs to the weights."""
-    torch.manual_seed(1)
-    network = NETWORKS[request.param]().train()
+    name, seed = request.param
+    torch.manual_seed(seed)
+    network = NETWORKS[name]().train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3
@@ -63,12 +64,15 @@ def test_float32_is_equal_to_a_hundred_thousandth(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def test_bfloat16_is_equal_to_a_hundredth(network: nn.Module) -> None:
+def test_bfloat16_is_equal_to_a_hundredth_unless_the_plain_network_is_not_either(network: nn.Module) -> None:
     expected = network(images(8))
     with torch.autocast("cpu", torch.bfloat16):
+        plain = network(images(8)).float()
         scores = for_inference(network, images(1), bfloat16=True)(images(8)).float()
-    error = (scores - expected).square().mean().sqrt()
-    assert 0 < error <= 1e-2 * (expected.max() - expected.min())
+    errors = [
+        (found - expected).square().mean().sqrt() / (expected.max() - expected.min()) for found in (plain, scores)
+    ]
+    assert 0 < errors[1] <= max(1e-2, 2 * errors[0])
 
 
 @torch.no_grad()
