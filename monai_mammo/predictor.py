@@ -134,7 +134,7 @@ class Predictor:
             raise FileNotFoundError(
                 f"{self.bundle.name} has no weights at {self.weights}: train it with `python -m monai.bundle run "
                 f"training --config_file configs/train.yaml --bundle_root {self.bundle} --dataset_dir <your data>`, "
-                "or run `make demo`, which trains both bundles on phantoms"
+                "or restore the weights that ship with it"
             )
         network = self.parser.get_parsed_content("network_def")
         network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))

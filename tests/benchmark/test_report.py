@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from monai_mammo.benchmark.analysis import Analysis, checks
+from monai_mammo.benchmark.card import card
 from monai_mammo.benchmark.page import Table, html, markdown
 from monai_mammo.benchmark.plan import Plan, find_bundle, settle
 from monai_mammo.benchmark.report import write_report
@@ -260,3 +261,16 @@ def test_texts_cannot_break_the_page():
     table = Table(["a|b", "<i>"], [["<script>alert(1)</script>", "1 [0, 2]"]])
     assert "a\\|b" in markdown([table], "pictures")
     assert "<script>" not in html([table], "</title><script>")
+
+
+@pytest.mark.parametrize(("task", "headline"), [("quality", "AUC"), ("segmentation", "Dice, mean over lesions")])
+def test_a_model_card_gives_every_metric_and_the_subgroups_of_one_set_of_weights(data, tmp_path, task, headline):
+    datalist = data / ("quality" if task == "quality" else "segmentation_roi")
+    records = records_of(task, load_datalist(datalist, "test"), seed=0)
+    (QualityReport if task == "quality" else SegmentationReport)(output_dir=tmp_path, resamples=20).write(records)
+    written = card(task, "A model", {datalist: tmp_path}, resamples=100)
+    patients = len({record["patient"] for record in records})
+    assert f"{len(records)} test entries of {patients} patients" in written
+    assert re.search(rf"\| {headline} \| \d+\.\d \[\d+\.\d, \d+\.\d\] \|", written)
+    assert "| view: CC |" in written
+    assert "| view: MLO |" in written
