@@ -75,7 +75,7 @@ def write_png(path: Path, pixels: np.ndarray) -> Path:
 
 def copy_bundles(folder: Path, **values: Any) -> Path:
     """Both bundles with other values in their configs, where these have them."""
-    for source in sorted((ROOT / "bundles").iterdir()):
+    for source in sorted((ROOT / "bundles").glob("mammo_*")):
         ignored = shutil.ignore_patterns("*.pt", "eval", "cache", "data")
         shutil.copytree(source, folder / source.name, ignore=ignored)
         (folder / source.name / "models").mkdir(exist_ok=True)

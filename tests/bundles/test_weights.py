@@ -2,9 +2,14 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from PIL import Image
+
+from monai_mammo.datasets.datalist import load_datalist
+from monai_mammo.predictor import Predictor
 
 SHIPPED = (
     ("mammo_quality_classification", "model.pt"),
@@ -29,3 +34,42 @@ def test_weights_are_a_plain_state_dict_of_the_served_network(root, bundle, name
     parser = ConfigParser(config)
     parser.get_parsed_content("network_def").load_state_dict(state, strict=True)
     assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.fixture(scope="module")
+def lesions(phantoms):
+    """Masses of phantoms that the weights have not seen, with their boxes."""
+    return [
+        entry for section in ("training", "test") for entry in load_datalist(phantoms / "segmentation_roi", section)
+    ]
+
+
+def test_a_box_about_a_phantoms_mass_gives_its_mask(root, lesions):
+    predictor = Predictor(root / "bundles" / "mammo_tumor_segmentation")
+    dice = []
+    for entry in lesions[:6]:
+        pred = np.asarray(predictor(entry["image"], box=entry["box"])["pred"])[0] > 0
+        truth = np.asarray(Image.open(entry["label"])) > 0
+        dice.append(2 * (pred & truth).sum() / (pred.sum() + truth.sum()))
+    assert np.mean(dice) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("bundle", "mode", "what"),
+    [
+        ("mammo_quality_classification", {}, "pred"),
+        ("mammo_tumor_segmentation", {"mode": "roi"}, "probability"),
+        ("mammo_tumor_segmentation", {"mode": "whole"}, "probability"),
+    ],
+)
+def test_bfloat16_says_what_float32_says(root, lesions, bundle, mode, what):
+    given = {"box": lesions[0]["box"]} if mode.get("mode") == "roi" else {}
+    plain, fast = (
+        torch.as_tensor(
+            Predictor(root / "bundles" / bundle, overrides={**mode, "amp": amp})(lesions[0]["image"], **given)[what]
+        )
+        for amp in (False, True)
+    )
+    said = (plain > 0.002) | (fast > 0.002)
+    assert said.any()
+    assert (plain - fast)[said].square().mean().sqrt() <= 2e-2
