@@ -1,6 +1,6 @@
 """How much faster the networks run as they are served and trained than as plain float32; what PARB and KAN cost.
 
-    python benchmarks/network_speed.py [--widths 64 24] [--repeats 9] [--parts classifier inference training]
+    python benchmarks/network_speed.py [--widths 64 16] [--repeats 9] [--parts classifier inference training]
 
 All that is compared takes turns in one process and on one thread, so that whatever else the machine does meets all
 alike; medians, of processor time and of wall time. Beside each ratio stands how far the faster outputs lie from the
@@ -53,7 +53,7 @@ class Comparison:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--widths", type=int, nargs="+", default=[64, 24], help="of the classifier")
+    arguments.add_argument("--widths", type=int, nargs="+", default=[64, 16], help="of the classifier")
     arguments.add_argument("--unet-widths", type=int, nargs="+", default=[64, 16], help="of ResPAM U-Net")
     arguments.add_argument("--stem", default="resnet")
     arguments.add_argument("--side", type=int, default=224)
