@@ -110,7 +110,7 @@ class BilinearKAN(nn.Module):
         # which learns at once; about zero they are even in the features. The forms are random (the identity would
         # start all alike and stay stuck) and small enough for the SiLU behind them to pass either sign.
         with torch.no_grad():
-            self.kan.spline_weight += 1.28 / in_features
+            self.kan.spline_weight.add_(1.28 / in_features)
         self.bilinear = nn.Parameter(0.25 * bases**-0.5 * torch.randn(interactions, bases, bases))
         self.out = nn.Linear(interactions, num_classes)
 
