@@ -4,8 +4,8 @@
     python bundles/train_weights.py --data data/cdd-cesm --out runs/weights [--install]
 
 Each model is trained in two stages, small images first: the network has the same weights at any size, and most of what
-it learns does not need fine detail. The second stage of the segmentation sees phantoms among the mammograms, so that
-`make demo` can show something sensible. Nothing is chosen by the test patients, and there is one seed, 0. What is done
+it learns does not need fine detail. The second stage of the segmentation sees phantoms among the mammograms, because
+`make demo` shows phantoms. Nothing is chosen by the test patients, and there is one seed, 0. What is done
 is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS` and the numbers
 of their model cards, `docs/results_<name>.md`.
 """
