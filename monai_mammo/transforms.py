@@ -20,10 +20,9 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 from monai.utils import TraceKeys, convert_to_numpy, ensure_tuple_rep
 from PIL import Image
-from torch.nn.functional import adaptive_avg_pool2d
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region
+from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced
 from monai_mammo.resampling import empty_canvas, put_back, resample, taps_of
 
 
@@ -137,7 +136,7 @@ class BreastRegiond(Transform):
         """Add the region of the breast."""
         d = dict(data)
         pixels = _first_channel(d[self.image_key])
-        outline = breast_mask(_reduced(pixels))
+        outline = breast_mask(reduced(pixels, 256))
         box = bounding_box(outline) or [0, 0, *outline.shape]
         steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)] * 2
         region = [math.ceil(value * step) for value, step in zip(box, steps, strict=True)]
@@ -297,13 +296,6 @@ class RestoreMaskd(Transform):
         d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=image.meta), reach
         d[self.pred_key] = MetaTensor(mask, meta=image.meta)
         return d
-
-
-def _reduced(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
-    """Means over (rows, columns) so that the longer side has `longest` pixels; a smaller image as it is."""
-    factor = max(1.0, max(pixels.shape) / longest)
-    rows, columns = (max(1, round(side / factor)) for side in pixels.shape)
-    return adaptive_avg_pool2d(torch.as_tensor(pixels)[None], (rows, columns))[0].numpy()
 
 
 def _pixels(img: torch.Tensor) -> torch.Tensor:

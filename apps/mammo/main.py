@@ -24,6 +24,7 @@ from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs
+from lib.memory import keep_memory
 from lib.models import ServedModel
 from lib.routes import install as install_study_routes
 from lib.scoring import Scoring
@@ -79,6 +80,7 @@ class MammoApp(MONAILabelApp):
         self.worklist = self._worklist()
         self.activity = Activity(self._records() / ".activity.jsonl", self.worklist)
         if self._server:
+            keep_memory()
             self._open(self._server.app)
             if self.conf.get("scoring", "on") != "off":
                 self.scoring.start()

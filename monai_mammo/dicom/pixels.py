@@ -36,7 +36,8 @@ MAX_PIXELS = 100_000_000
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _JPEG2000 = (JPEG2000Lossless, JPEG2000)
-_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_LITTLE_ENDIAN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+_NATIVE = (*_LITTLE_ENDIAN, ExplicitVRBigEndian)
 _EXPORT_AGAIN = "Export or download the file again"
 _UNCOMPRESS = "Convert it to Explicit VR Little Endian, for example with gdcmconv --raw"
 _WRONG_CONTENT = "Give a greyscale mammogram of 8 or 16 bits"
@@ -110,24 +111,40 @@ def read_stored(path: Path, file: BinaryIO, dataset: FileDataset, layout: Layout
     Raises:
         MammogramError: the pixels cannot be decoded, or are not what the header says.
     """
-    encapsulated = layout.element.length == _UNDEFINED_LENGTH
+    syntax = _syntax(dataset)
     file.seek(_value_offset(layout.element), os.SEEK_CUR)
-    if encapsulated:
-        value = _read_encapsulated(path, file, _syntax(dataset), layout.shape)
+    if syntax in _LITTLE_ENDIAN:
+        stored = _read_uncompressed(path, file, layout)
+    else:
+        stored = _read_and_decode(path, file, dataset, layout)
+    if layout.stored_bits < layout.allocated:
+        # PS3.5 8.1.1: bits beyond those stored may hold anything (once, overlays) and are no part of the pixel.
+        np.bitwise_and(stored, stored.dtype.type(2**layout.stored_bits - 1), out=stored)
+    return stored
+
+
+def _read_uncompressed(path: Path, file: BinaryIO, layout: Layout) -> np.ndarray:
+    """Straight into an array: NumPy takes memory in large pages, where a file's bytes cost more than their reading."""
+    stored = np.empty(layout.shape, f"<u{layout.allocated // 8}")
+    if file.readinto(stored.data.cast("B")) != stored.nbytes:  # type: ignore[attr-defined]
+        raise MammogramError(path, "the file became shorter while it was read", _EXPORT_AGAIN)
+    return stored
+
+
+def _read_and_decode(path: Path, file: BinaryIO, dataset: FileDataset, layout: Layout) -> np.ndarray:
+    syntax = _syntax(dataset)
+    if layout.element.length == _UNDEFINED_LENGTH:
+        value = _read_encapsulated(path, file, syntax, layout.shape)
     else:
         claimed = layout.shape[0] * layout.shape[1] * layout.allocated // 8
         # What follows the image (padding, a forgotten second frame) would only take memory.
         value = file.read(claimed).ljust(claimed + claimed % 2, b"\0")
-    with refusing(path, f'the pixel data of transfer syntax "{_syntax(dataset).name}" cannot be decoded', _UNCOMPRESS):
-        jpeg2000 = encapsulated and _syntax(dataset) in _JPEG2000
-        array = _decode_jpeg2000(value, layout) if jpeg2000 else _decode(path, dataset, layout, value)
+    with refusing(path, f'the pixel data of transfer syntax "{syntax.name}" cannot be decoded', _UNCOMPRESS):
+        array = _decode_jpeg2000(value, layout) if syntax in _JPEG2000 else _decode(path, dataset, layout, value)
     if array.shape != layout.shape:
         raise MammogramError(path, f"decoding gave {array.shape} pixels, the header says {layout.shape}", _EXPORT_AGAIN)
     stored = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.dtype.itemsize}")
-    if layout.stored_bits < layout.allocated:
-        # PS3.5 8.1.1: bits beyond those stored may hold anything (once, overlays) and are no part of the pixel.
-        stored = stored & stored.dtype.type(2**layout.stored_bits - 1)
-    return stored
+    return stored if stored.flags.writeable else stored.copy()
 
 
 def _decode(path: Path, dataset: FileDataset, layout: Layout, value: bytes) -> np.ndarray:
