@@ -1,4 +1,4 @@
-"""A process that scores images for another one, at low priority: `python -m monai_mammo.active_learning.worker`.
+"""A process that scores images for another one: `python -m monai_mammo.active_learning.worker`.
 
 One JSON object a line: the job comes first, then images; each is answered by one line. It ends with its input, hence
 with the process that started it. Not here: which images, and what becomes of their scores.
@@ -25,9 +25,6 @@ import torch
 from monai_mammo.active_learning.scores import score_image
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.predictor import Predictor
-
-NICENESS = 10
-"""A tenth of the processor beside a busy process: inference hardly notices, and 19 would starve beside a training."""
 
 Answer = Callable[[dict[str, Any]], None]
 
@@ -87,8 +84,6 @@ def main() -> None:
     """Serve standard input and output; whatever a library prints goes to the error stream."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
     torch.set_num_threads(1)
     serve(sys.stdin, lambda content: print(json.dumps(content), file=answers))
 

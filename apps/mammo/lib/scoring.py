@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 """How often new images and new weights are looked for."""
+
+NICENESS = 10
+"""A tenth of the processor beside a busy process: inference hardly notices, and 19 would starve beside a training."""
 
 IMAGE_SECONDS = 600.0
 """An image that takes longer is given up."""
@@ -121,6 +125,8 @@ class Worker:
         job = {"bundle": str(model.bundle), "weights": str(weights), "overrides": model.overrides}
         command = [sys.executable, "-m", "monai_mammo.active_learning.worker"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if hasattr(os, "setpriority"):  # from here, since the worker's imports alone take seconds
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS))
         try:
             self.weights = str(self._ask(job)["weights"])
         except WorkerEnded:
