@@ -141,6 +141,25 @@ def report(
         console.print(str(file), soft_wrap=True, highlight=False)
 
 
+@app.command()
+def records(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of benchmarks, or folders of those.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the copies go, one folder a benchmark.")],
+) -> None:
+    """Copy what a report is computed from (every image's result, the plan, curves), without weights, masks and logs."""
+    try:
+        from monai_mammo.benchmark.records import keep_records
+    except ImportError as error:
+        raise _stop(f"the package {error.name} is not installed: pip install {error.name}") from error
+    try:
+        for folder in keep_records(folders, out):
+            console.print(str(folder), soft_wrap=True, highlight=False)
+    except MammogramError as error:
+        raise _stop(str(error)) from error
+
+
 def _plan(
     task: Literal["quality", "segmentation"],
     data: Path,

@@ -16,12 +16,14 @@ from monai_mammo.benchmark import figures, papers, tables
 from monai_mammo.benchmark.analysis import HEADLINE, Analysis, checks, subgroups
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
 from monai_mammo.benchmark.plan import OWN, command
-from monai_mammo.benchmark.results import Benchmark, find_benchmarks, read_benchmark, title
+from monai_mammo.benchmark.results import Benchmark, Entrant, find_benchmarks, read_benchmark, title
 from monai_mammo.benchmark.statistics import RESAMPLES
 from monai_mammo.benchmark.triptychs import triptychs
 from monai_mammo.datasets.datalist import SECTIONS
 
 PICTURES = "images/benchmarks"
+CASES = "cases.png"
+"""In a benchmark's folder: the picture of its cases, where its masks are no longer."""
 TITLE = "Benchmarks"
 _SHOWN = 4
 """Systems whose masks are shown side by side."""
@@ -160,8 +162,9 @@ def _claims(analysis: Analysis) -> list[str]:
 
 def _blocks(section: _Section) -> list[Block]:
     benchmark, analysis = section.benchmark, section.analysis
-    blocks: list[Block] = [Heading(2, section.title), Points(_facts(section)), Text("To repeat it:")]
-    blocks += [Code(command(benchmark.plan, str(benchmark.out))), Heading(3, "Results"), tables.papers_table(analysis)]
+    again = Code(command(benchmark.plan, f"runs/bench/{benchmark.out.resolve().name}"))
+    blocks: list[Block] = [Heading(2, section.title), Points(_facts(section)), Text("To repeat it:"), again]
+    blocks += [Heading(3, "Results"), tables.papers_table(analysis)]
     if not analysis.test.finished:
         return blocks
     blocks += [_forest(section), tables.further_table(analysis)]
@@ -256,19 +259,30 @@ def _drawings(section: _Section) -> list[Block]:
 
 
 def _cases(section: _Section) -> list[Block]:
-    analysis, plan = section.analysis, section.benchmark.plan
-    if not analysis.ranked():
+    if not section.analysis.ranked():
         return []
-    leading = analysis.entrant(analysis.reference) or analysis.ranked()[0]
-    others = [entrant for entrant in analysis.ranked() if entrant.name != leading.name]
-    drawing = triptychs([leading, *others][:_SHOWN], analysis.test.entries, plan.training_data, plan.mode == "whole")
+    drawing = draw_cases(section.benchmark, section.analysis)
     if drawing is None:
         return [Text("Pictures of cases: not shown, because the images or the predicted masks are not there.")]
     caption = (
-        f"Best, median and worst case of {leading.title} by Dice: image, truth, and the masks of the systems' first "
-        "seeds. The outline runs around the marked pixels."
+        f"Best, median and worst case of {_leading(section.analysis).title} by Dice: image, truth, and the masks of "
+        "the systems' first seeds. The outline runs around the marked pixels."
     )
     return [_picture(section, "cases", drawing, "Best, median and worst case", caption, "png")]
+
+
+def draw_cases(benchmark: Benchmark, analysis: Analysis) -> bytes | None:
+    """The picture of a segmentation's best, median and worst case; the one kept in the folder where masks are gone."""
+    leading, plan = _leading(analysis), benchmark.plan
+    others = [entrant for entrant in analysis.ranked() if entrant.name != leading.name]
+    shown = [leading, *others][:_SHOWN]
+    drawing = triptychs(shown, analysis.test.entries, plan.training_data, plan.mode == "whole")
+    kept = benchmark.out / CASES
+    return drawing or (kept.read_bytes() if kept.is_file() else None)
+
+
+def _leading(analysis: Analysis) -> Entrant:
+    return analysis.entrant(analysis.reference) or analysis.ranked()[0]
 
 
 def _costs(section: _Section) -> list[Block]:

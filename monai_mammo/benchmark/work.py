@@ -134,11 +134,11 @@ class _Work:
         self._tests(run)
 
     def costs(self, runs: list[Run]) -> None:
-        """Measure all trained systems together, anew whenever one has joined them."""
-        trained = {run.system: run for run in reversed(runs) if run.record["trained"]}
+        """Measure all systems that have weights together, anew whenever one has joined them."""
+        trained = {run.system: run for run in reversed(runs) if run.record["trained"] and run.weights.is_file()}
         file = self.out / COSTS
         known = json.loads(file.read_text())["systems"] if file.is_file() else {}
-        if trained and set(trained) != set(known):
+        if not set(trained) <= set(known):
             values = {name: self.plan.config(name, run.seed or 0) for name, run in trained.items()}
             measured = {name: (trained[name], values[name]) for name in self.plan.systems if name in trained}
             try:

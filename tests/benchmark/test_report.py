@@ -15,6 +15,7 @@ from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.card import card
 from monai_mammo.benchmark.page import Table, html, markdown
 from monai_mammo.benchmark.plan import Plan, find_bundle, settle
+from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.report import write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
@@ -274,3 +275,28 @@ def test_a_model_card_gives_every_metric_and_the_subgroups_of_one_set_of_weights
     assert re.search(rf"\| {headline} \| \d+\.\d \[\d+\.\d, \d+\.\d\] \|", written)
     assert "| view: CC |" in written
     assert "| view: MLO |" in written
+
+
+@pytest.mark.parametrize("task", ["quality", "segmentation"])
+def test_records_give_the_same_report_without_weights_masks_and_logs(data, tmp_path, task):
+    benchmark(tmp_path / "b", data, task)
+    for name in ("model.pt", "train.log", "training/curves.csv"):
+        file = next(tmp_path.glob("b/*/seed_0")) / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("large")
+    (kept,) = keep_records([tmp_path / "b"], tmp_path / "kept")
+    assert report(kept) == report(tmp_path / "b")
+    left = {file.name for file in kept.rglob("*") if file.is_file()}
+    assert not left & {"model.pt", "train.log"}
+    assert not any(file.suffix == ".png" and file.name != "cases.png" for file in kept.rglob("*"))
+    assert not list(kept.rglob("training"))
+
+
+def test_records_are_not_copied_onto_themselves_nor_two_of_one_name(data, tmp_path):
+    for folder in (tmp_path / "b", tmp_path / "other" / "b"):
+        benchmark(folder, data)
+    before = sorted(tmp_path.rglob("*"))
+    for folders, out in (([tmp_path / "b"], tmp_path), ([tmp_path / "b", tmp_path / "other"], tmp_path / "kept")):
+        with pytest.raises(MammogramError):
+            keep_records(folders, out)
+    assert sorted(tmp_path.rglob("*")) == before

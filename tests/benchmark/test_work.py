@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from monai_mammo.benchmark import work
 from monai_mammo.benchmark.children import cause, launch
 from monai_mammo.benchmark.plan import Plan, command, find_bundle, read_plan
+from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.runs import read_curves, runs_of
 from monai_mammo.benchmark.work import only_one, run_benchmark
 from monai_mammo.datasets.datalist import load_datalist
@@ -113,6 +114,17 @@ def test_every_run_leaves_what_a_report_needs(phantoms, tmp_path):
         assert json.loads((run.tests("test") / "metrics.json").read_text())["images"] == 4
         assert not list(run.folder.rglob("checkpoint_epoch=*.pt"))
     assert (tmp_path / "baselines" / "border_rule" / "tests" / "test" / "per_image.csv").is_file()
+
+
+def test_records_are_gone_on_with(phantoms, tmp_path):
+    carry_out(tmp_path / "b", plan(phantoms), Bundle())
+    (kept,) = keep_records([tmp_path / "b"], tmp_path / "kept")
+    again = Bundle()
+    assert carry_out(kept, plan(phantoms, seeds=(1,)), again) == {}
+    trained = [run for run in runs_of(kept, read_plan(kept)) if run.weights.is_file()]
+    assert [run.seed for run in trained] == [1, 1]
+    assert all(run.record["tests"] for run in runs_of(kept, read_plan(kept)))
+    assert set(json.loads((kept / "costs.json").read_text())["systems"]) == {"resnet34", "resnet34_parb"}
 
 
 def test_what_is_done_is_not_done_again(phantoms, tmp_path):
