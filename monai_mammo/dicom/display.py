@@ -21,7 +21,8 @@ FOR_PROCESSING_PERCENTILES = (1.0, 99.9)
 
 ForProcessing = Literal["refuse", "log"]
 
-_ROWS_AT_ONCE = 32  # a block whose indices, widened for the look-up, stay in the processor's cache
+# Indices are widened for the look-up: in blocks that stay in a cache, but few, since each asks for Python's lock.
+_ROWS_AT_ONCE = 256
 _CORRECT = "Correct the attribute, or export the file again"
 
 
