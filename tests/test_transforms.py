@@ -12,7 +12,7 @@ from PIL import Image
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
-from monai_mammo.regions import bounding_box, breast_mask, fit_region
+from monai_mammo.regions import bounding_box, breast_mask, fit_region, reduced
 from monai_mammo.transforms import (
     BreastMaskd,
     BreastRegiond,
@@ -34,6 +34,20 @@ def image_of(mask: np.ndarray) -> MetaTensor:
 def disc(rows: int, columns: int, row: float, column: float, radius: float) -> np.ndarray:
     y, x = np.mgrid[:rows, :columns]
     return (y - row) ** 2 + (x - column) ** 2 <= radius**2
+
+
+@given(rows=st.integers(1, 90), columns=st.integers(1, 90), longest=st.integers(1, 60), seed=st.integers(0, 9))
+@settings(deadline=None)
+def test_a_reduced_image_holds_the_means_of_blocks_that_cover_every_pixel(rows, columns, longest, seed):
+    pixels = np.random.default_rng(seed).random((rows, columns), dtype=np.float32)
+    small = reduced(pixels, longest)
+    assert small.dtype == np.float32
+    assert max(small.shape) == min(longest, max(rows, columns))
+    for row in range(small.shape[0]):
+        for column in range(small.shape[1]):
+            top, bottom = row * rows // small.shape[0], -(-(row + 1) * rows // small.shape[0])
+            left, right = column * columns // small.shape[1], -(-(column + 1) * columns // small.shape[1])
+            assert small[row, column] == pytest.approx(pixels[top:bottom, left:right].mean(), abs=1e-5)
 
 
 @given(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 
-from monai_mammo.dicom import MammogramError, read_header, read_mammogram, read_mask
+from monai_mammo.dicom import MammogramError, read_header, read_mammogram, read_mask, reader
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
@@ -176,3 +176,18 @@ def test_the_error_survives_the_way_back_from_a_worker(tmp_path):
     error = MammogramError(tmp_path, "reason", "Remedy")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.reason, again.remedy) == (str(error), "reason", "Remedy")
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(make, monkeypatch):
+    path = make(np.zeros((400, 300), np.uint16))
+    checked = reader.check_layout
+
+    def check_and_cut(*given):
+        layout = checked(*given)
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 500)
+        return layout
+
+    monkeypatch.setattr(reader, "check_layout", check_and_cut)
+    with pytest.raises(MammogramError, match="became shorter"):
+        read_mammogram(path)
