@@ -20,6 +20,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 from monai.utils import TraceKeys, convert_to_numpy, ensure_tuple_rep
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced
@@ -113,13 +114,17 @@ class LesionRegiond(Transform):
 class BreastRegiond(Transform):
     """The region of the `whole` mode: the breast's bounding box, widened to the aspect ratio of `size`.
 
-    An image in which no breast is found is taken whole.
+    It also says where in that region the breast is, so that the letters, tape and marks beside it, of which a network
+    may make tumours, can be left out of its input and of its result (MONAI's `MaskIntensityd`). An image in which no
+    breast is found is taken whole.
 
     Args:
         image_key: image in which the breast is sought.
         size: (rows, columns) to which the crop is resized later.
         margin: share of the breast's side added on each side.
         region_key: where the region is put.
+        breast_key: where the breast is put: uint8 (1, rows, columns) at `size`, 1 in its outline and `rim` about it.
+        rim: share of the image's longer side; outlines tend to leave out the skin and a faint nipple.
     """
 
     def __init__(
@@ -128,20 +133,36 @@ class BreastRegiond(Transform):
         size: Sequence[int] = (512, 512),
         margin: float = 0.02,
         region_key: str = "region",
+        breast_key: str = "breast",
+        rim: float = 0.03,
     ) -> None:
-        self.image_key, self.region_key = image_key, region_key
-        self.size, self.margin = tuple(size), margin
+        self.image_key, self.region_key, self.breast_key = image_key, region_key, breast_key
+        self.size, self.margin, self.rim = tuple(size), margin, rim
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the region of the breast."""
+        """Add the region of the breast, and the breast in it."""
         d = dict(data)
         pixels = _first_channel(d[self.image_key])
         outline = breast_mask(reduced(pixels, 256))
         box = bounding_box(outline) or [0, 0, *outline.shape]
-        steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)] * 2
-        region = [math.ceil(value * step) for value, step in zip(box, steps, strict=True)]
+        steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)]
+        region = [math.ceil(value * step) for value, step in zip(box, steps * 2, strict=True)]
         d[self.region_key] = fit_region(region, self.size, self.margin)
+        d[self.breast_key] = torch.as_tensor(self._breast(outline, steps, d[self.region_key]))[None]
         return d
+
+    def _breast(self, outline: np.ndarray, steps: Sequence[float], region: Sequence[int]) -> np.ndarray:
+        if not outline.any():
+            return np.ones(self.size, np.uint8)
+        near = distance_transform_edt(~outline) <= self.rim * max(outline.shape)
+        near = np.pad(near, 1)  # what lies beyond the image is no breast
+        rows, columns = (
+            np.clip((start + (np.arange(size) + 0.5) * (stop - start) / size) / step + 1, 0, side + 1).astype(int)
+            for start, stop, size, step, side in zip(
+                region[:2], region[2:], self.size, steps, outline.shape, strict=True
+            )
+        )
+        return near[np.ix_(rows, columns)].astype(np.uint8)
 
 
 class WholeRegiond(Transform):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 from monai_mammo.predictor import MixedPrecisionInferer, Predictor
 
@@ -45,6 +48,23 @@ def test_a_mask_has_the_mammograms_own_pixels(segmentation, image, mode, given):
     outside = torch.as_tensor(result["probability"])[0].clone()
     outside[row0:row1, column0:column1] = 0
     assert not outside.any()  # nothing is said of what the network has not seen
+
+
+def test_letters_beside_the_breast_change_nothing_and_get_no_mask(segmentation, image, tmp_path):
+    pixels = read_mammogram(image).pixels
+    beside = np.argwhere(~binary_dilation(pixels > 0.02, iterations=40))
+    row, column = beside[len(beside) // 2]
+    with_letters = pixels.copy()
+    with_letters[row : row + 12, column : column + 8] = 1.0
+    predictor = Predictor(segmentation, overrides={"mode": "whole", "width": 8, "threshold": 0.0, **SIZE})
+    shown = []
+    for name, values in (("plain", pixels), ("letters", with_letters)):
+        Image.fromarray((values * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        shown.append(predictor(tmp_path / f"{name}.png"))
+    plain, letters = (result["probability"] for result in shown)
+    torch.testing.assert_close(torch.as_tensor(plain), torch.as_tensor(letters), atol=1e-5, rtol=0)
+    assert not letters[0, row : row + 12, column : column + 8].any()
+    assert letters.max() > 0
 
 
 def test_the_same_image_gives_the_same_answer(segmentation, image):

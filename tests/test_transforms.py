@@ -162,6 +162,47 @@ def test_the_breasts_region_is_its_outlines_box():
     )
 
 
+def film(air: float = 0.13) -> tuple[np.ndarray, np.ndarray]:
+    """A digitised film with grey air, letters, and a name that was blacked out; and its breast."""
+    breast = disc(400, 300, 200, 0, 180)
+    pixels = np.where(breast, 0.5 + 0.2 * disc(400, 300, 180, 60, 50), air)
+    pixels[30:60, 220:280] = 1.0
+    pixels[150:230, 270:290] = 0.0
+    return pixels, breast
+
+
+@pytest.mark.parametrize("air", [0.0, 0.05, 0.13, 0.2])
+def test_grey_air_letters_and_what_was_blacked_out_are_no_breast(air):
+    pixels, breast = film(air)
+    outline = breast_mask(pixels)
+    assert (outline & breast).sum() / (outline | breast).sum() > 0.97
+    assert not outline[:, 200:].any()
+
+
+def test_an_image_without_air_is_all_breast():
+    rng = np.random.default_rng(0)
+    assert breast_mask(0.6 + 0.2 * disc(90, 70, 40, 30, 30) + rng.normal(0, 0.01, (90, 70))).all()
+    assert not breast_mask(np.full((90, 70), 0.6)).any()
+
+
+@pytest.mark.parametrize("size", [(64, 40), (40, 64), (37, 53)])
+def test_the_region_says_where_in_it_the_breast_is(size):
+    pixels, breast = film()
+    data = BreastRegiond(size=size, margin=0.2)({"image": image_of(pixels), "label": image_of(breast)})
+    inside = data["breast"][0].bool()
+    cut = ResampleRegiond(["image", "label"], size=size, mode="nearest")(data)
+    assert inside.shape == size
+    assert inside[cut["label"][0].bool()].all()
+    assert inside.sum() < 1.6 * cut["label"].sum()  # and not much more: a rim
+    assert not inside[cut["image"][0] > 0.9].any()  # letters
+
+
+def test_where_no_breast_is_found_everything_counts():
+    data = BreastRegiond(size=(64, 40))({"image": image_of(np.zeros((90, 70)))})
+    assert data["breast"].shape == (1, 64, 40)
+    assert data["breast"].all()
+
+
 def test_a_lesion_of_one_pixel_at_the_border_is_found():
     lesion = np.zeros((50, 40), dtype=bool)
     lesion[49, 0] = True

@@ -28,7 +28,7 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 STATE = ".state"
 """Folder of the records below the prepared folder."""
 
-_EDITION = 5  # raise it when the same source gives other files, so that old ones are made anew
+_EDITION = 6  # raise it when the same source gives other files, so that old ones are made anew
 
 
 @dataclass(frozen=True)
