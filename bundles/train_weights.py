@@ -3,10 +3,11 @@
     monai-mammo prepare cdd-cesm <CDD-CESM folder> data/cdd-cesm
     python bundles/train_weights.py --data data/cdd-cesm --out runs/weights [--install]
 
-Each model is trained in two stages, small images first: the network has the same weights at any size, and most of what
-it learns does not need fine detail. The second stage of the segmentation sees phantoms among the mammograms, because
-`make demo` shows phantoms. Nothing is chosen by the test patients, and there is one seed, 0. What is done
-is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS` and the numbers
+Each model is trained in stages, small images first: the network has the same weights at any size, and most of what
+it learns does not need fine detail. The last stages of the quality model vary contrast and sharpness, so that films do
+not look foreign to it: begun with these, it would learn slowly. The second stage of the segmentation sees phantoms
+among the mammograms, because `make demo` shows phantoms. Nothing is chosen by the test patients, and there is one seed,
+0. What is done is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS` and the numbers
 of their model cards, `docs/results_<name>.md`.
 """
 
@@ -53,6 +54,7 @@ class Model:
 
 
 _ONLINE = {"learn_from": "originals", "samples_per_image": 16, "batch_size": 32, "cosine": True}
+_FOREIGN = {"contrast": 0.7, "blur": 0.7}
 _AUGMENTED = {"cosine": True, "zoom": 0.15}
 
 MODELS = {
@@ -69,6 +71,8 @@ MODELS = {
                 {**_ONLINE, "size": [96, 96], "sample_size": 112, "epochs": 16, "learning_rate": 0.001},
             ),
             Stage("full", "quality", {**_ONLINE, "epochs": 30, "learning_rate": 0.0006}),
+            Stage("contrast", "quality", {**_ONLINE, **_FOREIGN, "epochs": 24, "learning_rate": 0.0005}),
+            Stage("contrast_again", "quality", {**_ONLINE, **_FOREIGN, "epochs": 24, "learning_rate": 0.0005}),
         ),
     ),
     "roi": Model(
