@@ -317,7 +317,8 @@ def _method(resamples: int) -> list[Block]:
                 "Differences are taken within each draw. Several seeds are not taken for several patients.",
                 "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels; a "
                 "missed lesion counts 0 and has no such distance. `monai_mammo/evaluation.py` defines all metrics.",
-                "Every image's result is in the run's `per_image.csv`, from which every number here is computed.",
+                "Every image's result is in the run's `per_image.csv`, from which every number here is computed "
+                "(`monai-mammo benchmark records` keeps them without the weights).",
             ]
         ),
     ]
