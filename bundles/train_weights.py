@@ -7,8 +7,8 @@ Each model is trained in stages, small images first: the network has the same we
 it learns does not need fine detail. The last stages of the quality model vary contrast and sharpness, so that films do
 not look foreign to it: begun with these, it would learn slowly. The second stage of the segmentation sees phantoms
 among the mammograms, because `make demo` shows phantoms. Nothing is chosen by the test patients, and there is one seed,
-0. What is done is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS` and the numbers
-of their model cards, `docs/results_<name>.md`.
+0. What is done is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS`
+and the numbers of their model cards, `docs/results_<name>.md`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced
+from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced, resize_nearest
 from monai_mammo.resampling import empty_canvas, put_back, resample, taps_of
 
 
@@ -49,6 +49,30 @@ class BreastMaskd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[self.output_key] = self.mask(d[key])
+        return d
+
+
+class ClearAird(MapTransform):
+    """Make everything beside the breast black: air, letters, tape, a film's rim.
+
+    Args:
+        keys: mammograms (1, rows, columns).
+        rim: share of the longer side about the breast's outline that stays; outlines tend to leave out the skin.
+    """
+
+    def __init__(self, keys: KeysCollection, rim: float = 0.03, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.rim = rim
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Clear every key; an image in which no breast is found stays as it is."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            pixels = _first_channel(d[key])
+            outline = breast_mask(reduced(pixels, 256))
+            if outline.any():
+                near = distance_transform_edt(~outline) <= self.rim * max(outline.shape)
+                d[key] = _like(d[key], _pixels(d[key]) * torch.as_tensor(resize_nearest(near, pixels.shape)))
         return d
 
 
