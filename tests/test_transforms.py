@@ -16,6 +16,7 @@ from monai_mammo.regions import bounding_box, breast_mask, fit_region, reduced
 from monai_mammo.transforms import (
     BreastMaskd,
     BreastRegiond,
+    ClearAird,
     LesionRegiond,
     ResampleRegiond,
     RestoreMaskd,
@@ -195,6 +196,16 @@ def test_the_region_says_where_in_it_the_breast_is(size):
     assert inside[cut["label"][0].bool()].all()
     assert inside.sum() < 1.6 * cut["label"].sum()  # and not much more: a rim
     assert not inside[cut["image"][0] > 0.9].any()  # letters
+
+
+def test_air_is_cleared_and_every_pixel_of_the_breast_stays():
+    pixels, breast = film()
+    cleared = ClearAird("image")({"image": image_of(pixels)})["image"]
+    assert np.array_equal(cleared[0].numpy()[breast], pixels.astype(np.float32)[breast])
+    assert not cleared[0, :, 210:].any()  # neither letters nor grey air
+    assert cleared.meta["filename_or_obj"] == "film.png"
+    blank = np.full((90, 70), 0.3)
+    assert torch.equal(ClearAird("image")({"image": image_of(blank)})["image"], image_of(blank))
 
 
 def test_where_no_breast_is_found_everything_counts():
