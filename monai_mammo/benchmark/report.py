@@ -153,6 +153,9 @@ def _claims(analysis: Analysis) -> list[str]:
         verdict = "not established"
         if difference.established:
             verdict = "established" if difference.value * claimed > 0 else "the opposite is established"
+        once = [entrant.title for entrant in (ours, other) if len(entrant.records) == 1]
+        if once:  # the interval knows nothing of what another training would have given
+            verdict += f" ({' and '.join(once)} trained once)"
         found.append(
             f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "
             f"{tables.NAMES[metric].lower()}, here {tables.points(difference)}: {verdict}."

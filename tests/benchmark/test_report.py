@@ -300,3 +300,10 @@ def test_records_are_not_copied_onto_themselves_nor_two_of_one_name(data, tmp_pa
         with pytest.raises(MammogramError):
             keep_records(folders, out)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
+    benchmark(tmp_path / "b", data, done=lambda run: run.seed in (0, None) or run.system == "resnet34")
+    claims = [line for line in report(tmp_path / "b")[".md"].splitlines() if "the paper reports" in line]
+    assert claims
+    assert all("trained once)" in claim and "ResNet34 trained once" not in claim for claim in claims)
