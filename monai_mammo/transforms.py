@@ -179,9 +179,9 @@ class BreastRegiond(Transform):
         if not outline.any():
             return np.ones(self.size, np.uint8)
         near = distance_transform_edt(~outline) <= self.rim * max(outline.shape)
-        near = np.pad(near, 1)  # what lies beyond the image is no breast
+        # Beyond the image there is nothing to leave out, and the input's line of pixels at its edge stays as it is.
         rows, columns = (
-            np.clip((start + (np.arange(size) + 0.5) * (stop - start) / size) / step + 1, 0, side + 1).astype(int)
+            np.clip((start + (np.arange(size) + 0.5) * (stop - start) / size) / step, 0, side - 1).astype(int)
             for start, stop, size, step, side in zip(
                 region[:2], region[2:], self.size, steps, outline.shape, strict=True
             )

@@ -209,8 +209,22 @@ def _keep_datalist(out: Path, name: str, file: Path) -> None:
     partial.replace(kept)
 
 
+def without_folders(datalist: Mapping[str, Any]) -> dict[str, Any]:
+    """A datalist's document with the names of its files alone: the same wherever the data lie."""
+    return {
+        key: [
+            {**entry, **{k: Path(entry[k]).name for k in ("image", "label") if isinstance(entry.get(k), str)}}
+            for entry in value
+        ]
+        if isinstance(value, list)
+        else value
+        for key, value in datalist.items()
+    }
+
+
 def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    known = json.dumps(without_folders(json.loads(file.read_text())), sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()
 
 
 def command(plan: Plan, out: str) -> str:

@@ -1,4 +1,5 @@
-"""What a benchmark's numbers are computed from, without weights, masks and logs: small enough to be committed.
+"""What a benchmark's numbers are computed from, without weights, masks and logs: small enough to be committed, and
+without the places where the data lie.
 
 The report of such a copy is that of the benchmark. Copied back to where benchmarks are run, it is gone on with: its
 runs count as done, and only further seeds and systems are trained.
@@ -6,15 +7,17 @@ runs count as done, and only further seeds and systems are trained.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from monai_mammo.benchmark.analysis import Analysis
-from monai_mammo.benchmark.plan import OWN, PLAN
+from monai_mammo.benchmark.plan import OWN, PLAN, without_folders
 from monai_mammo.benchmark.report import CASES, draw_cases
 from monai_mammo.benchmark.results import find_benchmarks, read_benchmark
 from monai_mammo.benchmark.runs import COSTS, PROBE, RECORD
+from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
 
 _KEPT = (PLAN, COSTS, PROBE, RECORD, CASES, "config.yaml", "curves.csv", "metrics.json", "per_image.csv")
@@ -46,8 +49,13 @@ def _keep(folder: Path, kept: Path) -> Path:
     shutil.rmtree(kept, ignore_errors=True)
     for file in sorted(folder.rglob("*")):
         below = file.relative_to(folder)
-        if file.is_file() and (file.name in _KEPT or below.parts[0] == "datalists") and "training" not in below.parts:
-            (kept / below).parent.mkdir(parents=True, exist_ok=True)
+        listed = below.parts[0] == "datalists"
+        if not file.is_file() or "training" in below.parts or not (listed or file.name in _KEPT):
+            continue
+        (kept / below).parent.mkdir(parents=True, exist_ok=True)
+        if listed:
+            write_json(kept / below, without_folders(json.loads(file.read_text())))
+        else:
             shutil.copyfile(file, kept / below)
     if drawing is not None:
         (kept / CASES).write_bytes(drawing)

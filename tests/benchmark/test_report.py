@@ -307,3 +307,11 @@ def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     claims = [line for line in report(tmp_path / "b")[".md"].splitlines() if "the paper reports" in line]
     assert claims
     assert all("trained once)" in claim and "ResNet34 trained once" not in claim for claim in claims)
+
+
+def test_records_do_not_say_where_the_data_lie(data, tmp_path):
+    benchmark(tmp_path / "b", data)
+    (kept,) = keep_records([tmp_path / "b"], tmp_path / "kept")
+    entries = json.loads((kept / "datalists" / "test.json").read_text())["test"]
+    assert entries
+    assert all("/" not in entry["image"] for entry in entries)
