@@ -5,10 +5,10 @@
 Starts the app on this machine over one phantom of 16 bits, once uncompressed and once as lossless JPEG 2000. In place
 of the network stands a convolution of one pixel that marks the brightest, which takes no time, so that everything else
 is measured exactly; images are not scored in the background. One thread an inference, here and in the server: else one
-client alone would use several cores. Prints medians: (time of /infer) / (time of decoding that file), goal 1.5 at most
-of the reader here, and beside it the ratio to pydicom's decoding to display values; throughput of 8 clients at once against
-one, goal 0.9 for each core, with the cores that server and clients were busy on meanwhile; time of a static file while
-8 clients infer, goal below 100 ms.
+client alone would use several cores. Prints medians: (time of /infer) / (time of the reader's decoding of that file),
+goal 1.5 at most, and beside it the ratio to pydicom's decoding to display values; throughput of 8 clients at once
+against one, goal 0.9 for each core, with the cores that server and clients were busy on meanwhile; time of a static
+file while 8 clients infer, goal below 100 ms.
 """
 
 from __future__ import annotations
