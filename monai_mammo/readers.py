@@ -12,7 +12,8 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_mammo.dicom.display import ForProcessing
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mammogram, read_mask_with_affine
+from monai_mammo.dicom.reader import read_mask_with_affine
+from monai_mammo.recent import RECENT
 
 
 class MammogramReader(ImageReader):
@@ -46,7 +47,7 @@ class MammogramReader(ImageReader):
         Raises:
             MammogramError: as `read_mammogram`.
         """
-        mammogram = read_mammogram(img, voi=self.voi, for_processing=self.for_processing)
+        mammogram = RECENT.read(img, voi=self.voi, for_processing=self.for_processing)
         meta = _geometry(mammogram.pixels.shape, mammogram.affine)
         meta |= {
             "spacing": np.asarray(mammogram.spacing or (np.nan, np.nan), dtype=np.float64),

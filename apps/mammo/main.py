@@ -24,7 +24,7 @@ from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs
-from lib.memory import keep_memory
+from lib.memory import keep_memory, mebibytes
 from lib.models import ServedModel
 from lib.routes import install as install_study_routes
 from lib.scoring import Scoring
@@ -47,6 +47,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.recent import RECENT
 
 QUALITY = "mammo_quality_classification"
 SEGMENTATION = "mammo_tumor_segmentation"
@@ -61,7 +62,8 @@ class MammoApp(MONAILabelApp):
         studies: the folder of images, or the address of a DICOMweb archive.
         conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
             `device` (as torch names it), `seed` (of the strategies), `scoring` (off: images are not scored in the
-            background), `ohif` (folder of another build of OHIF); each has a default.
+            background), `recent_images` (MiB of decoded images that are kept), `ohif` (folder of another build of
+            OHIF); each has a default.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -81,6 +83,7 @@ class MammoApp(MONAILabelApp):
         self.activity = Activity(self._records() / ".activity.jsonl", self.worklist)
         if self._server:
             keep_memory()
+            RECENT.keep(mebibytes(self.conf, "recent_images"))
             self._open(self._server.app)
             if self.conf.get("scoring", "on") != "off":
                 self.scoring.start()

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .binding import is_loopback
 from .errors import RequestRefused, refusal
+from .memory import MEBI, mebibytes
 from .users import Users, current_user
 
-MEBI = 2**20
 LARGEST_TEXT = MEBI
 LONGEST_QUERY = 8192
 LONGEST_PATH = 2048
@@ -249,11 +249,9 @@ def install_guard(server: FastAPI, conf: Mapping[str, str], users: Users) -> Non
     wrong = [origin for origin in origins if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin)]
     if wrong:
         raise ValueError(f"conf origins: {wrong[0]!r} is no origin such as https://viewer.example.org")
-    limit = conf.get("upload_limit", "512")
-    if not (limit.isascii() and limit.isdigit() and int(limit) > 0):
-        raise ValueError(f"conf upload_limit: {limit!r} is no number of MiB")
+    limit = mebibytes(conf, "upload_limit", smallest=1)
     server.user_middleware[:] = [entry for entry in server.user_middleware if entry.cls is not CORSMiddleware]
-    guard = Middleware(Guard, users=users, origins=origins, upload_limit=int(limit) * MEBI)
+    guard = Middleware(Guard, users=users, origins=origins, upload_limit=limit)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,

@@ -22,7 +22,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import parse
 from monai_mammo.dicom.pixels import check_layout, read_stored
-from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.recent import RECENT
 
 from .accept import NATIVE
 from .errors import RequestRefused, unknown
@@ -117,7 +117,7 @@ def picture(path: Path, format: str, largest: int | None) -> bytes:
     """
     try:
         with _decoding:
-            pixels = read_mammogram(path).pixels
+            pixels = RECENT.read(path).pixels
             step = 1 if largest is None else max(1, min(pixels.shape) // (2 * largest))
             image = Image.fromarray((pixels[::step, ::step] * 255).round().astype(np.uint8))
     except MammogramError as error:

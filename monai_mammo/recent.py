@@ -1,0 +1,100 @@
+"""Mammograms read a moment ago, so that the next question about one does not decode it again.
+
+A viewer asks several things of one image: its quality, its tumours, then a lesion at each click. A JPEG 2000 mammogram
+takes a second to decode. Nothing is kept until a server says how much may be (`RECENT.keep`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from monai_mammo.dicom.display import ForProcessing
+from monai_mammo.dicom.reader import Mammogram, read_mammogram
+
+Key = tuple[Any, ...]
+
+
+class RecentMammograms:
+    """`read_mammogram` with a memory; threads that want the same image at once wait for one decoding.
+
+    Not kept: what fails, and files that are not compressed, which are as quick to read as to copy.
+    """
+
+    def __init__(self) -> None:
+        self._limit = 0
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Key, Future[Mammogram | None]] = OrderedDict()
+
+    def keep(self, limit: int) -> None:
+        """Keep up to `limit` bytes of pixels, those used last; 0 keeps nothing."""
+        with self._lock:
+            self._limit = limit
+            self._shed()
+
+    def read(self, path: Path, voi: int = 0, for_processing: ForProcessing = "refuse") -> Mammogram:
+        """As `read_mammogram`, in an array of the caller's own.
+
+        Raises:
+            MammogramError: as `read_mammogram`.
+        """
+        version = _version(path) if self._limit else None
+        if version is None:
+            return read_mammogram(path, voi=voi, for_processing=for_processing)
+        key = (*version, voi, for_processing)
+        with self._lock:
+            first, future = key not in self._known, self._known.setdefault(key, Future())
+            self._known.move_to_end(key)
+        if first:
+            return self._read(key, future, path, voi, for_processing)
+        kept = future.result()
+        return read_mammogram(path, voi=voi, for_processing=for_processing) if kept is None else _copy(kept)
+
+    def _read(
+        self, key: Key, future: Future[Mammogram | None], path: Path, voi: int, for_processing: ForProcessing
+    ) -> Mammogram:
+        kept = None
+        try:
+            mammogram = read_mammogram(path, voi=voi, for_processing=for_processing)
+            if 2 * path.stat().st_size < mammogram.pixels.nbytes:  # 16 bits a pixel in the file, 32 here
+                kept = _copy(mammogram)
+        finally:  # an error is the other threads' own to meet
+            with self._lock:
+                future.set_result(kept)
+                if kept is None:
+                    self._known.pop(key, None)
+                self._shed()
+        return mammogram
+
+    def _shed(self) -> None:
+        """Forget the oldest until the rest is within the limit."""
+        ready = [(key, future.result()) for key, future in self._known.items() if future.done()]
+        sizes = {key: kept.pixels.nbytes for key, kept in ready if kept is not None}
+        excess = sum(sizes.values()) - self._limit
+        for key, size in sizes.items():
+            if excess <= 0:
+                return
+            del self._known[key]
+            excess -= size
+
+
+RECENT = RecentMammograms()
+"""The process's own."""
+
+
+def _copy(mammogram: Mammogram) -> Mammogram:
+    return replace(mammogram, pixels=mammogram.pixels.copy(), affine=mammogram.affine.copy())
+
+
+def _version(path: Path) -> tuple[str, int, int, int] | None:
+    """What changes when a file does; None if it cannot be seen, which reading it will say better."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return os.path.abspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
