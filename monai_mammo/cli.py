@@ -210,6 +210,10 @@ def simulate_active_learning(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each training.")] = 400,
     validations: Annotated[int, typer.Option(min=1, help="Of each training; the best weights are kept.")] = 4,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Go on from the former round's weights.")] = False,
+    initial_weights: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Begin from a model that learned elsewhere, not from scratch."),
+    ] = None,
     values: Annotated[
         list[str] | None,
         typer.Option("--set", help="A value of the bundle's configs: --set width=8 --set 'roi_size=[96, 96]'"),
@@ -234,6 +238,7 @@ def simulate_active_learning(
         steps=steps,
         validations=validations,
         warm_start=warm_start,
+        initial_weights=str(initial_weights) if initial_weights else None,
         overrides={key: yaml.safe_load(value) for key, _, value in pairs},
     )
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from monai_mammo.active_learning.replay import Pool, Replay, Setup
 from monai_mammo.active_learning.simulation import BUNDLES, METRICS, simulate, total_rounds
 from monai_mammo.cli import app
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.networks import ResNet34PARBKAN
 
 DATALISTS = {"segmentation": "segmentation_roi", "quality": "quality"}
 TINY = {
@@ -112,6 +114,26 @@ def test_a_warm_start_begins_with_the_former_rounds_weights(root, phantoms, tmp_
     setup = setup_of(root, phantoms, "segmentation", warm_start=True)
     list(simulate(setup, tmp_path, ["random"], seeds=1, rounds=2, processes=0))
     assert begun == ["scratch", "seed0-round0-start.pt"]
+
+
+def test_every_training_may_begin_with_a_model_that_learned_elsewhere(root, phantoms, tmp_path, monkeypatch) -> None:
+    elsewhere = ResNet34PARBKAN(width=TINY["quality"]["width"])
+    torch.save(elsewhere.state_dict(), tmp_path / "elsewhere.pt")
+    learned: list[dict[str, torch.Tensor]] = []
+    train = Replay._train
+
+    def watched(self: Replay, labelled: Any, seed: int, weights: Path, former: Path | None) -> None:
+        train(self, labelled, seed, weights, former)
+        learned.append(torch.load(weights, weights_only=True))
+
+    monkeypatch.setattr(Replay, "_train", watched)
+    still = {**TINY["quality"], "learning_rate": 0.0}  # so that what a training begins with is what comes out
+    setup = setup_of(root, phantoms, "quality", initial_weights=str(tmp_path / "elsewhere.pt"), overrides=still)
+    list(simulate(setup, tmp_path / "out", ["random"], seeds=1, rounds=2, processes=0))
+    assert len(learned) == 2
+    for weights in learned:
+        for name, value in elsewhere.named_parameters():
+            assert torch.equal(weights[name], value)
 
 
 def test_unusable_input_is_refused_in_one_line(root, tmp_path) -> None:

@@ -52,6 +52,8 @@ class Setup:
         steps: optimiser steps of every training.
         validations: times that a training is validated; the best weights are kept.
         warm_start: begin a round's training with the former round's weights, not from scratch.
+        initial_weights: a state dict file from which trainings begin that would begin from scratch: a model that
+            learned elsewhere, and not from these images.
         overrides: values of the bundle's configs by id, as on its command line.
     """
 
@@ -62,6 +64,7 @@ class Setup:
     steps: int
     validations: int = 4
     warm_start: bool = False
+    initial_weights: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -193,7 +196,7 @@ class Replay:
                     **self.values,
                     "output_dir": output,
                     "weights": str(weights),
-                    "initial_weights": str(former or ""),
+                    "initial_weights": str(former or self.setup.initial_weights or ""),
                     "seed": seed,
                     "epochs": self.setup.validations,
                     "train#trainer#epoch_length": max(1, round(self.setup.steps / self.setup.validations)),

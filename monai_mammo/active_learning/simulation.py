@@ -22,6 +22,7 @@ import torch
 from monai_mammo.active_learning.replay import Pool, Replay, Round, Setup
 from monai_mammo.active_learning.selection import STRATEGIES
 from monai_mammo.datasets.datalist import write_json
+from monai_mammo.datasets.pool import available_processes
 from monai_mammo.dicom.errors import MammogramError
 
 METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
@@ -91,7 +92,9 @@ def total_rounds(strategies: int, seeds: int, rounds: int) -> int:
 def in_words(setup: Setup) -> str:
     """A setup as a sentence of a report."""
     values = ", ".join(f"{key} {value}" for key, value in setup.overrides.items()) or "the config's values"
-    origin = "the former round's weights" if setup.warm_start else "scratch"
+    origin = "scratch" if setup.initial_weights is None else Path(setup.initial_weights).name
+    if setup.warm_start:
+        origin = f"the former round's weights, the first from {origin},"
     return (
         f"{Path(setup.bundle).name} ({values}), trained from {origin} in every round: {setup.steps} steps, the best of "
         f"{setup.validations} validations. At least {setup.start} images at the start, {setup.add} more in each round, "
@@ -159,7 +162,7 @@ def _start_worker(setup: Setup, log: str, processes: int) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(max(1, available_processes() // processes))
     _prepare_worker(setup)
 
 
