@@ -31,6 +31,11 @@ class RecentMammograms:
         self._lock = threading.Lock()
         self._known: OrderedDict[Key, Future[Mammogram | None]] = OrderedDict()
 
+    @property
+    def limit(self) -> int:
+        """Bytes of pixels that are kept at most."""
+        return self._limit
+
     def keep(self, limit: int) -> None:
         """Keep up to `limit` bytes of pixels, those used last; 0 keeps nothing."""
         with self._lock:
@@ -43,7 +48,7 @@ class RecentMammograms:
         Raises:
             MammogramError: as `read_mammogram`.
         """
-        version = _version(path) if self._limit else None
+        version = _version(path) if self.limit else None
         if version is None:
             return read_mammogram(path, voi=voi, for_processing=for_processing)
         key = (*version, voi, for_processing)
@@ -75,7 +80,7 @@ class RecentMammograms:
         """Forget the oldest until the rest is within the limit."""
         ready = [(key, future.result()) for key, future in self._known.items() if future.done()]
         sizes = {key: kept.pixels.nbytes for key, kept in ready if kept is not None}
-        excess = sum(sizes.values()) - self._limit
+        excess = sum(sizes.values()) - self.limit
         for key, size in sizes.items():
             if excess <= 0:
                 return

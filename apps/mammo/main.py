@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 from lib.activity import Activity, person
+from lib.ahead import DecodingAhead
 from lib.archive import folder_name, open_archive
 from lib.binding import choose_interface
 from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
@@ -80,6 +81,7 @@ class MammoApp(MONAILabelApp):
             version="0.1.0",
         )
         self.worklist = self._worklist()
+        self.ahead = DecodingAhead(self.datastore())
         self.activity = Activity(self._records() / ".activity.jsonl", self.worklist)
         if self._server:
             keep_memory()
@@ -156,6 +158,7 @@ class MammoApp(MONAILabelApp):
         if not chosen:
             return {}
         self.activity.note(user, "handed out", chosen["id"], strategy=request.get("strategy"))
+        self.ahead.decode(chosen["case"])
         return {**chosen, "path": store.get_image_uri(chosen["id"])}
 
     def trainer(self, model: str) -> BundleTraining | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from main import MammoApp
 from monailabel.interfaces.exception import MONAILabelException
+
+from monai_mammo import recent
 
 from .conftest import APP, QUALITY, SEGMENTATION, blob, start_server, write_dicom, write_png
 
@@ -35,6 +38,33 @@ def test_the_random_strategy_repeats_itself_for_one_seed_and_reaches_every_image
         chosen.append([app.next_sample({"strategy": "random"})["id"] for _ in range(30)])
     assert chosen[0] == chosen[1]
     assert set(chosen[0]) == {"0", "1", "2", "3"}
+
+
+def test_the_case_handed_out_is_decoded_before_anybody_asks_about_it(bundles, tmp_path, monkeypatch) -> None:
+    decoded, read = [], recent.read_mammogram
+
+    def noting(path: Path, **options: Any) -> Any:
+        decoded.append(path.name)
+        return read(path, **options)
+
+    monkeypatch.setattr(recent, "read_mammogram", noting)
+    for name in ("cc.dcm", "mlo.dcm", "torn.dcm"):
+        file = write_dicom(tmp_path / "studies" / name, blob()[0], syntax="1.2.840.10008.1.2.4.90")
+    app = MammoApp(str(APP), str(tmp_path / "studies"), {"weights": str(tmp_path), "bundles": str(bundles)})
+    app.datastore().refresh()
+    file.write_bytes(file.read_bytes()[:-1500])  # after it was listed: decoding it ahead fails, and nothing else
+    recent.RECENT.keep(2**26)
+    try:
+        for _ in range(3):
+            app.next_sample({"strategy": "random"})
+        app.ahead.wait()
+        assert {"cc.dcm", "mlo.dcm"} <= set(decoded)
+        before = len(decoded)
+        for image in ("cc", "mlo"):
+            app.infer({"model": QUALITY, "image": image, "output": "json", "result_write_to_file": False})
+        assert len(decoded) == before
+    finally:
+        recent.RECENT.keep(0)
 
 
 def test_a_server_that_does_not_start_in_time_leaves_no_process_behind(tmp_path: Path) -> None:
