@@ -8,9 +8,7 @@ image (which is zero there). Everything else in the bundles' pipelines is MONAI'
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,11 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 from monai.utils import TraceKeys, convert_to_numpy, ensure_tuple_rep
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced, resize_nearest
-from monai_mammo.resampling import empty_canvas, put_back, resample, taps_of
+from monai_mammo.resampling import put_back, resample, taps_of
 
 
 class BreastMask(Transform):
@@ -32,7 +29,7 @@ class BreastMask(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Outline the breast of the image's first channel."""
-        outline = torch.as_tensor(breast_mask(_first_channel(img))[None].astype(np.uint8))
+        outline = torch.as_tensor(breast_mask(first_channel(img))[None].astype(np.uint8))
         return MetaTensor(outline, affine=img.affine) if isinstance(img, MetaTensor) else outline
 
 
@@ -68,11 +65,11 @@ class ClearAird(MapTransform):
         """Clear every key; an image in which no breast is found stays as it is."""
         d = dict(data)
         for key in self.key_iterator(d):
-            pixels = _first_channel(d[key])
+            pixels = first_channel(d[key])
             outline = breast_mask(reduced(pixels, 256))
             if outline.any():
                 near = distance_transform_edt(~outline) <= self.rim * max(outline.shape)
-                d[key] = _like(d[key], _pixels(d[key]) * torch.as_tensor(resize_nearest(near, pixels.shape)))
+                d[key] = _like(d[key], without_meta(d[key]) * torch.as_tensor(resize_nearest(near, pixels.shape)))
         return d
 
 
@@ -122,7 +119,7 @@ class LesionRegiond(Transform):
                 raise _unusable(d[self.image_key], f"the point ({row:g}, {column:g}) lies outside the image {shape}")
             half = self.point_extent * max(shape) / 2
             return [row - half, column - half, row + half, column + half]
-        box = bounding_box(_first_channel(d[self.mask_key]) > 0) if self.mask_key in d else None
+        box = bounding_box(first_channel(d[self.mask_key]) > 0) if self.mask_key in d else None
         if box is None:
             raise _unusable(d[self.image_key], "nothing marks a lesion (no box, no point, no non-empty mask)")
         return box
@@ -166,7 +163,7 @@ class BreastRegiond(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the region of the breast, and the breast in it."""
         d = dict(data)
-        pixels = _first_channel(d[self.image_key])
+        pixels = first_channel(d[self.image_key])
         outline = breast_mask(reduced(pixels, 256))
         box = bounding_box(outline) or [0, 0, *outline.shape]
         steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)]
@@ -253,7 +250,7 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
         _require_one_size({str(key): d[key] for key in self.key_iterator(d)})
         region = [int(value) for value in d[self.region_key]]
         for key, mode in self.key_iterator(d, self.mode):
-            image, shape = _pixels(d[key]), tuple(d[key].shape[1:])
+            image, shape = without_meta(d[key]), tuple(d[key].shape[1:])
             lines = [
                 taps_of(region[axis], region[axis + 2], self.size[axis], shape[axis], mode, shrink=True)
                 for axis in (0, 1)
@@ -268,7 +265,7 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
         for key in self.key_iterator(d):
             done = self.pop_transform(d[key])
             info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
-            d[key] = _like(d[key], put_back(_pixels(d[key]), info["region"], shape, info["mode"])[0])
+            d[key] = _like(d[key], put_back(without_meta(d[key]), info["region"], shape, info["mode"])[0])
         return d
 
 
@@ -293,57 +290,11 @@ class ScalePercentilesd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             low, high = (float(each) for each in np.percentile(convert_to_numpy(d[key]), (self.lower, self.upper)))
-            d[key] = _like(d[key], ((_pixels(d[key]) - low) / ((high - low) or 1.0)).clamp(0, 1))
+            d[key] = _like(d[key], ((without_meta(d[key]) - low) / ((high - low) or 1.0)).clamp(0, 1))
         return d
 
 
-class RestoreMaskd(Transform):
-    """The mask at the mammogram's own pixels, from a network's probabilities for the region that it was shown.
-
-    As `Invertd` and `AsDiscreted` would make it; but a mammogram has millions of pixels and a tumour few, so only what
-    lies around probabilities that count is brought back.
-
-    Args:
-        pred_key: probabilities (1, rows, columns) at the network's input pixels; becomes the mask, uint8.
-        image_key: the image that `ResampleRegiond` gave the network.
-        threshold: the mask is where the probability at the original pixel is at least this.
-        negligible: smaller probabilities count as 0.
-        probability_key: where the probability at the original pixels is put, float32.
-        reach_key: where `[row0, column0, row1, column1]` is put, outside of which mask and probability are 0.
-    """
-
-    def __init__(
-        self,
-        pred_key: str = "pred",
-        image_key: str = "image",
-        threshold: float = 0.5,
-        negligible: float = 0.002,
-        probability_key: str = "probability",
-        reach_key: str = "reach",
-    ) -> None:
-        self.pred_key, self.image_key = pred_key, image_key
-        self.threshold, self.negligible = threshold, negligible
-        self.probability_key, self.reach_key = probability_key, reach_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the mask, the probability and where they are."""
-        d = dict(data)
-        image = d[self.image_key]
-        name = ResampleRegiond.__name__
-        done = next(each for each in reversed(image.applied_operations) if each[TraceKeys.CLASS_NAME] == name)
-        info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
-        found = _pixels(d[self.pred_key])
-        counting = found.where(found >= self.negligible, 0.0)
-        probability, reach = put_back(counting, info["region"], shape, info["mode"])
-        mask = empty_canvas(probability.shape, torch.uint8, found.device)
-        inside = (slice(None), slice(reach[0], reach[2]), slice(reach[1], reach[3]))
-        mask[inside] = (probability[inside] >= self.threshold).to(torch.uint8)
-        d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=image.meta), reach
-        d[self.pred_key] = MetaTensor(mask, meta=image.meta)
-        return d
-
-
-def _pixels(img: torch.Tensor) -> torch.Tensor:
+def without_meta(img: torch.Tensor) -> torch.Tensor:
     """Without MONAI's bookkeeping."""
     return img.as_tensor() if isinstance(img, MetaTensor) else img
 
@@ -353,16 +304,18 @@ def _like(img: torch.Tensor, pixels: torch.Tensor) -> MetaTensor:
     return MetaTensor(pixels).copy_meta_from(img) if isinstance(img, MetaTensor) else MetaTensor(pixels)
 
 
-def _first_channel(img: NdarrayOrTensor) -> np.ndarray:
+def first_channel(img: NdarrayOrTensor) -> np.ndarray:
+    """Its pixels (rows, columns)."""
     return np.asarray(convert_to_numpy(img)[0])
 
 
-def _source(img: Any) -> str:
+def source_of(img: Any) -> str:
+    """The file that an image came from, for an error message."""
     return str(img.meta.get("filename_or_obj", "image")) if isinstance(img, MetaTensor) else "image"
 
 
 def _unusable(img: Any, reason: str) -> MammogramError:
-    return MammogramError(_source(img), reason, "Give a box or a point inside the image, in (row, column) pixels")
+    return MammogramError(source_of(img), reason, "Give a box or a point inside the image, in (row, column) pixels")
 
 
 def _require_one_size(images: Mapping[str, Any]) -> None:
@@ -370,46 +323,8 @@ def _require_one_size(images: Mapping[str, Any]) -> None:
     for other in others:
         if images[other].shape[1:] != images[first].shape[1:]:
             raise MammogramError(
-                _source(images[other]),
+                source_of(images[other]),
                 f"the {other} has {tuple(images[other].shape[1:])} pixels (rows, columns), "
                 f"the {first} {tuple(images[first].shape[1:])}",
                 f"Give a {other} of the {first}'s size",
             )
-
-
-class SaveMaskd(MapTransform):
-    """Write masks as PNG files (0 and 255) of the mammogram's own rows and columns.
-
-    A mask is named after its image's path below `data_root`, flattened, so that equal file names in different folders
-    do not collide, and after its box where the data has one, so that two lesions of one image do not either.
-
-    Args:
-        keys: masks (1, rows, columns), nonzero is tumour.
-        output_dir: made if it does not exist.
-        data_root: folder that the names leave out.
-        image_key: whose metadata name the image's file.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: str | Path,
-        data_root: str | Path,
-        image_key: str = "image",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.output_dir, self.data_root, self.image_key = Path(output_dir), data_root, image_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write every key's mask."""
-        d = dict(data)
-        below = Path(os.path.relpath(_source(d[self.image_key]), self.data_root)).with_suffix("")
-        parts = [part for part in below.parts if part != ".."]
-        if d.get("box") is not None:
-            parts.append("-".join(f"{float(value):g}" for value in d["box"]))
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        for key in self.key_iterator(d):
-            mask = np.where(_first_channel(d[key]) > 0, 255, 0).astype(np.uint8)
-            Image.fromarray(mask).save(self.output_dir / ("_".join(parts) + ".png"))
-        return d

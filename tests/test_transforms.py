@@ -19,8 +19,6 @@ from monai_mammo.transforms import (
     ClearAird,
     LesionRegiond,
     ResampleRegiond,
-    RestoreMaskd,
-    SaveMaskd,
     ScalePercentilesd,
     WholeRegiond,
 )
@@ -121,28 +119,6 @@ def test_a_label_of_small_whole_numbers_stays_one_when_resampled():
     assert cut["label"].dtype == torch.uint8
     assert torch.equal(cut["label"].as_tensor(), label.repeat_interleave(2, 1).repeat_interleave(2, 2))
     assert torch.equal(step.inverse(cut)["label"].as_tensor(), label)
-
-
-@pytest.mark.parametrize("region", [[10, 20, 110, 84], [-40, -10, 160, 118], [150, 0, 250, 64]])
-@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4)], []])
-def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spots):
-    pixels = np.zeros((160, 120))
-    step = ResampleRegiond("image", size=(64, 32))
-    data = step({"image": image_of(pixels), "region": region})
-    found = torch.full((1, 64, 32), 1e-4)
-    for row, column, value in spots:
-        found[0, row, column] = value
-    data["pred"] = MetaTensor(found)
-    undo = Invertd("pred", Compose([step]), orig_keys="image", nearest_interp=False)
-    expected = undo(dict(data))["pred"].as_tensor()
-    result = RestoreMaskd(threshold=0.5)(data)
-    assert torch.equal(result["pred"].as_tensor() > 0, expected >= 0.5)
-    torch.testing.assert_close(result["probability"].as_tensor(), expected, atol=0.002, rtol=0)
-    outside = result["probability"].as_tensor().clone()
-    row0, column0, row1, column1 = result["reach"]
-    outside[:, row0:row1, column0:column1] = 0
-    assert not outside.any()
-    assert result["pred"].meta["filename_or_obj"] == "film.png"
 
 
 def test_percentiles_are_scaled_as_monai_does():
@@ -299,14 +275,3 @@ def test_the_outline_of_real_films(samples):
         share = float(data["breast"].float().mean())
         assert 0.15 < share < 0.6
         assert not data["breast"][0, :, :40].any()  # what is written or stuck on the film there is no breast
-
-
-def test_masks_of_one_image_or_of_equal_names_do_not_overwrite_each_other(tmp_path):
-    save = SaveMaskd("pred", tmp_path / "out", data_root=tmp_path)
-    mask = torch.ones(1, 4, 6, dtype=torch.uint8)
-    for folder, box in (("a", [0, 0, 2, 2]), ("a", [2, 2, 4, 4]), ("b", None)):
-        image = MetaTensor(mask.float(), meta={"filename_or_obj": str(tmp_path / folder / "1-1.dcm")})
-        save({"image": image, "pred": mask} | ({"box": box} if box else {}))
-    files = sorted((tmp_path / "out").glob("*.png"))
-    assert len(files) == 3
-    assert Image.open(files[0]).size == (6, 4)

@@ -1,0 +1,140 @@
+"""Transforms of what a segmentation network says: which of it counts, back to the mammogram's own pixels, into a file.
+
+The other way, from a mammogram to a network's input, is `monai_mammo.transforms`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TraceKeys, convert_to_numpy
+from PIL import Image
+from skimage.filters import apply_hysteresis_threshold
+
+from monai_mammo.resampling import empty_canvas, put_back
+from monai_mammo.transforms import ResampleRegiond, first_channel, source_of, without_meta
+
+
+class HysteresisThresholdd(MapTransform):
+    """Let a region count only if the network is sure of it somewhere: its other regions stay below the threshold.
+
+    A region is what touches of pixels at or above `low`; one that nowhere reaches `high` is lowered to just below
+    `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
+
+    Args:
+        keys: probabilities (channels, rows, columns), the last channel's counts.
+        low: the threshold of the mask.
+        high: what a region has to reach; at or below `low` it says nothing.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, low: float = 0.5, high: float = 0.8, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not (0 <= low <= 1 and 0 <= high <= 1):
+            raise ValueError(f"the thresholds of a probability lie in [0, 1], unlike low {low} and high {high}")
+        self.low = low
+        # scikit-image's thresholds are to be exceeded, ours to be reached.
+        self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, max(low, high)))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Lower the doubtful regions of every key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            probability = np.asarray(convert_to_numpy(without_meta(d[key])[-1]))
+            doubtful = (probability >= self.low) & ~apply_hysteresis_threshold(probability, *self._below)
+            d[key] = d[key].clone()
+            d[key][-1][torch.as_tensor(doubtful, device=d[key].device)] = max(self._below[0], 0.0)
+        return d
+
+
+class RestoreMaskd(Transform):
+    """The mask at the mammogram's own pixels, from a network's probabilities for the region that it was shown.
+
+    As `Invertd` and `AsDiscreted` would make it; but a mammogram has millions of pixels and a tumour few, so only what
+    lies around probabilities that count is brought back.
+
+    Args:
+        pred_key: probabilities (1, rows, columns) at the network's input pixels; becomes the mask, uint8.
+        image_key: the image that `ResampleRegiond` gave the network.
+        threshold: the mask is where the probability at the original pixel is at least this.
+        negligible: smaller probabilities count as 0.
+        probability_key: where the probability at the original pixels is put, float32.
+        reach_key: where `[row0, column0, row1, column1]` is put, outside of which mask and probability are 0.
+    """
+
+    def __init__(
+        self,
+        pred_key: str = "pred",
+        image_key: str = "image",
+        threshold: float = 0.5,
+        negligible: float = 0.002,
+        probability_key: str = "probability",
+        reach_key: str = "reach",
+    ) -> None:
+        self.pred_key, self.image_key = pred_key, image_key
+        self.threshold, self.negligible = threshold, negligible
+        self.probability_key, self.reach_key = probability_key, reach_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the mask, the probability and where they are."""
+        d = dict(data)
+        image = d[self.image_key]
+        name = ResampleRegiond.__name__
+        done = next(each for each in reversed(image.applied_operations) if each[TraceKeys.CLASS_NAME] == name)
+        info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
+        found = without_meta(d[self.pred_key])
+        counting = found.where(found >= self.negligible, 0.0)
+        probability, reach = put_back(counting, info["region"], shape, info["mode"])
+        mask = empty_canvas(probability.shape, torch.uint8, found.device)
+        inside = (slice(None), slice(reach[0], reach[2]), slice(reach[1], reach[3]))
+        mask[inside] = (probability[inside] >= self.threshold).to(torch.uint8)
+        d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=image.meta), reach
+        d[self.pred_key] = MetaTensor(mask, meta=image.meta)
+        return d
+
+
+class SaveMaskd(MapTransform):
+    """Write masks as PNG files (0 and 255) of the mammogram's own rows and columns.
+
+    A mask is named after its image's path below `data_root`, flattened, so that equal file names in different folders
+    do not collide, and after its box where the data has one, so that two lesions of one image do not either.
+
+    Args:
+        keys: masks (1, rows, columns), nonzero is tumour.
+        output_dir: made if it does not exist.
+        data_root: folder that the names leave out.
+        image_key: whose metadata name the image's file.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        data_root: str | Path,
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir, self.data_root, self.image_key = Path(output_dir), data_root, image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key's mask."""
+        d = dict(data)
+        below = Path(os.path.relpath(source_of(d[self.image_key]), self.data_root)).with_suffix("")
+        parts = [part for part in below.parts if part != ".."]
+        if d.get("box") is not None:
+            parts.append("-".join(f"{float(value):g}" for value in d["box"]))
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for key in self.key_iterator(d):
+            mask = np.where(first_channel(d[key]) > 0, 255, 0).astype(np.uint8)
+            Image.fromarray(mask).save(self.output_dir / ("_".join(parts) + ".png"))
+        return d

@@ -1,0 +1,107 @@
+"""From a network's probabilities to a mask: which regions count, back to the original pixels, into files."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd
+from PIL import Image
+from scipy.ndimage import label
+
+from monai_mammo.mask_transforms import HysteresisThresholdd, RestoreMaskd, SaveMaskd
+from monai_mammo.transforms import ResampleRegiond
+
+GREYS = st.sampled_from([np.float32(value) for value in (0.0, 0.2, 0.4999, 0.5, 0.6, 0.7999, 0.8, 0.95, 1.0)])
+
+
+def image_of(mask: np.ndarray) -> MetaTensor:
+    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
+
+
+def lowered(probability: np.ndarray, **values: float) -> np.ndarray:
+    pred = torch.as_tensor(probability, dtype=torch.float32)[None]
+    return HysteresisThresholdd("pred", **values)({"pred": pred})["pred"][0].numpy()
+
+
+def test_a_region_that_is_nowhere_certain_is_left_out_of_the_mask_and_the_others_stay_whole():
+    probability = np.zeros((6, 12))
+    probability[1:4, 1:4] = 0.6
+    probability[2, 2] = 0.9  # certain in one pixel
+    probability[1:4, 6:9] = 0.79  # never
+    probability[5, 11] = 0.8  # a single pixel that reaches it
+    mask = lowered(probability, low=0.5, high=0.8) >= 0.5
+    expected = np.zeros((6, 12), bool)
+    expected[1:4, 1:4] = expected[5, 11] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+@given(probability=arrays(np.float32, (7, 9), elements=GREYS))
+@settings(deadline=None)
+def test_what_is_left_are_the_regions_that_reach_the_peak_and_what_is_lowered_stays_just_below(probability):
+    result = lowered(probability, low=0.5, high=0.8)
+    regions, number = label(probability >= 0.5)
+    expected = np.zeros(probability.shape, bool)
+    for region in range(1, number + 1):
+        expected |= (regions == region) & (probability[regions == region].max() >= np.float32(0.8))
+    np.testing.assert_array_equal(result >= 0.5, expected)
+    changed = result != probability
+    assert not (changed & ((probability < 0.5) | expected)).any()
+    np.testing.assert_allclose(result[changed], 0.5, atol=1e-6)
+
+
+def test_the_last_channel_counts_the_metadata_stay_and_the_input_is_not_changed():
+    pred = MetaTensor(torch.full((2, 4, 4), 0.6), meta={"filename_or_obj": "film.png"})
+    result = HysteresisThresholdd("pred")({"pred": pred})["pred"]
+    assert torch.equal(pred.as_tensor(), torch.full((2, 4, 4), 0.6))
+    assert result[0].min() == pred[0].min()
+    assert result[1].max() < 0.5
+    assert result.meta["filename_or_obj"] == "film.png"
+
+
+@pytest.mark.parametrize("low", [0.0, 0.8, 0.9])
+def test_a_threshold_that_leaves_nothing_to_doubt_changes_nothing(low):
+    probability = np.random.default_rng(0).random((9, 9)).astype(np.float32)
+    result = lowered(probability, low=low, high=min(low, 0.8))
+    np.testing.assert_array_equal(result, probability)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.5), (0.5, 1.1), (50, 80)])
+def test_thresholds_that_are_no_probabilities_are_refused(low, high):
+    with pytest.raises(ValueError, match=f"unlike low {low} and high {high}"):
+        HysteresisThresholdd("pred", low, high)
+
+
+@pytest.mark.parametrize("region", [[10, 20, 110, 84], [-40, -10, 160, 118], [150, 0, 250, 64]])
+@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4)], []])
+def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spots):
+    pixels = np.zeros((160, 120))
+    step = ResampleRegiond("image", size=(64, 32))
+    data = step({"image": image_of(pixels), "region": region})
+    found = torch.full((1, 64, 32), 1e-4)
+    for row, column, value in spots:
+        found[0, row, column] = value
+    data["pred"] = MetaTensor(found)
+    undo = Invertd("pred", Compose([step]), orig_keys="image", nearest_interp=False)
+    expected = undo(dict(data))["pred"].as_tensor()
+    result = RestoreMaskd(threshold=0.5)(data)
+    assert torch.equal(result["pred"].as_tensor() > 0, expected >= 0.5)
+    torch.testing.assert_close(result["probability"].as_tensor(), expected, atol=0.002, rtol=0)
+    outside = result["probability"].as_tensor().clone()
+    row0, column0, row1, column1 = result["reach"]
+    outside[:, row0:row1, column0:column1] = 0
+    assert not outside.any()
+    assert result["pred"].meta["filename_or_obj"] == "film.png"
+
+
+def test_masks_of_one_image_or_of_equal_names_do_not_overwrite_each_other(tmp_path):
+    save = SaveMaskd("pred", tmp_path / "out", data_root=tmp_path)
+    mask = torch.ones(1, 4, 6, dtype=torch.uint8)
+    for folder, box in (("a", [0, 0, 2, 2]), ("a", [2, 2, 4, 4]), ("b", None)):
+        image = MetaTensor(mask.float(), meta={"filename_or_obj": str(tmp_path / folder / "1-1.dcm")})
+        save({"image": image, "pred": mask} | ({"box": box} if box else {}))
+    files = sorted((tmp_path / "out").glob("*.png"))
+    assert len(files) == 3
+    assert Image.open(files[0]).size == (6, 4)
