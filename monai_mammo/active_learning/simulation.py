@@ -95,9 +95,10 @@ def in_words(setup: Setup) -> str:
     origin = "scratch" if setup.initial_weights is None else Path(setup.initial_weights).name
     if setup.warm_start:
         origin = f"the former round's weights, the first from {origin},"
+    kept = "their last weights" if setup.validations == 1 else f"the best of {setup.validations} validations"
     return (
-        f"{Path(setup.bundle).name} ({values}), trained from {origin} in every round: {setup.steps} steps, the best of "
-        f"{setup.validations} validations. At least {setup.start} images at the start, {setup.add} more in each round, "
+        f"{Path(setup.bundle).name} ({values}), trained from {origin} in every round: {setup.steps} steps, {kept}. "
+        f"At least {setup.start} images at the start, {setup.add} more in each round, "
         "whole patients at a time. The labels of the validation section, the same for all, are not counted."
     )
 
