@@ -12,12 +12,21 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from monai_mammo.dicom.display import ForProcessing
 from monai_mammo.dicom.reader import Mammogram, read_mammogram
 
-Key = tuple[Any, ...]
+
+class Key(NamedTuple):
+    """A state of a file, and how it is read."""
+
+    file: str
+    inode: int
+    modified: int
+    length: int
+    voi: int
+    for_processing: ForProcessing
 
 
 class RecentMammograms:
@@ -48,25 +57,22 @@ class RecentMammograms:
         Raises:
             MammogramError: as `read_mammogram`.
         """
-        version = _version(path) if self.limit else None
-        if version is None:
+        key = _key(path, voi, for_processing) if self.limit else None
+        if key is None:
             return read_mammogram(path, voi=voi, for_processing=for_processing)
-        key = (*version, voi, for_processing)
         with self._lock:
             first, future = key not in self._known, self._known.setdefault(key, Future())
             self._known.move_to_end(key)
         if first:
-            return self._read(key, future, path, voi, for_processing)
+            return self._read(key, future, path)
         kept = future.result()
         return read_mammogram(path, voi=voi, for_processing=for_processing) if kept is None else _copy(kept)
 
-    def _read(
-        self, key: Key, future: Future[Mammogram | None], path: Path, voi: int, for_processing: ForProcessing
-    ) -> Mammogram:
+    def _read(self, key: Key, future: Future[Mammogram | None], path: Path) -> Mammogram:
         kept = None
         try:
-            mammogram = read_mammogram(path, voi=voi, for_processing=for_processing)
-            if 2 * path.stat().st_size < mammogram.pixels.nbytes:  # 16 bits a pixel in the file, 32 here
+            mammogram = read_mammogram(path, voi=key.voi, for_processing=key.for_processing)
+            if 2 * key.length < mammogram.pixels.nbytes:  # 16 bits a pixel in the file, 32 here
                 kept = _copy(mammogram)
         finally:  # an error is the other threads' own to meet
             with self._lock:
@@ -96,10 +102,10 @@ def _copy(mammogram: Mammogram) -> Mammogram:
     return replace(mammogram, pixels=mammogram.pixels.copy(), affine=mammogram.affine.copy())
 
 
-def _version(path: Path) -> tuple[str, int, int, int] | None:
-    """What changes when a file does; None if it cannot be seen, which reading it will say better."""
+def _key(path: Path, voi: int, for_processing: ForProcessing) -> Key | None:
+    """None for a file that cannot be seen, which reading it will say better."""
     try:
         stat = os.stat(path)
     except OSError:
         return None
-    return os.path.abspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return Key(os.path.abspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size, voi, for_processing)
