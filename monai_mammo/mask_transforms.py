@@ -39,8 +39,6 @@ class HysteresisThresholdd(MapTransform):
         self, keys: KeysCollection, low: float = 0.5, high: float = 0.8, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not (0 <= low <= 1 and 0 <= high <= 1):
-            raise ValueError(f"the thresholds of a probability lie in [0, 1], unlike low {low} and high {high}")
         self.low = low
         # scikit-image's thresholds are to be exceeded, ours to be reached.
         self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, max(low, high)))
