@@ -120,3 +120,16 @@ def test_serving_prepares_an_image_as_training_does(case, bundle, phantoms):
         *(key for key in ("size", "roi_size", "roi_margin", "whole_size") if key in parser.get()),
     ):
         assert parsers["train.yaml"].get(key) == parsers["inference.yaml"].get(key)
+
+
+def test_a_whole_mammogram_s_mask_is_judged_by_the_rule_that_it_is_served_by(root):
+    configs = root / "bundles" / "mammo_tumor_segmentation" / "configs"
+    judged, served = (
+        ConfigParser.load_config_file(str(configs / f"{name}.yaml")) for name in ("evaluate", "inference")
+    )
+    rules = []
+    for steps in (judged["validate#postprocessing"]["transforms"], served["postprocessing"]["transforms"]):
+        (rule,) = [step for step in steps if step["_target_"].endswith("HysteresisThresholdd")]
+        rules.append({**rule, "low": 0.5 if rule["low"] == "@threshold" else rule["low"]})
+    assert rules[0] == rules[1]
+    assert (judged["peak"], served["threshold"]) == (served["peak"], 0.5)

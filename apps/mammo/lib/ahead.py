@@ -35,7 +35,7 @@ class DecodingAhead:
         """Have these images decoded soon; nothing happens where none are kept."""
         if not RECENT.limit:
             return
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # whatever ended it does not end all decoding ahead
             self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
             self._thread.start()
         for image in images:
