@@ -1,0 +1,119 @@
+"""What must hold on a GPU: the same answers as on the processor, and a training step of every system that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from monai_mammo.benchmark.systems import SYSTEMS
+from monai_mammo.networks import ResPAMUNet
+from monai_mammo.networks.inference import for_inference
+from monai_mammo.predictor import MixedPrecisionInferer, Predictor, prefers_bfloat16
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+
+each_system = pytest.mark.parametrize("name", SYSTEMS)
+
+
+def build(name: str) -> nn.Module:
+    """The system's compact network, its dropout off."""
+    torch.manual_seed(0)
+    network = SYSTEMS[name].overrides(compact=True)["network_def"]
+    built: nn.Module = ConfigParser({"in_channels": 3, "dropout": 0.0, "network_def": network}).get_parsed_content(
+        "network_def"
+    )
+    return built
+
+
+def images(batch: int) -> Tensor:
+    """Noise with a bright square, which even images have on the left and odd ones on the right."""
+    found = torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(batch))
+    found[::2, :, 16:48, 4:28] += 3
+    found[1::2, :, 16:48, 36:60] += 3
+    return found
+
+
+def trained(name: str, device: str, amp: bool, steps: int = 12) -> tuple[nn.Module, list[float]]:
+    """The network after a few steps on sides (a classifier) or squares, and the losses."""
+    network = build(name).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    inferer, losses = MixedPrecisionInferer(amp), []
+    for step in range(steps):
+        x = images(8).to(device)
+        scores = inferer(x, network)
+        scores = scores[:, 0] if scores.ndim == 5 else scores  # the first of a deep supervision's
+        truth = (x.mean(1) > 1.5).long() if scores.ndim == 4 else torch.arange(8, device=device) % 2
+        loss = nn.functional.cross_entropy(scores, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters()), f"step {step}"
+        optimizer.step()
+        losses.append(loss.item())
+    return network.eval(), losses
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """Without TF32, which rounds float32 to 11 bits."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@each_system
+def test_mixed_precision_training_learns(name: str) -> None:
+    losses = trained(name, "cuda", amp=True, steps=20)[1]
+    assert losses[-1] < losses[0]
+
+
+@each_system
+@pytest.mark.usefixtures("exact")
+@torch.no_grad()
+def test_the_served_form_gives_what_the_processor_gives(name: str) -> None:
+    with torch.enable_grad():
+        plain = trained(name, "cpu", amp=False, steps=4)[0]
+    expected, x = plain(images(2)), images(2).cuda()
+    limit = expected.abs().max()
+    there = plain.cuda()
+    assert (for_inference(there, x)(x) - there(x)).abs().max() <= 1e-5 * limit
+    assert (there(x).cpu() - expected).abs().max() <= 1e-4 * limit
+
+
+@each_system
+@torch.no_grad()
+def test_bfloat16_is_equal_to_a_hundredth_unless_the_plain_network_is_not_either(name: str) -> None:
+    with torch.enable_grad():
+        plain = trained(name, "cuda", amp=False)[0]
+    x, inferer = images(4).cuda(), MixedPrecisionInferer(True)
+    expected = plain(x)
+    errors = [
+        (inferer(x, network) - expected).square().mean().sqrt() / (expected.max() - expected.min())
+        for network in (plain, for_inference(plain, x, bfloat16=True))
+    ]
+    assert 0 < errors[1] <= max(1e-2, 2 * errors[0])
+
+
+def test_the_gpu_is_recognised_for_what_it_can() -> None:
+    assert prefers_bfloat16("cuda") == (torch.cuda.get_device_capability() >= (8, 0))
+
+
+@pytest.mark.parametrize(("mode", "given"), [("whole", {}), ("roi", {"box": [90, 40, 130, 90]})])
+def test_a_bundle_answers_the_same_on_both(root, phantoms, tmp_path, mode, given) -> None:
+    torch.manual_seed(0)
+    torch.save(ResPAMUNet(2, 3, 2, stem="resnet", width=8).state_dict(), tmp_path / "model.pt")
+    image = sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[0]
+    values = {"mode": mode, "width": 8, "roi_size": [64, 64], "whole_size": [96, 64]}
+    bundle = root / "bundles" / "mammo_tumor_segmentation"
+    here, there = (
+        Predictor(bundle, weights=tmp_path / "model.pt", device=device, overrides=values)(image, **given)
+        for device in ("cpu", "cuda")
+    )
+    assert there["region"] == here["region"]
+    difference = (torch.as_tensor(there["probability"]).cpu() - torch.as_tensor(here["probability"])).abs()
+    assert difference.mean() < 2e-3
+    assert difference.max() < 5e-2
