@@ -52,7 +52,7 @@ def train(case, bundle, dataset_dir, **values) -> None:
 def trained(case, root, phantoms, tmp_path_factory):
     """The case's bundle after two epochs; tests write into `tmp_path`, not into it."""
     bundle = copy_of(root / "bundles" / case.bundle, tmp_path_factory.mktemp("trained"))
-    train(case, bundle, phantoms / case.datalist, epochs=2, output_dir=str(bundle / "run"))
+    train(case, bundle, phantoms / case.datalist, epochs=2, cosine=True, output_dir=str(bundle / "run"))
     return bundle
 
 
@@ -183,7 +183,7 @@ def test_a_resumed_run_goes_on_where_the_last_whole_checkpoint_is(case, trained,
     torn = bundle / "run" / "checkpoint_epoch=2.pt"
     torn.write_bytes(torn.read_bytes()[:1000])  # as a process killed while it wrote leaves it
     first = torch.load(bundle / "run" / "checkpoint_epoch=1.pt", weights_only=True)
-    train(case, bundle, phantoms / case.datalist, epochs=2, resume=True, output_dir=str(bundle / "run"))
+    train(case, bundle, phantoms / case.datalist, epochs=2, resume=True, cosine=True, output_dir=str(bundle / "run"))
     again = torch.load(torn, weights_only=True)
     assert again["trainer"]["iteration"] == 2 * first["trainer"]["iteration"]
     assert again["best"]["best"] >= first["best"]["best"]
