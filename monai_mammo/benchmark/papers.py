@@ -71,6 +71,3 @@ PROPOSED = {"quality": "resnet34_parb_kan", "segmentation": "respam_unet"}
 
 COMPARED = {"quality": ("resnet34", "accuracy", "accuracy"), "segmentation": ("respam_unet", "mean_dice", "dice")}
 """What a paper's claim is about: the system at the other end, our metric and the paper's."""
-
-CLOSER = {"respam_unet": "respam_unet_fine"}
-"""Where a compact system leaves the paper to save time: the one that does not, and speaks for it if it was trained."""

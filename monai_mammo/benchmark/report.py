@@ -138,11 +138,10 @@ def _in_short(section: _Section) -> list[str]:
 def _claims(analysis: Analysis) -> list[str]:
     """Each comparison that the paper claims, with ours of the same two systems."""
     end, metric, printed = papers.COMPARED[analysis.task]
-    speaks = analysis.entrant(papers.CLOSER.get(end, end)) or analysis.entrant(end)
     reported, found = papers.REPORTED[analysis.task], []
     rows = [(name, variant) for name in reported for variant in (name, f"{name}_common_loss") if name != end]
     for name, variant in rows:
-        entrants = [analysis.entrant(variant), speaks]
+        entrants = [analysis.entrant(variant), analysis.entrant(end)]
         printed_pair = [reported[name][printed], reported[end][printed]]
         if analysis.task == "segmentation":  # paper B claims that its system is above the others
             entrants, printed_pair = entrants[::-1], printed_pair[::-1]

@@ -54,8 +54,7 @@ NOT_RUN, NONE = "not run", "—"
 def papers_table(analysis: Analysis) -> Table:
     """Table 2 of paper A or table 1 of paper B with our numbers, and the paper's in a column of their own."""
     task, columns = analysis.task, PAPER_COLUMNS[analysis.task]
-    reported = dict(papers.REPORTED[task])
-    reported = reported | {closer: reported[name] for name, closer in papers.CLOSER.items() if name in reported}
+    reported = papers.REPORTED[task]
     names = [*(name for name in papers.TITLES if name in reported)]
     known = {entrant.name: entrant for entrant in analysis.test.entrants}
     rows: list[list[str]] = []
