@@ -19,7 +19,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before 
 _PROBLEM = re.compile(r"^(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*")
 
 
-def launch(command: Sequence[str], log: Path, tick: Callable[[], None]) -> int:
+def launch(command: Sequence[str], log: Path, tick: Callable[[], None], threads: int | None = None) -> int:
     """Run a command to its end.
 
     The child is ended when this process ends, however that happens: a training that goes on without the benchmark
@@ -28,7 +28,8 @@ def launch(command: Sequence[str], log: Path, tick: Callable[[], None]) -> int:
     Args:
         command: program and arguments.
         log: file that both output streams are appended to.
-        tick: called once a second.
+        tick: called once a second; what it raises ends the child.
+        threads: that the child computes with; None for as many as there are cores.
 
     Returns:
         the exit status; negative for a signal.
@@ -40,7 +41,7 @@ def launch(command: Sequence[str], log: Path, tick: Callable[[], None]) -> int:
             stdout=file,
             stderr=subprocess.STDOUT,
             preexec_fn=_end_with_parent if _LIBC is not None else None,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
         )
         try:
             while True:

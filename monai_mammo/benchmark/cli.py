@@ -58,6 +58,9 @@ Values = Annotated[
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Processes that train one network together; by default one a GPU.")
 ]
+AtOnce = Annotated[
+    int, typer.Option(min=1, help="Trainings side by side: one small network leaves most of a large GPU idle.")
+]
 Bundles = Annotated[Path | None, typer.Option(help="Folder that holds the bundles; by default the repository's.")]
 
 
@@ -73,11 +76,12 @@ def quality(
     epochs: Epochs = None,
     values: Values = None,
     processes: Processes = None,
+    at_once: AtOnce = 1,
     bundles: Bundles = None,
 ) -> None:
     """Complete or incomplete mammogram: train and test every system with every seed."""
     plan = _plan("quality", data, systems, seeds, protocol, Mode.roi, test_data, compact, epochs, values)
-    _run(out, plan, processes, bundles)
+    _run(out, plan, processes, at_once, bundles)
 
 
 @app.command()
@@ -93,11 +97,12 @@ def segmentation(
     epochs: Epochs = None,
     values: Values = None,
     processes: Processes = None,
+    at_once: AtOnce = 1,
     bundles: Bundles = None,
 ) -> None:
     """Tumour segmentation: train and test every system with every seed."""
     plan = _plan("segmentation", data, systems, seeds, protocol, mode, test_data, compact, epochs, values)
-    _run(out, plan, processes, bundles)
+    _run(out, plan, processes, at_once, bundles)
 
 
 @app.command("systems")
@@ -192,11 +197,11 @@ def _plan(
     return make
 
 
-def _run(out: Path, plan: Callable[[], Plan], processes: int | None, bundles: Path | None) -> None:
+def _run(out: Path, plan: Callable[[], Plan], processes: int | None, at_once: int, bundles: Path | None) -> None:
     from monai_mammo.benchmark.work import run_benchmark
 
     try:
-        failed = run_benchmark(out, plan(), bundles=bundles, processes=processes, console=console)
+        failed = run_benchmark(out, plan(), bundles=bundles, processes=processes, at_once=at_once, console=console)
     except MammogramError as error:
         raise _stop(str(error)) from error
     except OSError as error:

@@ -11,9 +11,12 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from monai_mammo.benchmark.plan import OWN, Plan, bundle_values, find_bundle, se
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, device_name, runs_of, write_curves
 from monai_mammo.datasets.border_probe import border_probe
 from monai_mammo.datasets.datalist import load_datalist, write_json
+from monai_mammo.datasets.pool import available_processes
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.training import latest_checkpoint
 
@@ -37,8 +41,9 @@ def run_benchmark(
     *,
     bundles: Path | None = None,
     processes: int | None = None,
+    at_once: int = 1,
     console: Console | None = None,
-    start: Launch = launch,
+    start: Launch | None = None,
 ) -> dict[str, str]:
     """Do what is not done yet of a plan.
 
@@ -47,8 +52,9 @@ def run_benchmark(
         plan: what is asked for; it is joined to what the folder holds.
         bundles: the folder that holds the bundles.
         processes: that train one network together; None for one a GPU. The batch is shared among them.
+        at_once: trainings side by side; a GPU that one small network leaves idle trains several in the time of one.
         console: where progress is shown.
-        start: runs a command line with its log; tests put another in its place.
+        start: runs a command line with its log; None for :func:`children.launch`.
 
     Returns:
         why each run that failed did, by its name; all others are done.
@@ -61,10 +67,11 @@ def run_benchmark(
     with only_one(out, console):
         plan = settle(out, plan, bundle)
         runs, simple = runs_of(out, plan), baselines_of(out, plan)
-        work = _Work(out, plan, bundle, processes or max(1, torch.cuda.device_count()), start)
+        start = start or partial(launch, threads=max(1, available_processes() // at_once) if at_once > 1 else None)
+        work = _Work(out, plan, bundle, processes or max(1, torch.cuda.device_count()), at_once, start)
         with Display(console, len(runs), work.epochs) as display:
             work.display = display
-            failed = [run.name for run in runs if not work.attempt(run, work.system)]
+            failed = [run.name for run, done in zip(runs, work.side_by_side(runs), strict=True) if not done]
             failed += [run.name for run in simple if not work.attempt(run, work.baseline)]
             display.other("measuring what the systems cost")
             work.costs(runs)
@@ -92,10 +99,24 @@ class _Work:
 
     display: Display
 
-    def __init__(self, out: Path, plan: Plan, bundle: Path, processes: int, start: Launch) -> None:
+    def __init__(self, out: Path, plan: Plan, bundle: Path, processes: int, at_once: int, start: Launch) -> None:
         self.out, self.plan, self.bundle, self.processes, self.start = out, plan, bundle, processes, start
+        self.at_once, self.interrupted = at_once, threading.Event()
         self.bundle_values = bundle_values(bundle)
         self.epochs = int(plan.values.get("epochs", self.bundle_values["epochs"]))
+
+    def side_by_side(self, runs: Sequence[Run]) -> list[bool]:
+        """Train and test the systems, `at_once` of them at a time; whether each is done."""
+        if self.at_once == 1:
+            return [self.attempt(run, self.system) for run in runs]
+        with ThreadPoolExecutor(self.at_once) as pool:
+            attempts = [pool.submit(self.attempt, run, self.system) for run in runs]
+            try:
+                return [attempt.result() for attempt in attempts]
+            except BaseException:
+                self.interrupted.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def attempt(self, run: Run, carry_out: Callable[[Run], None]) -> bool:
         """Carry a run out; if that fails, note why and let the others go on."""
@@ -161,7 +182,7 @@ class _Work:
     def _train(self, run: Run, values: Mapping[str, Any]) -> None:
         state, log = run.folder / "training", run.folder / "train.log"
         self.display.now(run.name, "training", lambda: _epoch(state))
-        self._call(self._training(run, state, values), log)
+        self._call(run, self._training(run, state, values), log)
         if not run.weights.is_file():
             raise _failure(log, "no validation gave a result, so there are no weights")
         epochs = write_curves(state, run.folder / "curves.csv", self.epochs)
@@ -181,7 +202,7 @@ class _Work:
             values = {"dataset_dir": data.resolve(), "section": section, "output_dir": folder, "weights": run.weights}
             masks = {"masks": test == OWN} if self.plan.task == "segmentation" else {}
             files = self._files(run, "train.yaml", "evaluate.yaml")
-            self._call(self._bundle("evaluating", files, values | masks), folder / "test.log")
+            self._call(run, self._bundle("evaluating", files, values | masks), folder / "test.log")
             self._tested(run, test)
 
     def _border_rule(self, run: Run) -> None:
@@ -225,8 +246,13 @@ class _Work:
         given = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
         return [sys.executable, *(under or []), "-m", "monai.bundle", "run", entry, *given]
 
-    def _call(self, command: list[str], log: Path) -> None:
-        status = self.start(command, log, self.display.tick)
+    def _call(self, run: Run, command: list[str], log: Path) -> None:
+        def tick() -> None:
+            if self.interrupted.is_set():  # the one who was asked to stop is another thread
+                raise KeyboardInterrupt
+            self.display.tick(run.name)
+
+        status = self.start(command, log, tick)
         if status != 0:
             raise _failure(log, f"exit status {status}: {cause(log)}")
 

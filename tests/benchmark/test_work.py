@@ -116,6 +116,58 @@ def test_every_run_leaves_what_a_report_needs(phantoms, tmp_path):
     assert (tmp_path / "baselines" / "border_rule" / "tests" / "test" / "per_image.csv").is_file()
 
 
+class Together(Bundle):
+    """Whose trainings wait until two of them are under way."""
+
+    def __init__(self, **other) -> None:
+        super().__init__(**other)
+        self.both = threading.Barrier(2, timeout=60)
+
+    def __call__(self, line, log, tick) -> int:
+        if "training" in line:
+            self.both.wait()
+        return super().__call__(line, log, tick)
+
+
+def test_trainings_side_by_side_leave_what_one_after_the_other_leaves(phantoms, tmp_path):
+    wanted = plan(phantoms, seeds=(0, 1))
+    assert carry_out(tmp_path / "two", wanted, Together(), at_once=2) == {}
+    assert carry_out(tmp_path / "one", wanted, Bundle()) == {}
+    for beside, alone in zip(runs_of(tmp_path / "two", wanted), runs_of(tmp_path / "one", wanted), strict=True):
+        assert beside.record == alone.record
+        assert read_curves(beside.folder) == read_curves(alone.folder)
+
+
+def test_of_trainings_side_by_side_one_that_fails_does_not_stop_the_other(phantoms, tmp_path):
+    failed = carry_out(tmp_path, plan(phantoms), Together(fails="resnet34"), at_once=2)
+    assert list(failed) == ["resnet34, seed 0"]
+    assert "no such layer" in failed["resnet34, seed 0"]
+    assert next(run for run in runs_of(tmp_path, plan(phantoms)) if run.system == "resnet34_parb").record["trained"]
+
+
+def test_an_interruption_ends_all_that_runs_side_by_side(phantoms, tmp_path):
+    """The first to be told stops the benchmark; the other's child is ended at its next tick."""
+    ended = []
+
+    def start(line, log, tick) -> int:
+        both.wait()
+        if "resnet34_parb/" in " ".join(line):
+            raise KeyboardInterrupt
+        try:
+            for _ in range(600):
+                tick()
+                threading.Event().wait(0.1)
+        except KeyboardInterrupt:
+            ended.append(line)
+            raise
+        return 0
+
+    both = threading.Barrier(2, timeout=60)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(tmp_path, plan(phantoms, systems=("resnet34_parb", "resnet34")), start, at_once=2)
+    assert len(ended) == 1
+
+
 def test_records_are_gone_on_with(phantoms, tmp_path):
     carry_out(tmp_path / "b", plan(phantoms), Bundle())
     (kept,) = keep_records([tmp_path / "b"], tmp_path / "kept")
