@@ -92,13 +92,13 @@ def phantoms(source: Path, number: int, rows: int, columns: int) -> Any:
 
 
 def main() -> None:
-    from monai_mammo.datasets.pool import available_processes
+    from monai_mammo.machine import available_cores
 
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--images", type=int, default=240)
     arguments.add_argument("--rows", type=int, default=2560)
     arguments.add_argument("--columns", type=int, default=1920)
-    arguments.add_argument("--processes", type=int, default=available_processes())
+    arguments.add_argument("--processes", type=int, default=available_cores())
     arguments.add_argument("--rounds", type=int, default=2)
     chosen = arguments.parse_args()
     print(f"{chosen.images} JPEG 2000 images of {chosen.rows} x {chosen.columns}, {chosen.processes} processes")

@@ -22,8 +22,8 @@ import torch
 from monai_mammo.active_learning.replay import Pool, Replay, Round, Setup
 from monai_mammo.active_learning.selection import STRATEGIES
 from monai_mammo.datasets.datalist import write_json
-from monai_mammo.datasets.pool import available_processes
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.machine import available_cores
 
 METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
 """What is plotted for each task: a metric of the bundle's evaluation."""
@@ -163,7 +163,7 @@ def _start_worker(setup: Setup, log: str, processes: int) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    torch.set_num_threads(max(1, available_processes() // processes))
+    torch.set_num_threads(max(1, available_cores() // processes))
     _prepare_worker(setup)
 
 

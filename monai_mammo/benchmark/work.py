@@ -30,8 +30,8 @@ from monai_mammo.benchmark.plan import OWN, Plan, bundle_values, find_bundle, se
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, device_name, runs_of, write_curves
 from monai_mammo.datasets.border_probe import border_probe
 from monai_mammo.datasets.datalist import load_datalist, write_json
-from monai_mammo.datasets.pool import available_processes
 from monai_mammo.dicom.errors import MammogramError, cause_of
+from monai_mammo.machine import available_cores
 from monai_mammo.training import latest_checkpoint
 
 
@@ -67,7 +67,7 @@ def run_benchmark(
     with only_one(out, console):
         plan = settle(out, plan, bundle)
         runs, simple = runs_of(out, plan), baselines_of(out, plan)
-        start = start or partial(launch, threads=max(1, available_processes() // at_once) if at_once > 1 else None)
+        start = start or partial(launch, threads=max(1, available_cores() // at_once) if at_once > 1 else None)
         work = _Work(out, plan, bundle, processes or max(1, torch.cuda.device_count()), at_once, start)
         with Display(console, len(runs), work.epochs) as display:
             work.display = display

@@ -31,8 +31,9 @@ from monai_mammo.datasets.audit_checks import check_list, check_lists
 from monai_mammo.datasets.audit_copies import find_copies
 from monai_mammo.datasets.audit_pixels import Job, Measure, measure
 from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.datasets.pool import available_processes, run
+from monai_mammo.datasets.pool import run
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.machine import available_cores
 
 VERSION = 1
 """Of the form of audit.json."""
@@ -238,7 +239,7 @@ def _measure_all(
             masks[item.image] |= {item.mask: None} if item.mask and item.mask.is_file() else {}
     jobs = [Job(image, tuple(of_image)) for image, of_image in masks.items() if image.is_file()]
     if processes is None:
-        processes = available_processes() if len(jobs) >= _FEW_JOBS else 0
+        processes = available_cores() if len(jobs) >= _FEW_JOBS else 0
     found: dict[Path, tuple[Measure, dict[Path, Any]]] = {}
     pictures: dict[Path, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:

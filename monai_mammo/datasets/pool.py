@@ -20,12 +20,6 @@ Job = TypeVar("Job")
 DIED = "its process died while it was worked on (out of memory, or a crash within its codec)"
 
 
-def available_processes() -> int:
-    """Processor cores that this process may use, at most 16: more read faster than disks deliver."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
-
-
 def run(work: Callable[[Job], None], jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str]]:
     """Do every job, in whatever order they end.
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from monai_mammo.datasets.datalist import SECTIONS, write_datalist, write_json, write_sections
 from monai_mammo.datasets.lesions import MARGIN
 from monai_mammo.datasets.pieces import Entry, Subject
-from monai_mammo.datasets.pool import available_processes, run
+from monai_mammo.datasets.pool import run
 from monai_mammo.datasets.protocols import (
     PaperSplit,
     leaking,
@@ -28,6 +28,7 @@ from monai_mammo.datasets.protocols import (
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.datasets.work import do, missing, plain_defect, read_record, subjects
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.machine import available_cores
 
 TASKS = ("segmentation", "quality")
 SUMMARY = "prepared.json"
@@ -135,7 +136,7 @@ def prepare(
     defects += [Defect(image.image, both, "left out of training") for image in dropped]
     gone = {image.image for image in dropped}
     wanted = _subjects(plan, [image for image in images if image.image not in gone])
-    died = _make(wanted, available_processes() if processes is None else processes, progress)
+    died = _make(wanted, available_cores() if processes is None else processes, progress)
     prepared, splits = Prepared(out), patient_split(images, seed)
     by_maker = {"listing": defects}
     for wanted_task, maker in plan.makers.items():

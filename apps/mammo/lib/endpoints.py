@@ -28,7 +28,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 from requests_toolbelt import MultipartEncoder
 
-from monai_mammo.datasets.pool import available_processes
+from monai_mammo.machine import available_cores
 
 from .errors import RequestRefused, unknown
 from .images import image_extension
@@ -39,7 +39,7 @@ from .users import current_user
 MOST_WAITING = 64
 """Inferences that may wait for a processor; who comes then is told to come again."""
 LONGEST_TASK = 2**16
-AT_ONCE = max(2, available_processes())
+AT_ONCE = max(2, available_cores())
 
 _SOUND = (info, activelearning, scoring, datastore, session, train, batch_infer)
 # (method, path) that are written anew below, or make no sense here.

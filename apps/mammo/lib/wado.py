@@ -19,10 +19,10 @@ from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from monai_mammo.datasets.pool import available_processes
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import parse
 from monai_mammo.dicom.pixels import check_layout, read_stored
+from monai_mammo.machine import available_cores
 from monai_mammo.recent import RECENT
 
 from .accept import NATIVE
@@ -33,7 +33,7 @@ _UNDEFINED = 0xFFFFFFFF
 _PIXEL_TAG = (0x7FE0, 0x0010)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 # Decoding takes memory of several times the image: not for every thread at once.
-_decoding = threading.BoundedSemaphore(max(2, available_processes()))
+_decoding = threading.BoundedSemaphore(max(2, available_cores()))
 
 
 def syntax_of(path: Path) -> UID:
