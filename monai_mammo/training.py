@@ -81,7 +81,8 @@ class BestWeights:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
-        torch.save(getattr(self.network, "module", self.network).state_dict(), partial)
+        state_dict = getattr(self.network, "module", self.network).state_dict()
+        torch.save({name: value.cpu() for name, value in state_dict.items()}, partial)  # loads without a GPU, too
         os.replace(partial, self.path)
 
     def state_dict(self) -> dict[str, float]:

@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +25,21 @@ def samples() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("MAMMO_TEST_DATA does not name a folder of real mammograms")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def untrained(root) -> Callable[..., dict[str, torch.Tensor]]:
+    """Makes the state dict of a bundle's network before any training: `untrained(bundle's name, width=8)`."""
+    from monai.bundle import ConfigParser
+
+    def make(bundle: str, **values: Any) -> dict[str, torch.Tensor]:
+        parser = ConfigParser()
+        parser.read_config(str(root / "bundles" / bundle / "configs" / "inference.yaml"))
+        parser.update(values)
+        torch.manual_seed(0)
+        return parser.get_parsed_content("network_def").state_dict()
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -141,12 +141,10 @@ def test_images_of_a_batch_are_scored_as_if_they_were_alone() -> None:
 
 @pytest.mark.parametrize("bundle", ["mammo_quality_classification", "mammo_tumor_segmentation"])
 def test_a_bundle_scores_a_mammogram_the_same_every_time_and_refuses_what_is_none(
-    bundle, root, phantoms, tmp_path
+    bundle, root, untrained, phantoms, tmp_path
 ) -> None:
-    torch.manual_seed(0)
     small = {"width": 4, "size": [64, 64], "mode": "whole", "device": "cpu"}
-    network = ResNet34PARBKAN(2, 3, 2, width=4) if "quality" in bundle else ResPAMUNet(2, 3, 2, stem="resnet", width=4)
-    torch.save(network.state_dict(), tmp_path / "model.pt")
+    torch.save(untrained(bundle, width=4, mode="whole"), tmp_path / "model.pt")
     predictor = Predictor(root / "bundles" / bundle, weights=tmp_path / "model.pt", overrides=small)
     images = sorted(phantoms.glob("phantom-*/*/*_MLO.dcm"))[:2]
     scores = [score_image(predictor, image) for image in (*images, images[0])]

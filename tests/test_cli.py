@@ -6,12 +6,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from monai_mammo.cli import app
-from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 
-BUNDLES = {
-    "mammo_quality_classification": lambda: ResNet34PARBKAN(2, 3, 2, width=16),
-    "mammo_tumor_segmentation": lambda: ResPAMUNet(2, 3, 2, stem="resnet", width=16),
-}
+BUNDLES = ("mammo_quality_classification", "mammo_tumor_segmentation")
 
 
 def run(*arguments: object):
@@ -19,12 +15,11 @@ def run(*arguments: object):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(untrained, tmp_path_factory):
     """Untrained weights of each bundle's default network."""
     folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    for name, network in BUNDLES.items():
-        torch.save(network().state_dict(), folder / f"{name}.pt")
+    for name in BUNDLES:
+        torch.save(untrained(name), folder / f"{name}.pt")
     return folder
 
 

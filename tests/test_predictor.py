@@ -11,22 +11,20 @@ from scipy.ndimage import binary_dilation
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
-from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
+from monai_mammo.networks import ResNet34PARBKAN
 from monai_mammo.predictor import MixedPrecisionInferer, Predictor
 
 SIZE = {"roi_size": [64, 64], "whole_size": [96, 64]}
 
 
 @pytest.fixture(scope="module")
-def segmentation(root, tmp_path_factory):
-    """The segmentation bundle with random weights of a small network, the same for both modes."""
+def segmentation(root, untrained, tmp_path_factory):
+    """The segmentation bundle with random weights of a small network."""
     bundle = tmp_path_factory.mktemp("bundle") / "mammo_tumor_segmentation"
     shutil.copytree(root / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("*.pt"))
     (bundle / "models").mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    state = ResPAMUNet(2, 3, 2, stem="resnet", width=8).state_dict()
-    for name in ("model.pt", "model_whole.pt"):
-        torch.save(state, bundle / "models" / name)
+    for mode, name in (("roi", "model.pt"), ("whole", "model_whole.pt")):
+        torch.save(untrained(bundle.name, width=8, mode=mode), bundle / "models" / name)
     return bundle
 
 
