@@ -88,9 +88,10 @@ class FusedPARB(nn.Module):
     """What a `PARB` computes, with fewer passes over its maps; for inference only, no gradient passes.
 
     - The mixing weights of the S2 attention need nothing of its maps but their means, and these follow from the
-      input's mean and its four border lines: a map moved down by one has gained its first line and lost its last. So
-      the weights are known before the maps, and the maps are never made: expanding, moving, weighting and adding are
-      one 2x2 convolution of the input with its border lines repeated. Half of the channels (put in an order in which
+      input's sum and its four border lines: a map moved down by one has gained its first line and lost its last. All
+      of that, up to the activation, is one matrix. So the weights are known before the maps, and the maps are never
+      made: expanding, moving, weighting and adding are one 2x2 convolution of the input with its border lines
+      repeated. Half of the channels (put in an order in which
       they lie together) read the pixel itself, the one above it and the one on its left, the other half the pixel
       itself, the one below and the one on its right; the weights scale the kernel.
     - The last 1x1 convolution of the attention and the block's own are one matrix.
@@ -120,8 +121,16 @@ class FusedPARB(nn.Module):
         with torch.no_grad():
             expand, bias = s2.expand.weight.flatten(1)[order], s2.expand.bias[order]  # type: ignore[index]
             last, project = parb.conv.weight.flatten(1), s2.project.weight.flatten(1)
-            self.expand = _linear(expand, bias)
-            self.squeeze = _linear(s2.squeeze.weight.flatten(1)[:, outputs])
+            squeeze = s2.squeeze.weight.flatten(1)[:, outputs]
+            if parb.averaged:  # the means are needed themselves
+                self.expand, self.squeeze = _linear(expand, bias), _linear(squeeze)
+            else:
+                still, upright, level = expand.view(3, c, c)
+                forth = torch.ones(c, 1).to(expand)  # down and to the right; the other half up and to the left
+                forth[half:] = -1
+                moved = (forth * upright, -forth * upright, forth * level, -forth * level)
+                from_sums = torch.cat((still + upright + level, *moved), dim=1)
+                self.squeeze = _linear(squeeze @ from_sums, squeeze @ bias.view(3, c).sum(0))
             self.excite = _linear(s2.excite.weight.flatten(1)[order])
             self.join = _linear(
                 torch.cat(((last @ project)[:, outputs], last), dim=1),
@@ -140,29 +149,28 @@ class FusedPARB(nn.Module):
         """(B, C, H, W) to (B, C, H, W), in channels-last order; to (B, C, 1, 1) where the mean alone is asked for."""
         n, c, height, width = x.shape
         pixels = x.permute(0, 2, 3, 1)
-        mean = _mean(pixels)
-        means = self._means(pixels, mean)
-        pooled = means.sum(1)
+        sums = _sums(pixels) / (height * width)
+        means = self._means(sums) if self.averaged else None
+        pooled = self.squeeze(sums.flatten(1) if means is None else means.sum(1))
         if self.sum_pixels:
             pooled = pooled * (height * width)
-        weights = self.excite(F.gelu(self.squeeze(pooled))).view(n, 3, c).softmax(dim=1, dtype=self.kernel.dtype)
+        weights = self.excite(F.gelu(pooled)).view(n, 3, c).softmax(dim=1, dtype=self.kernel.dtype)
         attended = self.se.conv(x).permute(0, 2, 3, 1)
         mean_attended = _mean(attended)
         scale = self.se.excite.fc(mean_attended)
-        if self.averaged:
-            mixed = (weights * means).sum(1).to(mean.dtype)
+        if means is not None:
+            mean, mixed = sums[:, 0], (weights * means).sum(1).to(sums.dtype)
             return (mean + self.join(torch.cat((mixed, scale * mean_attended), dim=1))).view(n, c, 1, 1)
         both = torch.cat((*self._mixed(x, weights), attended * scale.view(n, 1, 1, c)), dim=-1)
         return self.join(both).add_(pixels).permute(0, 3, 1, 2)
 
-    def _means(self, pixels: Tensor, mean: Tensor) -> Tensor:
-        """Means of the maps at rest, moved vertically, moved horizontally, (B, 3, C), from the input (B, H, W, C)."""
-        n, height, width, c = pixels.shape
+    def _means(self, sums: Tensor) -> Tensor:
+        """Means of the maps at rest, moved vertically, moved horizontally, (B, 3, C), from what `_sums` gives."""
+        n, _, c = sums.shape
         half = c // 2
-        vertical = (pixels[:, 0] - pixels[:, -1]).sum(1) / (height * width)
-        horizontal = (pixels[:, :, 0] - pixels[:, :, -1]).sum(1) / (height * width)
-        inputs = torch.stack((mean, mean + vertical, mean - vertical, mean + horizontal, mean - horizontal))
-        rest, *moved = self.expand(inputs).unbind()
+        total, rows, columns = sums[:, :1], sums[:, 1:2] - sums[:, 2:3], sums[:, 3:4] - sums[:, 4:5]
+        inputs = torch.cat((total, total + rows, total - rows, total + columns, total - columns), dim=1)
+        rest, *moved = self.expand(inputs).unbind(1)
         halves = (half_map[:, c + i * half :][:, :half] for i, half_map in enumerate(moved))
         return torch.cat((rest[:, :c], *halves), dim=1).view(n, 3, c)
 
@@ -176,6 +184,14 @@ class FusedPARB(nn.Module):
         mixed = (torch.cat(maps) if n > 1 else maps[0]).permute(0, 2, 3, 1)
         # A window's last pixel is the first half's own, its first pixel the second half's.
         return mixed[:, :-1, :-1, : c // 2], mixed[:, 1:, 1:, c // 2 :]
+
+
+def _sums(pixels: Tensor) -> Tensor:
+    """(B, H, W, C) to (B, 5, C): over all pixels, the first and the last row, the first and the last column."""
+    total = pixels.flatten(1, 2).sum(1, keepdim=True)
+    rows = torch.cat((pixels[:, :1], pixels[:, -1:]), dim=1).sum(2)
+    columns = torch.cat((pixels[:, :, :1], pixels[:, :, -1:]), dim=2).sum(1)
+    return torch.cat((total, rows, columns), dim=1)
 
 
 def _mean(pixels: Tensor) -> Tensor:
