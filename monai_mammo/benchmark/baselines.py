@@ -83,11 +83,14 @@ def fit_constant_mask(name: str, config: Sequence[Path], values: Mapping[str, An
 
 
 def _cut(share: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The log odds of a pixel's share, less those of the best threshold."""
+    """The log odds of a pixel's share, less those of the best threshold, stretched to 10.
+
+    Whole mammograms are judged by the regions of which a network is somewhere sure; a mean is sure of nothing.
+    """
     levels = torch.linspace(0.05, 0.95, 19)
     best = max(levels, key=lambda level: _mean_dice(share >= level, masks))
     odds = torch.logit(share.clamp(1e-4, 1 - 1e-4)) - torch.logit(best)
-    return odds + 1e-6  # the threshold itself is tumour
+    return odds * (10 / odds.max().clamp(min=1e-3)) + 1e-6  # the threshold itself is tumour
 
 
 def _mean_dice(mask: torch.Tensor, masks: torch.Tensor) -> float:

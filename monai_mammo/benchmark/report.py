@@ -87,7 +87,8 @@ class _Section:
         trained = next(t for t in self.benchmark.tests if t.name == OWN).data
         data = trained if self.own else f"trained on {trained}, tested on {test.data}"
         held_out = "patients held out" if plan.protocol == "patient" else "the paper's leaking split"
-        return f"{_TASKS[plan.task]}{seen}: {data}, {held_out}"
+        width = "" if plan.compact else ", networks of the published width"
+        return f"{_TASKS[plan.task]}{seen}: {data}, {held_out}{width}"
 
     @property
     def slug(self) -> str:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from monai_mammo.benchmark import costs
@@ -21,6 +22,7 @@ from monai_mammo.benchmark.runs import Run
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.detections import candidates
 from monai_mammo.evaluation import SegmentationReport
+from monai_mammo.mask_transforms import HysteresisThresholdd
 from monai_mammo.networks import ResNet34PARBKAN
 
 SIZE = (32, 32)
@@ -64,25 +66,38 @@ def test_the_border_rule_learns_its_threshold_and_is_reported_like_a_system(tmp_
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["accuracy"]["value"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["all_foreground", "mean_mask"])
-def test_a_constant_mask_is_fitted_through_the_bundles_own_preparation(phantoms, tmp_path, name):
-    config = tmp_path / "config.yaml"
-    values = {**constant_mask_config(), "roi_size": list(SIZE), "mode": "roi"}
+def constant_mask(name: str, mode: str, phantoms, folder) -> torch.Tensor:
+    """Probabilities (2, rows, columns) that a baseline fitted on phantoms gives for every image."""
+    config = folder / "config.yaml"
+    values = {**constant_mask_config(), f"{mode}_size": list(SIZE), "mode": mode}
     config.write_text(json.dumps(values))
-    bundle, weights = find_bundle("segmentation"), tmp_path / "model.pt"
-    data = {"bundle_root": str(bundle), "dataset_dir": str(phantoms / "segmentation_roi")}
+    bundle, weights = find_bundle("segmentation"), folder / "model.pt"
+    data = {"bundle_root": str(bundle), "dataset_dir": str(phantoms / f"segmentation_{mode}")}
     fit_constant_mask(name, [bundle / "configs" / "train.yaml", config], data, weights)
     network = ConstantMask(SIZE)
     network.load_state_dict(torch.load(weights, weights_only=True))
     output = network(torch.zeros(3, 3, *SIZE))
     assert output.shape == (3, 2, *SIZE)
-    mask = output.argmax(dim=1)[0]
+    return output.softmax(1)[0]
+
+
+@pytest.mark.parametrize("name", ["all_foreground", "mean_mask"])
+def test_a_constant_mask_is_fitted_through_the_bundles_own_preparation(phantoms, tmp_path, name):
+    mask = constant_mask(name, "roi", phantoms, tmp_path)[1] >= 0.5
     if name == "all_foreground":
         assert mask.all()
     else:  # a crop is centred on its lesion, which has a margin of a fifth on each side
         assert mask[SIZE[0] // 2, SIZE[1] // 2] == 1
         assert not mask[0].any()
         assert not mask[:, 0].any()
+
+
+def test_what_whole_mammograms_ask_of_a_region_leaves_the_mean_mask_as_it_is(phantoms, tmp_path):
+    probability = constant_mask("mean_mask", "whole", phantoms, tmp_path)
+    peak = ConfigParser.load_config_file(str(find_bundle("segmentation") / "configs" / "evaluate.yaml"))["peak"]
+    kept = HysteresisThresholdd("pred", high=peak)({"pred": probability})["pred"]
+    assert probability[1].max() > 0.5
+    assert torch.equal(kept, probability)
 
 
 def probability_map() -> tuple[np.ndarray, np.ndarray]:
