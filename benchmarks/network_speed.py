@@ -55,7 +55,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--widths", type=int, nargs="+", default=[64, 16], help="of the classifier")
     arguments.add_argument("--unet-widths", type=int, nargs="+", default=[64, 16], help="of ResPAM U-Net")
-    arguments.add_argument("--stem", default="resnet")
+    arguments.add_argument("--stem", default="unet")
     arguments.add_argument("--side", type=int, default=224)
     arguments.add_argument("--batch-size", type=int, default=8, help="of ResPAM U-Net; the classifier's is 1")
     arguments.add_argument("--repeats", type=int, default=9)

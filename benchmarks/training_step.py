@@ -1,6 +1,6 @@
 """How much of a training step is not the model: (step of the bundle's `training`) / (bare network, loss, optimiser).
 
-    python benchmarks/training_step.py [--width 16] [--stem resnet] [--batch-size 8] [--steps 30]
+    python benchmarks/training_step.py [--width 16] [--stem unet] [--batch-size 8] [--steps 30]
 
 Both run in one process, in alternating blocks, on phantoms; the bare step sees ready tensors. Medians after warm-up.
 The goal is 1.10 at most.
@@ -29,7 +29,7 @@ WARM_UP = 5
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--width", type=int, default=16)
-    arguments.add_argument("--stem", default="resnet")
+    arguments.add_argument("--stem", default="unet")
     arguments.add_argument("--batch-size", type=int, default=8)
     arguments.add_argument("--steps", type=int, default=30)
     arguments.add_argument("--blocks", type=int, default=2)

@@ -3,19 +3,18 @@
     monai-mammo prepare cdd-cesm <CDD-CESM folder> data/cdd-cesm
     python bundles/train_weights.py --data data/cdd-cesm --out runs/weights [--install]
 
-Each model is trained in stages, small images first: the network has the same weights at any size, and most of what
-it learns does not need fine detail. The last stages of the quality model vary contrast and sharpness, so that films do
-not look foreign to it: begun with these, it would learn slowly. The second stage of the segmentation sees phantoms
-among the mammograms, because `make demo` shows phantoms. Nothing is chosen by the test patients, and there is one seed,
-0. What is done is not done again. `--install` copies the weights into the bundles and writes their `models/SHA256SUMS`
-and the numbers of their model cards, `docs/results_<name>.md`.
+The quality model is trained in stages, small images first: the network has the same weights at any size, and most of
+what it learns does not need fine detail. Its last stages vary contrast and sharpness, so that films do not look foreign
+to it: begun with these, it would learn slowly. The segmentation learns on whole mammograms first; on crops it goes on
+from there. Nothing is chosen by the test patients, and there is one seed, 0. What is done is not done again. The
+segmentation takes some two hours on a processor's core, minutes on a GPU. `--install` copies the weights into the
+bundles and writes their `models/SHA256SUMS` and the numbers of their model cards, `docs/results_<name>.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -24,11 +23,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_mammo.benchmark.card import card
-from monai_mammo.datasets import phantom
-from monai_mammo.datasets.datalist import SECTIONS, load_datalist, write_json, write_sections
+from monai_mammo.datasets.datalist import write_json
 
 HERE = Path(__file__).resolve().parent
-PHANTOMS = "phantoms"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class Stage:
     name: str
     datalist: str
     values: dict[str, Any]
-    phantoms: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,12 @@ class Model:
     weights: str
     values: dict[str, Any]
     stages: tuple[Stage, ...]
+    start: str = ""
+    """The model from whose weights the first stage goes on."""
 
 
 _ONLINE = {"learn_from": "originals", "samples_per_image": 16, "batch_size": 32, "cosine": True}
 _FOREIGN = {"contrast": 0.7, "blur": 0.7}
-_AUGMENTED = {"cosine": True, "zoom": 0.15}
 
 MODELS = {
     "quality": Model(
@@ -75,6 +72,14 @@ MODELS = {
             Stage("contrast_again", "quality", {**_ONLINE, **_FOREIGN, "epochs": 24, "learning_rate": 0.0005}),
         ),
     ),
+    "whole": Model(
+        "segmentation",
+        "Tumour on a whole mammogram",
+        "mammo_tumor_segmentation",
+        "model_whole.pt",
+        {"mode": "whole"},
+        (Stage("full", "segmentation_whole", {"cosine": True, "zoom": 0.3, "rotation_degrees": 20, "epochs": 60}),),
+    ),
     "roi": Model(
         "segmentation",
         "Tumour on a crop around it",
@@ -82,20 +87,13 @@ MODELS = {
         "model.pt",
         {"mode": "roi"},
         (
-            Stage("small", "segmentation_roi", {**_AUGMENTED, "roi_size": [96, 96], "epochs": 40}),
-            Stage("full", "segmentation_roi", {**_AUGMENTED, "epochs": 12, "learning_rate": 0.0005}, phantoms=True),
+            Stage(
+                "full",
+                "segmentation_roi",
+                {"cosine": True, "zoom": 0.15, "rotation_degrees": 20, "epochs": 50, "learning_rate": 0.0007},
+            ),
         ),
-    ),
-    "whole": Model(
-        "segmentation",
-        "Tumour on a whole mammogram",
-        "mammo_tumor_segmentation",
-        "model_whole.pt",
-        {"mode": "whole"},
-        (
-            Stage("small", "segmentation_whole", {**_AUGMENTED, "whole_size": [256, 160], "epochs": 20}),
-            Stage("full", "segmentation_whole", {**_AUGMENTED, "epochs": 12, "learning_rate": 0.0005}, phantoms=True),
-        ),
+        start="whole",
     ),
 }
 
@@ -129,35 +127,18 @@ def main() -> None:
 
 def train(name: str, model: Model, data: Path, out: Path) -> Path:
     """Go through the stages that are not done; the last one's weights."""
-    before: Path | None = None
+    before = train(model.start, MODELS[model.start], data, out) if model.start else None
     for stage in model.stages:
         folder = out / name / stage.name
         weights, done = folder / model.weights, folder / "done.json"
         if not done.is_file():
-            datalist = with_phantoms(data / stage.datalist, out) if stage.phantoms else data / stage.datalist
             start = {"initial_weights": before} if before else {}
-            where = {"dataset_dir": datalist, "ckpt_dir": folder, "output_dir": folder}
+            where = {"dataset_dir": data / stage.datalist, "ckpt_dir": folder, "output_dir": folder}
             run(model, "training", ["train.yaml"], {**model.values, **stage.values, **start, **where, "resume": True})
-            write_json(done, {**stage.values, "phantoms": stage.phantoms})
+            write_json(done, stage.values)
         before = weights
     assert before is not None
     return before
-
-
-def with_phantoms(datalist: Path, out: Path) -> Path:
-    """A datalist with phantoms among those who are trained on, and in no other section."""
-    phantoms, joined = out / PHANTOMS, out / f"{datalist.name}_and_phantoms"
-    if not (phantoms / datalist.name / "dataset.json").is_file():
-        phantom.write_phantoms(phantoms, patients=16, seed=0, progress=True)
-        phantom.segmentation_datalist(phantoms)
-    drawn = [entry for section in SECTIONS for entry in load_datalist(phantoms / datalist.name, section)]
-    sections = {section: load_datalist(datalist, section) for section in SECTIONS}
-    sections["training"] += drawn
-    document = json.loads((datalist / "dataset.json").read_text())
-    about = {key: document[key] for key in ("name", "licence")}
-    about["description"] = "with phantoms among the training images"
-    write_sections(joined, sections, about=about, labels=document["labels"])
-    return joined
 
 
 def test(model: Model, weights: Path, datalist: Path) -> Path:
