@@ -12,6 +12,7 @@ from os import PathLike
 import torch
 from monai.networks.blocks import ChannelSELayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = [
     "PAM",
@@ -27,12 +28,29 @@ __all__ = [
 ]
 
 
+_SAFE_CHANNELS = 16
+
+
+class _PickedConv2d(nn.Conv2d):
+    """A strided 1x1 convolution that picks its pixels itself.
+
+    On a processor with AVX-512, PyTorch's (oneDNN, torch 2.13) writes past its memory in the backward pass where fewer
+    than 16 channels come in, in channels-last order, from maps of some 96 x 64 pixels and more.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     """A padded convolution without bias for use before a normalisation; at stride 1 the size is kept.
 
     Its weights start from Kaiming's normal distribution (fan-out), as in a ResNet.
     """
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    kind = _PickedConv2d if kernel_size == 1 and stride > 1 and in_channels < _SAFE_CHANNELS else nn.Conv2d
+    layer = kind(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
