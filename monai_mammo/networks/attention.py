@@ -34,8 +34,8 @@ _SAFE_CHANNELS = 16
 class _PickedConv2d(nn.Conv2d):
     """A strided 1x1 convolution that picks its pixels itself.
 
-    On a processor with AVX-512, PyTorch's (oneDNN, torch 2.13) writes past its memory in the backward pass where fewer
-    than 16 channels come in, in channels-last order, from maps of some 96 x 64 pixels and more.
+    On processors, PyTorch's own one writes past its memory in the backward pass where fewer channels come in than a
+    vector holds (16 with AVX-512), in channels-last order (oneDNN issue 6035; seen with torch 2.13).
     """
 
     def forward(self, x: Tensor) -> Tensor:
