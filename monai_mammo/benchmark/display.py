@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,7 +16,7 @@ class _Current:
 
     bar: TaskID
     epoch: Callable[[], int]
-    seen: int = field(default=0)
+    seen: int
 
 
 class Display:
