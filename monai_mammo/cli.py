@@ -89,6 +89,9 @@ def prepare(
     ] = Protocol.patient,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of everything else random.")] = 0,
     margin: Annotated[float, typer.Option(min=0.0, help="Share of a lesion's side around a crop.")] = 0.2,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Complete and incomplete samples of each held-out mammogram, for quality.")
+    ] = 1,
     processes: Annotated[int | None, typer.Option(min=0, help="Worker processes; by default one a core.")] = None,
     check: Annotated[bool, typer.Option("--audit/--no-audit", help="End with the audit of what was made.")] = True,
 ) -> None:
@@ -105,6 +108,7 @@ def prepare(
             protocol=protocol.value,
             seed=seed,
             margin=margin,
+            samples=samples,
             processes=processes,
             progress=_progress,
         )

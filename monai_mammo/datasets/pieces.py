@@ -39,6 +39,8 @@ class Subject:
     """The prepared folder."""
     seed: int = 0
     margin: float = MARGIN
+    samples: int = 1
+    """Complete samples, and as many incomplete ones, for `quality`."""
 
     @property
     def file(self) -> str:
@@ -117,10 +119,10 @@ def segmentation_paper(subject: Subject, pixels: np.ndarray) -> Made:
 
 
 def quality(subject: Subject, pixels: np.ndarray) -> Made:
-    """A complete and an incomplete sample for `quality`, and what others are made of; none of one cut already."""
+    """Complete and incomplete samples for `quality`, and what others are made of; none of one cut already."""
     made, (pixels, mask) = Made(), _reduced(pixels)
-    for label, name, sample in _samples(subject, pixels, mask, 1, made.defects):
-        file = f"quality/images/{subject.name}_{name}.png"
+    for index, (label, name, sample) in enumerate(_samples(subject, pixels, mask, subject.samples, made.defects)):
+        file = f"quality/images/{subject.name}_{name}{f'_{index // 2 + 1}' if index > 1 else ''}.png"
         made.files[file] = _grey(sample.pixels)
         made.add("quality", _sampled(subject, sample) | {"image": file, "label": label})
     if made.entries:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,11 +81,20 @@ class _Plan:
     protocol: str
     seed: int
     margin: float
+    samples: int
 
     @property
     def makers(self) -> dict[str, str]:
         """The maker of each task's pieces."""
         return {task: task if self.protocol == "patient" else f"{task}_paper" for task in self.tasks}
+
+    def title(self, task: str) -> str:
+        """What a datalist calls the data set."""
+        return (
+            f"{self.name}, {2 * self.samples} samples a mammogram"
+            if task == "quality" and self.samples > 1
+            else self.name
+        )
 
 
 def prepare(
@@ -97,6 +106,7 @@ def prepare(
     protocol: str = "patient",
     seed: int = 0,
     margin: float = MARGIN,
+    samples: int = 1,
     processes: int | None = None,
     progress: Progress = lambda items, total: items,
 ) -> Prepared:
@@ -115,6 +125,9 @@ def prepare(
         protocol: `patient` or `paper`.
         seed: of everything random.
         margin: share of a lesion's side that a crop adds on each side, at least 0.
+        samples: complete samples, and as many incomplete ones, of each mammogram of a validation or test patient in
+            `quality`. The first pair is the same whatever their number; with more, what a classifier is said to reach
+            depends less on how these few mammograms happened to be cut.
         processes: worker processes; None for one a core, 0 for none (everything in this process).
         progress: wraps the images' iterator, given their number, to show where it is.
 
@@ -128,16 +141,16 @@ def prepare(
     _refuse_misplaced(source, out)
     images = _once(data_set.images(source, defects), defects)
     tasks = _tasks(images, source, task)
-    plan = _Plan(data_set.NAME, data_set.LICENCE, source, out, tasks, protocol, seed, margin)
+    plan = _Plan(data_set.NAME, data_set.LICENCE, source, out, tasks, protocol, seed, margin, samples)
     earlier = _earlier(plan)
     out.mkdir(parents=True, exist_ok=True)
     dropped = leaking(images) if protocol == "patient" else []
     both = "its patient is in the official test set, too"
     defects += [Defect(image.image, both, "left out of training") for image in dropped]
     gone = {image.image for image in dropped}
-    wanted = _subjects(plan, [image for image in images if image.image not in gone])
-    died = _make(wanted, available_cores() if processes is None else processes, progress)
     prepared, splits = Prepared(out), patient_split(images, seed)
+    wanted = _subjects(plan, [image for image in images if image.image not in gone], splits)
+    died = _make(wanted, available_cores() if processes is None else processes, progress)
     by_maker = {"listing": defects}
     for wanted_task, maker in plan.makers.items():
         entries, by_maker[maker] = _collect(wanted[maker], maker, died)
@@ -202,12 +215,21 @@ def _earlier(plan: _Plan) -> dict[str, Any]:
     return earlier
 
 
-def _subjects(plan: _Plan, images: Sequence[SourceImage]) -> dict[str, list[Subject]]:
+def _subjects(
+    plan: _Plan, images: Sequence[SourceImage], splits: Mapping[str, Sequence[str]]
+) -> dict[str, list[Subject]]:
     """The mammograms that each maker works on."""
     chosen = dict.fromkeys(plan.makers.values(), images)
     if "segmentation_paper" in chosen:
         chosen["segmentation_paper"] = paper_segmentation_images(images)
-    return {maker: subjects(some, plan.source, plan.out, plan.seed, plan.margin) for maker, some in chosen.items()}
+    found = {maker: subjects(some, plan.source, plan.out, plan.seed, plan.margin) for maker, some in chosen.items()}
+    if "quality" in found:
+        held_out = {*splits["validation"], *splits["test"]}
+        found["quality"] = [
+            replace(subject, samples=plan.samples) if subject.image.patient in held_out else subject
+            for subject in found["quality"]
+        ]
+    return found
 
 
 def _make(wanted: Mapping[str, Sequence[Subject]], processes: int, progress: Progress) -> dict[str, str]:
@@ -263,7 +285,7 @@ def _write(
             folder,
             listed,
             splits,
-            name=plan.name,
+            name=plan.title(task),
             labels=labels,
             licence=plan.licence,
             originals=_below(plan.out, originals) if task == "quality" else (),
@@ -300,7 +322,13 @@ def _summarise(
         "data_set": plan.name,
         "licence": plan.licence,
         "source": plan.source.resolve().name,
-        "options": {"tasks": plan.tasks, "protocol": plan.protocol, "seed": plan.seed, "margin": plan.margin},
+        "options": {
+            "tasks": plan.tasks,
+            "protocol": plan.protocol,
+            "seed": plan.seed,
+            "margin": plan.margin,
+            "samples": plan.samples,
+        },
         "images": listed,
         "counts": _kept(earlier, "counts", own) | prepared.counts,
         "remarks": _kept(earlier, "remarks", own) | prepared.remarks,

@@ -69,8 +69,8 @@ class KANLinear(nn.Module):
         self.grid_size = grid_size
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + 3))
-        # SiLU(tanh(normal)) has a mean square of about 0.16, so the outputs start at about a tenth. Larger, these random
-        # functions drown for several epochs what the layer learns, and with it what the trunk learns through it.
+        # SiLU(tanh(normal)) has a mean square of about 0.16, so the outputs start at about a tenth. Larger, these
+        # random functions drown for epochs what the layer learns, and with it what the trunk learns through it.
         nn.init.normal_(self.base_weight, std=0.25 * in_features**-0.5)
         nn.init.normal_(self.spline_weight, std=0.02 * in_features**-0.5)
 

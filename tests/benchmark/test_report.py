@@ -163,6 +163,13 @@ def test_what_was_not_measured_is_not_in_the_tables(data, tmp_path):
     assert "What it costs" not in text
 
 
+def test_runs_that_were_cut_short_say_so(data, tmp_path):
+    benchmark(tmp_path / "short", data, values={"epochs": 4})
+    benchmark(tmp_path / "whole", data, values={"epochs": 3})
+    assert "Cut short: 6 of these runs ended after 3 of 4 epochs" in report(tmp_path / "short")[".md"]
+    assert "Cut short" not in report(tmp_path / "whole")[".md"]
+
+
 def test_nothing_run_yet(data, tmp_path):
     benchmark(tmp_path / "b", data, done=lambda run: False)
     found = report(tmp_path / "b")

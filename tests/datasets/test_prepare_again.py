@@ -58,6 +58,23 @@ def test_another_margin_changes_the_crops_and_leaves_no_file_behind(cesm, copy, 
     assert not list(out.rglob("*.part"))
 
 
+def test_more_samples_are_made_of_held_out_mammograms_and_the_first_pair_stays(cesm, prepared):
+    out = cesm.parent / "more-samples"
+    prepare(cdd_cesm, cesm, out, task="quality", samples=3, processes=0)
+    before, after = (json.loads((folder / "quality" / "dataset.json").read_text()) for folder in (prepared, out))
+    assert after["name"] == "CDD-CESM, 6 samples a mammogram"
+    assert after["training"] == before["training"]
+    assert after["originals"] == before["originals"]
+    for section in ("validation", "test"):
+        assert {entry["patient"] for entry in after[section]} == {entry["patient"] for entry in before[section]}
+        assert len(after[section]) == 3 * len(before[section]) > 0
+        assert all(entry in after[section] for entry in before[section])
+        assert len({(out / "quality" / entry["image"]).read_bytes() for entry in after[section]}) == len(after[section])
+    prepare(cdd_cesm, cesm, out, task="quality", processes=0)
+    assert json.loads((out / "quality" / "dataset.json").read_text()) == before
+    assert len(list((out / "quality" / "images").iterdir())) == len(list((prepared / "quality" / "images").iterdir()))
+
+
 def test_one_task_after_the_other_gives_what_both_together_give(cesm, prepared):
     out = cesm.parent / "one-by-one"
     prepare(cdd_cesm, cesm, out, task="quality", processes=0)
