@@ -62,17 +62,17 @@ class KANLinear(nn.Module):
         in_features: inputs, expected in [-1, 1].
         out_features: outputs.
         grid_size: intervals of the spline grid; (grid_size + 4) * in_features * out_features parameters.
+        gain: scale of the random functions that it starts from.
     """
 
-    def __init__(self, in_features: int, out_features: int, grid_size: int = GRID_SIZE) -> None:
+    def __init__(self, in_features: int, out_features: int, grid_size: int = GRID_SIZE, gain: float = 1.0) -> None:
         super().__init__()
         self.grid_size = grid_size
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + 3))
-        # SiLU(tanh(normal)) has a mean square of about 0.16, so the outputs start at about a tenth. Larger, these
-        # random functions drown for epochs what the layer learns, and with it what the trunk learns through it.
-        nn.init.normal_(self.base_weight, std=0.25 * in_features**-0.5)
-        nn.init.normal_(self.spline_weight, std=0.02 * in_features**-0.5)
+        # SiLU(tanh(normal)) has a mean square of about 0.16; with this scale the outputs start at about a half.
+        nn.init.normal_(self.base_weight, std=gain * 1.25 * in_features**-0.5)
+        nn.init.normal_(self.spline_weight, std=gain * 0.1 * in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features) to (B, out_features)."""
@@ -83,11 +83,11 @@ class KANLinear(nn.Module):
 class KANHead(nn.Sequential):
     """The ordinary KAN of layer widths [in_features, *hidden, num_classes], reading "K1" of paper A's section 1.4."""
 
-    def __init__(self, in_features: int, num_classes: int, hidden: tuple[int, ...] = ()) -> None:
+    def __init__(self, in_features: int, num_classes: int, hidden: tuple[int, ...] = (), gain: float = 1.0) -> None:
         widths = (in_features, *hidden, num_classes)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [Squash(before), KANLinear(before, after)]
+            layers += [Squash(before), KANLinear(before, after, gain=gain)]
         super().__init__(*layers)
 
 
@@ -101,12 +101,15 @@ class BilinearKAN(nn.Module):
         num_classes: outputs.
         bases: length q of phi.
         interactions: number m of bilinear forms W_m.
+        gain: of the KAN layer.
     """
 
-    def __init__(self, in_features: int, num_classes: int, bases: int = 8, interactions: int = 8) -> None:
+    def __init__(
+        self, in_features: int, num_classes: int, bases: int = 8, interactions: int = 8, gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.squash = Squash(in_features)
-        self.kan = KANLinear(in_features, bases)
+        self.kan = KANLinear(in_features, bases, gain=gain)
         # The spline bases sum to one, so every phi starts about SiLU(1.28) = 1: there, products have a linear part,
         # which learns at once; about zero they are even in the features. The forms are random (the identity would
         # start all alike and stay stuck) and small enough for the SiLU behind them to pass either sign.

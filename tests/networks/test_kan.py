@@ -65,6 +65,18 @@ def test_a_layer_is_a_sum_of_learned_functions_of_one_input_each() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("head", [KANHead, BilinearKAN])
+def test_the_gain_scales_the_random_part_of_a_start_and_nothing_else(head: type[KANHead | BilinearKAN]) -> None:
+    def start(gain: float) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return head(64, 2, gain=gain).state_dict()
+
+    large, small, constant = start(1.0), start(0.2), start(0.0)
+    for name, fixed in constant.items():
+        scale = 0.2 if name.endswith(("base_weight", "spline_weight")) else 1.0
+        torch.testing.assert_close(small[name] - fixed, scale * (large[name] - fixed))
+
+
 def test_bilinear_head_weighs_all_pairs() -> None:
     head, x = BilinearKAN(16, 3, bases=4, interactions=5), torch.rand(2, 16)
     phi = nn.functional.silu(head.kan(head.squash(x)))
