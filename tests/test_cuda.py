@@ -89,13 +89,13 @@ def test_the_served_form_gives_what_the_processor_gives(name: str) -> None:
 def test_bfloat16_is_equal_to_a_hundredth_unless_the_plain_network_is_not_either(name: str) -> None:
     with torch.enable_grad():
         plain = trained(name, "cuda", amp=False)[0]
-    x, inferer = images(4).cuda(), MixedPrecisionInferer(True)
+    x, inferer = images(64).cuda(), MixedPrecisionInferer(True)  # of few scores, the errors differ by chance
     expected = plain(x)
     errors = [
         (inferer(x, network) - expected).square().mean().sqrt() / (expected.max() - expected.min())
         for network in (plain, for_inference(plain, x, bfloat16=True))
     ]
-    assert 0 < errors[1] <= max(1e-2, 3 * errors[0])  # of a few scores: they differ by chance
+    assert 0 < errors[1] <= max(1e-2, 2 * errors[0])
 
 
 def test_the_gpu_is_recognised_for_what_it_can() -> None:

@@ -93,7 +93,7 @@ def fingerprint(subject: Subject, maker: str) -> str:
         "files": [_stat(file, subject.source) for file in sorted(files)],
         "seed": subject.seed,
         "margin": subject.margin,
-        **({"samples": subject.samples} if subject.samples > 1 else {}),
+        **({"samples": subject.samples} if subject.samples > 1 else {}),  # one: as before there was a choice
     }
     plain = functools.partial(_plain, source=subject.source)
     return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()
