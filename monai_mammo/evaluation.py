@@ -39,7 +39,7 @@ SEGMENTATION_TITLES = {
     "pooled_iou": "IoU, pooled pixels",
     "two_class_mean_iou": "IoU, mean of tumour and background (pooled, inside the crop)",
     "mean_hd95_mm": "95 % Hausdorff distance, mean (mm)",
-    "mean_hd95_px": "95 % Hausdorff distance, mean (pixels; spacing unknown)",
+    "mean_hd95_px": "95 % Hausdorff distance, mean (pixels)",
     "missed": "Share of lesions without any predicted pixel",
     "false_alarm": "Share of lesion-free images with a prediction",
 }
@@ -92,10 +92,11 @@ def overlap_record(
     Args:
         pred, label: masks (rows, columns) of one size; nonzero is tumour.
         region: `[row0, column0, row1, column1]` that the network saw; background is counted inside it only.
-        spacing: (row, column) mm per pixel; None gives the distance in pixels.
+        spacing: (row, column) mm per pixel, None where it is unknown.
 
     Returns:
-        `tp`, `fp`, `fn`, `tn` in pixels and `hd95` (NaN where either mask is empty).
+        `tp`, `fp`, `fn`, `tn` in pixels; `hd95` in pixels and `hd95_mm` (NaN where either mask is empty, `hd95_mm` also
+        without a spacing).
     """
     pred, label = pred > 0, label > 0
     tp, fp, fn = int((pred & label).sum()), int((pred & ~label).sum()), int((~pred & label).sum())
@@ -107,7 +108,8 @@ def overlap_record(
         "fp": fp,
         "fn": fn,
         "tn": max(0, rows * columns - tp - fp - fn),
-        "hd95": _hausdorff95(pred, label, spacing or (1.0, 1.0)),
+        "hd95": _hausdorff95(pred, label, (1.0, 1.0)),
+        "hd95_mm": _hausdorff95(pred, label, spacing) if spacing else math.nan,
     }
 
 
@@ -115,22 +117,24 @@ def segmentation_metrics(records: Sequence[Record]) -> Metrics:
     """Every definition of overlap in use, each under its own name, from records of :func:`overlap_record`.
 
     Images without a lesion count for the pooled metrics and `false_alarm`, not for the means over lesions. A missed
-    lesion has Dice and IoU 0 and no Hausdorff distance.
+    lesion has Dice and IoU 0 and no Hausdorff distance. It is there in millimetres where every entry has a spacing:
+    a mean over those that have one would be one of other lesions.
     """
     tp, fp, fn, tn = (np.array([record[name] for record in records], dtype=float) for name in ("tp", "fp", "fn", "tn"))
     lesion, found = tp + fn > 0, tp + fp > 0
     dice = _ratio(2 * tp[lesion], 2 * tp[lesion] + fp[lesion] + fn[lesion])
     iou = _ratio(tp[lesion], tp[lesion] + fp[lesion] + fn[lesion])
     tumour_iou = _ratio(tp.sum(), tp.sum() + fp.sum() + fn.sum())
-    distances = np.array([record["hd95"] for record in records], dtype=float)
-    unit = "mm" if all(record.get("spacing") for record in records) else "px"
+    distances = {"mean_hd95_px": "hd95"}
+    if all(record.get("spacing") for record in records):
+        distances["mean_hd95_mm"] = "hd95_mm"
     return {
         "mean_dice": _mean(dice),
         "mean_iou": _mean(iou),
         "pooled_dice": float(_ratio(2 * tp.sum(), 2 * tp.sum() + fp.sum() + fn.sum())),
         "pooled_iou": float(tumour_iou),
         "two_class_mean_iou": float((tumour_iou + _ratio(tn.sum(), tn.sum() + fp.sum() + fn.sum())) / 2),
-        f"mean_hd95_{unit}": _mean(distances[~np.isnan(distances)]),
+        **{name: _mean_of_known([record[column] for record in records]) for name, column in distances.items()},
         "missed": _mean(~found[lesion]),
         "false_alarm": _mean(found[~lesion]),
     }
@@ -279,6 +283,8 @@ class SegmentationReport(Report):
 
     Args:
         label_key: the reference mask, of the prediction's size.
+        native: whether the masks have the mammogram's own pixels: only there do the entry's `spacing` (distances in mm)
+            and `region` (background counts inside it only) mean anything.
         output_dir, resamples: as for :class:`Report`.
         masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`.
         detections: whether :func:`candidates` of `probability` (2, rows, columns) are recorded, as
@@ -293,18 +299,19 @@ class SegmentationReport(Report):
         label_key: str = "label",
         output_dir: str | Path | None = None,
         resamples: int = 1000,
+        *,
+        native: bool = False,
         masks: bool = False,
         detections: bool = False,
     ) -> None:
         super().__init__(output_dir, resamples)
-        self.label_key, self.masks, self.detections = label_key, masks, detections
+        self.label_key, self.native, self.masks, self.detections = label_key, native, masks, detections
 
     def record(self, output: Mapping[str, Any]) -> Record:
         """Counts of one image; `pred` is a label map (1, rows, columns)."""
         pred, label = (np.asarray(torch.as_tensor(output[key]).cpu())[0] for key in ("pred", self.label_key))
-        at_original = self.label_key != "label"
-        region = [int(value) for value in output["region"]] if at_original and "region" in output else None
-        spacing = _spacing(output) if at_original else None
+        region = [int(value) for value in output["region"]] if self.native and "region" in output else None
+        spacing = _spacing(output) if self.native else None
         found = overlap_record(pred, label, region, spacing) | {"spacing": spacing}
         if self.masks and self.output_dir is not None:
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
@@ -382,6 +389,11 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
 def _mean(values: Any) -> float:
     values = np.asarray(values, dtype=float)
     return float(values.mean()) if values.size else math.nan
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    known = np.array(values, dtype=float)
+    return _mean(known[~np.isnan(known)])
 
 
 def _auc(positive: np.ndarray, score: np.ndarray) -> float:

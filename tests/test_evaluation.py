@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from monai_mammo.evaluation import (
+    SegmentationReport,
     confusion_matrix,
     overlap_record,
     patient_intervals,
@@ -46,10 +48,25 @@ def test_counts_are_those_of_the_pixels(pred, label):
 def test_the_hausdorff_distance_is_in_millimetres_along_each_axis():
     label = np.zeros((40, 40), dtype=bool)
     label[10:20, 10:20] = True
-    assert overlap_record(label, label, spacing=(0.5, 0.1))["hd95"] == 0
+    assert overlap_record(label, label, spacing=(0.5, 0.1))["hd95_mm"] == 0
     down, right = np.roll(label, 4, axis=0), np.roll(label, 4, axis=1)
-    assert overlap_record(down, label, spacing=(0.5, 0.1))["hd95"] == pytest.approx(2.0)
-    assert overlap_record(right, label, spacing=(0.5, 0.1))["hd95"] == pytest.approx(0.4)
+    assert overlap_record(down, label, spacing=(0.5, 0.1))["hd95_mm"] == pytest.approx(2.0)
+    assert overlap_record(right, label, spacing=(0.5, 0.1))["hd95_mm"] == pytest.approx(0.4)
+
+
+def test_millimetres_and_pixels_are_never_averaged():
+    label = np.zeros((1, 60, 60), dtype=bool)
+    label[0, 10:30, 10:30] = True
+    moved = {"pred": torch.as_tensor(np.roll(label, 10, axis=2)), "reference": torch.as_tensor(label)}
+    native = SegmentationReport("reference", native=True)
+    known, unknown = native.record({**moved, "spacing": [0.05, 0.05]}), native.record(moved)
+    assert segmentation_metrics([known, known])["mean_hd95_mm"] == pytest.approx(0.5)
+    assert segmentation_metrics([known, unknown])["mean_hd95_px"] == pytest.approx(10)
+    assert "mean_hd95_mm" not in segmentation_metrics([known, unknown])
+    # At a network's own size an image's spacing says nothing.
+    assert "mean_hd95_mm" not in segmentation_metrics(
+        [SegmentationReport("reference").record({**moved, "spacing": [0.05, 0.05]})]
+    )
 
 
 def test_background_counts_inside_the_region_only():

@@ -24,6 +24,7 @@ _NUMBERS = {
     "label": int,
     "lesions": int,
     "hd95": float,
+    "hd95_mm": float,
     "probability": float,
 }
 

@@ -136,7 +136,7 @@ def test_an_empty_map_has_no_peak():
 
 def test_an_evaluation_keeps_masks_and_peaks(tmp_path):
     probability, label = probability_map()
-    report = SegmentationReport("reference", tmp_path, resamples=20, masks=True, detections=True)
+    report = SegmentationReport("reference", tmp_path, resamples=20, native=True, masks=True, detections=True)
     output = {
         "pred": torch.as_tensor(probability > 0.5)[None],
         "reference": torch.as_tensor(label)[None],
