@@ -15,10 +15,11 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import TraceKeys, convert_to_numpy
+from monai.utils import TraceKeys, convert_to_numpy, convert_to_tensor
 from PIL import Image
 from skimage.filters import apply_hysteresis_threshold
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.resampling import empty_canvas, put_back
 from monai_mammo.transforms import ResampleRegiond, first_channel, source_of, without_meta
 
@@ -49,7 +50,7 @@ class HysteresisThresholdd(MapTransform):
         for key in self.key_iterator(d):
             probability = np.asarray(convert_to_numpy(without_meta(d[key])[-1]))
             doubtful = (probability >= self.low) & ~apply_hysteresis_threshold(probability, *self._below)
-            d[key] = d[key].clone()
+            d[key] = convert_to_tensor(d[key], track_meta=True).clone()
             d[key][-1][torch.as_tensor(doubtful, device=d[key].device)] = max(self._below[0], 0.0)
         return d
 
@@ -67,6 +68,9 @@ class RestoreMaskd(Transform):
         negligible: smaller probabilities count as 0.
         probability_key: where the probability at the original pixels is put, float32.
         reach_key: where `[row0, column0, row1, column1]` is put, outside of which mask and probability are 0.
+
+    Raises:
+        MammogramError: the image did not come from `ResampleRegiond`.
     """
 
     def __init__(
@@ -86,8 +90,7 @@ class RestoreMaskd(Transform):
         """Add the mask, the probability and where they are."""
         d = dict(data)
         image = d[self.image_key]
-        name = ResampleRegiond.__name__
-        done = next(each for each in reversed(image.applied_operations) if each[TraceKeys.CLASS_NAME] == name)
+        done = _resampling_of(image)
         info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
         found = without_meta(d[self.pred_key])
         counting = found.where(found >= self.negligible, 0.0)
@@ -95,9 +98,21 @@ class RestoreMaskd(Transform):
         mask = empty_canvas(probability.shape, torch.uint8, found.device)
         inside = (slice(None), slice(reach[0], reach[2]), slice(reach[1], reach[3]))
         mask[inside] = (probability[inside] >= self.threshold).to(torch.uint8)
-        d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=image.meta), reach
-        d[self.pred_key] = MetaTensor(mask, meta=image.meta)
+        meta = {**image.meta, "affine": info["affine"]}
+        d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=meta), reach
+        d[self.pred_key] = MetaTensor(mask, meta=meta)
         return d
+
+
+def _resampling_of(image: Any) -> dict[str, Any]:
+    """What `ResampleRegiond` noted of an image."""
+    name = ResampleRegiond.__name__
+    for done in reversed(getattr(image, "applied_operations", [])):
+        if done[TraceKeys.CLASS_NAME] == name:
+            return dict(done)
+    raise MammogramError(
+        source_of(image), f"it does not say which region the network was shown: no {name} made it", f"Put {name} first"
+    )
 
 
 class SaveMaskd(MapTransform):

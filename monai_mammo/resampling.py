@@ -31,11 +31,12 @@ class Taps(NamedTuple):
 def taps_of(start: int, stop: int, size: int, length: int, mode: str, shrink: bool) -> Taps:
     """`size` new pixels over [start, stop) of a line of `length` pixels, with zeros beyond its ends.
 
-    Weighted as torch's `interpolate` does it over such a line; with `shrink` as with its antialiasing.
+    Weighted as torch's `interpolate` does it over such a line; with `shrink` as with its antialiasing. "nearest" is its
+    "nearest-exact": what it calls "nearest" moves a mask by half a new pixel against its image.
     """
     extent = stop - start
     if mode == "nearest":
-        index = (torch.arange(size) * extent // size)[:, None]
+        index = ((2 * torch.arange(size) + 1) * extent // (2 * size))[:, None]  # the pixel that holds the centre
         weight = torch.ones(size, 1)
     else:
         width = max(extent / size, 1.0) if shrink else 1.0

@@ -29,7 +29,7 @@ class BreastMask(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Outline the breast of the image's first channel."""
-        outline = torch.as_tensor(breast_mask(first_channel(img))[None].astype(np.uint8))
+        outline = _mask_like(img, breast_mask(first_channel(img))[None].astype(np.uint8))
         return MetaTensor(outline, affine=img.affine) if isinstance(img, MetaTensor) else outline
 
 
@@ -69,7 +69,8 @@ class ClearAird(MapTransform):
             outline = breast_mask(reduced(pixels, 256))
             if outline.any():
                 near = distance_transform_edt(~outline) <= self.rim * max(outline.shape)
-                d[key] = _like(d[key], without_meta(d[key]) * torch.as_tensor(resize_nearest(near, pixels.shape)))
+                image = without_meta(d[key])
+                d[key] = _like(d[key], image * _mask_like(image, resize_nearest(near, pixels.shape)))
         return d
 
 
@@ -112,9 +113,9 @@ class LesionRegiond(Transform):
     def _box(self, d: Mapping[Hashable, Any]) -> Region:
         shape = tuple(d[self.image_key].shape[1:])
         if d.get("box") is not None:
-            return self._checked_box(d, [float(value) for value in d["box"]], shape)
+            return self._checked_box(d, self._numbers(d, "box", 4), shape)
         if d.get("point") is not None:
-            row, column = (float(value) for value in d["point"])
+            row, column = self._numbers(d, "point", 2)
             if not (0 <= row < shape[0] and 0 <= column < shape[1]):
                 raise _unusable(d[self.image_key], f"the point ({row:g}, {column:g}) lies outside the image {shape}")
             half = self.point_extent * max(shape) / 2
@@ -124,8 +125,14 @@ class LesionRegiond(Transform):
             raise _unusable(d[self.image_key], "nothing marks a lesion (no box, no point, no non-empty mask)")
         return box
 
+    def _numbers(self, d: Mapping[Hashable, Any], key: str, count: int) -> list[float]:
+        values = [float(value) for value in d[key]]
+        if len(values) != count or not all(map(math.isfinite, values)):
+            raise _unusable(d[self.image_key], f"the {key} {values} is not {count} numbers")
+        return values
+
     def _checked_box(self, d: Mapping[Hashable, Any], box: list[float], shape: tuple[int, ...]) -> Region:
-        if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
+        if box[0] >= box[2] or box[1] >= box[3]:
             raise _unusable(d[self.image_key], f"{box} is no box [row0, column0, row1, column1]")
         if box[0] >= shape[0] or box[1] >= shape[1] or box[2] <= 0 or box[3] <= 0:
             raise _unusable(d[self.image_key], f"the box {box} lies outside the image {shape}")
@@ -169,7 +176,7 @@ class BreastRegiond(Transform):
         steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)]
         region = [math.ceil(value * step) for value, step in zip(box, steps * 2, strict=True)]
         d[self.region_key] = fit_region(region, self.size, self.margin)
-        d[self.breast_key] = torch.as_tensor(self._breast(outline, steps, d[self.region_key]))[None]
+        d[self.breast_key] = _mask_like(d[self.image_key], self._breast(outline, steps, d[self.region_key]))[None]
         return d
 
     def _breast(self, outline: np.ndarray, steps: Sequence[float], region: Sequence[int]) -> np.ndarray:
@@ -219,8 +226,9 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
     """Bring a region of the image to the network's input size; the inverse puts a result back at the original pixels.
 
     One step from original pixels to input pixels: zeros where the region reaches beyond the image, bilinear with
-    antialiasing (a mammogram shrinks some tenfold on its way to a network) or nearest. The inverse interpolates
-    without antialiasing and is zero outside the region.
+    antialiasing (a mammogram shrinks some tenfold on its way to a network) or nearest. The affine follows, so that
+    every pixel stays where it is in millimetres. The inverse interpolates without antialiasing and is zero outside the
+    region.
 
     Args:
         keys: images (channel, rows, columns) of one size.
@@ -256,7 +264,9 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
                 for axis in (0, 1)
             ]
             d[key] = _like(d[key], torch.stack([resample(channel, *lines) for channel in image]))
-            self.push_transform(d[key], orig_size=shape, extra_info={"region": region, "mode": mode})
+            info = {"region": region, "mode": mode, "affine": d[key].affine}
+            d[key].affine = d[key].affine @ _from_region(region, self.size, len(d[key].affine))
+            self.push_transform(d[key], orig_size=shape, extra_info=info)
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -266,6 +276,7 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
             done = self.pop_transform(d[key])
             info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
             d[key] = _like(d[key], put_back(without_meta(d[key]), info["region"], shape, info["mode"])[0])
+            d[key].affine = info["affine"]
         return d
 
 
@@ -294,14 +305,28 @@ class ScalePercentilesd(MapTransform):
         return d
 
 
-def without_meta(img: torch.Tensor) -> torch.Tensor:
-    """Without MONAI's bookkeeping."""
-    return img.as_tensor() if isinstance(img, MetaTensor) else img
+def without_meta(img: NdarrayOrTensor) -> torch.Tensor:
+    """A tensor without MONAI's bookkeeping, on the image's device."""
+    return img.as_tensor() if isinstance(img, MetaTensor) else torch.as_tensor(img)
 
 
-def _like(img: torch.Tensor, pixels: torch.Tensor) -> MetaTensor:
+def _like(img: NdarrayOrTensor, pixels: torch.Tensor) -> MetaTensor:
     """New pixels with an image's metadata and history."""
     return MetaTensor(pixels).copy_meta_from(img) if isinstance(img, MetaTensor) else MetaTensor(pixels)
+
+
+def _mask_like(img: NdarrayOrTensor, mask: np.ndarray) -> torch.Tensor:
+    """A mask as a tensor on the image's device."""
+    return torch.as_tensor(mask, device=img.device if isinstance(img, torch.Tensor) else None)
+
+
+def _from_region(region: Sequence[int], size: Sequence[int], rank: int) -> torch.Tensor:
+    """The affine (rank, rank) from pixels of a resampled region to pixels of the image that it was taken from."""
+    affine = torch.eye(rank, dtype=torch.float64)
+    for axis in (0, 1):
+        step = (region[axis + 2] - region[axis]) / size[axis]
+        affine[axis, axis], affine[axis, -1] = step, region[axis] + (step - 1) / 2  # pixels lie about their centres
+    return affine
 
 
 def first_channel(img: NdarrayOrTensor) -> np.ndarray:

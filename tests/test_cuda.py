@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Transform
 from torch import Tensor, nn
 
 from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.networks.inference import for_inference
 from monai_mammo.predictor import MixedPrecisionInferer, Predictor, prefers_bfloat16
 from monai_mammo.training import BestWeights
+from monai_mammo.transforms import BreastMaskd, BreastRegiond, ClearAird, ScalePercentilesd
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 
@@ -125,3 +128,15 @@ def test_a_bundle_answers_the_same_on_both(root, untrained, phantoms, tmp_path, 
     difference = (torch.as_tensor(there["probability"]).cpu() - torch.as_tensor(here["probability"])).abs()
     assert difference.mean() < 2e-3
     assert difference.max() < 5e-2
+
+
+@pytest.mark.parametrize(
+    "step", [BreastMaskd("image"), BreastRegiond(size=(40, 32)), ClearAird("image"), ScalePercentilesd("image", 1, 99)]
+)
+def test_a_transform_answers_on_the_device_of_its_image(step: Transform) -> None:
+    pixels = torch.rand(1, 60, 50, generator=torch.Generator().manual_seed(0))
+    plain, moved = step({"image": MetaTensor(pixels)}), step({"image": MetaTensor(pixels.cuda())})
+    for key, value in moved.items():
+        if isinstance(value, Tensor):
+            assert value.is_cuda
+            torch.testing.assert_close(value.cpu(), plain[key], atol=1e-6, rtol=0)

@@ -11,6 +11,7 @@ from monai.transforms import Compose, Invertd
 from PIL import Image
 from scipy.ndimage import label
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.mask_transforms import HysteresisThresholdd, RestoreMaskd, SaveMaskd
 from monai_mammo.transforms import ResampleRegiond
 
@@ -73,7 +74,9 @@ def test_a_threshold_that_leaves_nothing_to_doubt_changes_nothing(low):
 def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spots):
     pixels = np.zeros((160, 120))
     step = ResampleRegiond("image", size=(64, 32))
-    data = step({"image": image_of(pixels), "region": region})
+    image = image_of(pixels)
+    image.affine = torch.diag(torch.tensor([0.07, 0.09, 1, 1], dtype=torch.float64))
+    data = step({"image": image, "region": region})
     found = torch.full((1, 64, 32), 1e-4)
     for row, column, value in spots:
         found[0, row, column] = value
@@ -88,6 +91,12 @@ def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spot
     outside[:, row0:row1, column0:column1] = 0
     assert not outside.any()
     assert result["pred"].meta["filename_or_obj"] == "film.png"
+    assert torch.equal(result["pred"].affine, image.affine)
+
+
+def test_a_mask_without_the_region_that_the_network_saw_is_refused():
+    with pytest.raises(MammogramError, match=r"film\.png.*which region the network was shown"):
+        RestoreMaskd()({"image": image_of(np.zeros((8, 8))), "pred": torch.ones(1, 4, 4)})
 
 
 def test_masks_of_one_image_or_of_equal_names_do_not_overwrite_each_other(tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, ScaleIntensityRangePercentilesd
 from PIL import Image
+from scipy.ndimage import center_of_mass
 
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.errors import MammogramError
@@ -121,6 +122,52 @@ def test_a_label_of_small_whole_numbers_stays_one_when_resampled():
     assert torch.equal(step.inverse(cut)["label"].as_tensor(), label)
 
 
+@settings(deadline=None, max_examples=40)
+@given(rows=st.integers(20, 900), columns=st.integers(20, 900))
+def test_a_mask_stays_at_its_place_in_the_image_when_resampled(rows, columns):
+    y, x = np.mgrid[:rows, :columns] + 0.5
+    lesion = ((y / rows - 0.5) / 0.3) ** 2 + ((x / columns - 0.4) / 0.25) ** 2 <= 1
+    data = {"image": image_of(lesion), "label": image_of(lesion), "region": [0, 0, rows, columns]}
+    cut = ResampleRegiond(["image", "label"], size=(64, 48), mode=["bilinear", "nearest"])(data)
+    image, label = (center_of_mass(cut[key][0].numpy()) for key in ("image", "label"))
+    np.testing.assert_allclose(label, image, atol=0.25)  # pixels of the network's input
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=sides, columns=sides, region=st.tuples(*[st.integers(-30, 70)] * 2, st.integers(4, 200), st.integers(4, 200))
+)
+def test_the_affine_follows_the_region(rows, columns, region):
+    row, column, height, width = region
+    affine = torch.diag(torch.tensor([0.07, 0.09, 1, 1], dtype=torch.float64))
+    affine[:2, 3] = torch.tensor([-20.0, 5.0])
+    image = MetaTensor(torch.zeros(1, rows, columns), affine=affine)
+    step = ResampleRegiond("image", size=(24, 17))
+    cut = step({"image": image, "region": [row, column, row + height, column + width]})
+    for share in (0, 0.3, 1):  # of the way over the region, edge to edge
+        inside = torch.tensor([24 * share - 0.5, 17 * share - 0.5, 0, 1], dtype=torch.float64)
+        before = torch.tensor([row + height * share - 0.5, column + width * share - 0.5, 0, 1], dtype=torch.float64)
+        torch.testing.assert_close(cut["image"].affine @ inside, affine @ before)
+    assert torch.equal(step.inverse(cut)["image"].affine, affine)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        BreastMaskd("image"),
+        BreastRegiond(size=(40, 32)),
+        ClearAird("image"),
+        Compose([WholeRegiond(size=(32, 32)), ResampleRegiond("image", size=(32, 32))]),
+        ScalePercentilesd("image", 0.5, 99.5),
+    ],
+)
+def test_a_numpy_image_is_as_good_as_a_tensor(step):
+    pixels = np.random.default_rng(0).random((1, 60, 50), dtype=np.float32)
+    plain, tensor = step({"image": pixels}), step({"image": MetaTensor(torch.as_tensor(pixels))})
+    for key in tensor:
+        np.testing.assert_array_equal(np.asarray(plain[key]), np.asarray(tensor[key]))
+
+
 def test_percentiles_are_scaled_as_monai_does():
     values = np.random.default_rng(0).normal(0.3, 0.2, (60, 50))
     for pixels in (values, np.full((9, 9), 0.7), np.zeros((9, 9))):
@@ -210,7 +257,9 @@ def test_a_click_gives_a_square_around_it():
     ("given_with_it", "reason"),
     [
         ({"point": [1000, 10]}, "lies outside the image"),
-        ({"box": [0, 0, 10]}, "is no box"),
+        ({"box": [0, 0, 10]}, "is not 4 numbers"),
+        ({"point": [10]}, "is not 2 numbers"),
+        ({"point": [10, float("nan")]}, "is not 2 numbers"),
         ({"box": [20, 0, 10, 5]}, "is no box"),
         ({"box": [200, 200, 300, 300]}, "lies outside the image"),
         ({"label": image_of(np.zeros((100, 80)))}, "nothing marks a lesion"),
