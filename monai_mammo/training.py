@@ -59,6 +59,10 @@ class BestWeights:
     Args:
         network: the trained network, wrapped for several processes or not.
         path: where the state dict goes.
+
+    Raises:
+        MammogramError: the first validation gives no number, as nothing that it says would ever choose weights; a run
+            that went on would end with whatever weights lie at `path`.
     """
 
     def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
@@ -74,6 +78,12 @@ class BestWeights:
         """Save the weights if the key metric is as good as ever before."""
         state: Any = evaluator.state  # MONAI adds the key metric's name to it
         metric = float(state.metrics[state.key_metric_name])
+        if math.isnan(metric) and self.best == -math.inf:
+            raise MammogramError(
+                str(self.path),
+                f"no weights are kept here: the validation's {state.key_metric_name} is not a number",
+                "Give the validation entries of both classes, or with lesions; else lower the learning rate",
+            )
         if math.isnan(metric) or metric < self.best:
             return
         self.best = metric

@@ -35,6 +35,15 @@ def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path):
     assert [file.name for file in (tmp_path / "models").iterdir()] == ["model.pt"]
 
 
+def test_a_run_whose_validation_can_choose_nothing_stops_and_says_so(tmp_path):
+    """With one class there is no AUC; what lies in the bundle already must not pass for the run's own."""
+    shipped = tmp_path / "model.pt"
+    shipped.write_bytes(b"shipped")
+    with pytest.raises(MammogramError, match=r"model\.pt: no weights are kept here: the validation's dice is not a"):
+        BestWeights(torch.nn.Linear(1, 1), shipped)(evaluator_with(float("nan")))
+    assert shipped.read_bytes() == b"shipped"
+
+
 def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
     first = BestWeights(torch.nn.Linear(1, 1), tmp_path / "model.pt")
     first(evaluator_with(0.9))
