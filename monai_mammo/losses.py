@@ -32,7 +32,7 @@ class DiceIoULoss(nn.Module):
         super().__init__()
         self.weight = dice
         self.dice = DiceLoss(batch=True, smooth_nr=1.0, smooth_dr=1.0)
-        self.iou = DiceLoss(jaccard=True, smooth_nr=1.0, smooth_dr=1.0)
+        self.iou = DiceLoss(jaccard=True, smooth_nr=2.0, smooth_dr=2.0)  # MONAI doubles the overlap and the union
 
     def forward(self, scores: Tensor, mask: Tensor) -> Tensor:
         """A scalar from scores (B, 1 or 2, H, W) and a mask of zeros and ones (B, 1, H, W)."""

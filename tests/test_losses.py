@@ -31,8 +31,7 @@ def test_dice_iou_loss_is_the_weighted_sum_of_both_overlaps(mask):
     t = mask[:, 0]
     dice = (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
     both = (p * t).sum((1, 2))
-    # MONAI's smoothing of the IoU is by half: 2 both + 1 over 2 (union) + 1.
-    iou = ((2 * both + 1) / (2 * (p.sum((1, 2)) + t.sum((1, 2)) - both) + 1)).mean()
+    iou = ((both + 1) / (p.sum((1, 2)) + t.sum((1, 2)) - both + 1)).mean()
     torch.testing.assert_close(DiceIoULoss()(scores, mask), 1 - (0.4 * dice + 0.6 * iou))
 
 

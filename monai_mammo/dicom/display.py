@@ -60,7 +60,7 @@ def to_display(
     codes = np.arange(2**bits)
     values = np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes) if signed else codes
     padding = _padding_codes(path, dataset, values, bits)
-    modality, low, high = _modality(path, dataset, values, signed)
+    modality, low, high = _modality(path, dataset, values)
     if header.intent == "processing":
         if for_processing != "log":
             raise MammogramError(
@@ -70,7 +70,7 @@ def to_display(
             )
         table = _log_table(path, dataset, header, modality, _histogram(stored, 2**bits, padding))
     else:
-        table = _voi(path, dataset, modality, low, high, voi, signed)
+        table = _voi(path, dataset, modality, low, high, voi)
         if _inverted(dataset, header):
             table = 1.0 - table
     table[padding] = 0.0
@@ -112,11 +112,11 @@ def _padding_codes(path: Path, dataset: Dataset, values: np.ndarray, bits: int) 
     return (values >= min(ends)) & (values <= max(ends))
 
 
-def _modality(path: Path, dataset: Dataset, values: np.ndarray, signed: bool) -> tuple[np.ndarray, float, float]:
+def _modality(path: Path, dataset: Dataset, values: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Apply the modality transform (PS3.3 C.11.1); give the values and the range that they can take."""
     items = dataset.get("ModalityLUTSequence")
     if items:
-        first, lut, bits = _lut(path, items[0], "ModalityLUTSequence", signed)
+        first, lut, bits = _lut(path, items[0], "ModalityLUTSequence", (float(values.min()), float(values.max())))
         return lut[np.clip(values - first, 0, len(lut) - 1)], 0.0, 2.0**bits - 1
     slope = (numbers(path, dataset, "RescaleSlope")[:1] or [1.0])[0]
     intercept = (numbers(path, dataset, "RescaleIntercept")[:1] or [0.0])[0]
@@ -127,9 +127,7 @@ def _modality(path: Path, dataset: Dataset, values: np.ndarray, signed: bool) ->
     return rescaled, low, high
 
 
-def _voi(
-    path: Path, dataset: Dataset, values: np.ndarray, low: float, high: float, voi: int, signed: bool
-) -> np.ndarray:
+def _voi(path: Path, dataset: Dataset, values: np.ndarray, low: float, high: float, voi: int) -> np.ndarray:
     luts = dataset.get("VOILUTSequence")
     centers, widths = (numbers(path, dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
     if not luts and len(centers) != len(widths):
@@ -142,7 +140,7 @@ def _voi(
             path, f"VOI transform {voi} is asked for, but there are {choices}", "Ask for a smaller one"
         )
     if luts:
-        first, lut, bits = _lut(path, luts[voi], "VOILUTSequence", signed)
+        first, lut, bits = _lut(path, luts[voi], "VOILUTSequence", (low, high))
         index = np.clip(np.rint(values) - first, 0, len(lut) - 1).astype(np.intp)
         return lut[index] / max(2.0**bits - 1, float(lut.max()))
     if centers:
@@ -173,8 +171,12 @@ def window(path: Path, values: np.ndarray, center: float, width: float, function
     return np.clip((values - center) / width + 0.5, 0.0, 1.0)
 
 
-def _lut(path: Path, item: Dataset, keyword: str, signed: bool) -> tuple[int, np.ndarray, int]:
-    """Read a look-up table (PS3.3 C.11.1.1): first mapped value, entries as float64, bits of an entry."""
+def _lut(path: Path, item: Dataset, keyword: str, inputs: tuple[float, float]) -> tuple[int, np.ndarray, int]:
+    """Read a look-up table (PS3.3 C.11.1.1): first mapped value, entries as float64, bits of an entry.
+
+    `inputs`: the range of the values that it maps. Files, and readers of implicit VR, give the first one as signed or
+    unsigned by the stored pixels, but it belongs to what the rescaling made of them.
+    """
     descriptor = [int(value) for value in numbers(path, item, "LUTDescriptor") if value is not None]
     data = item.get("LUTData")
     if len(descriptor) != 3 or data is None or not 8 <= descriptor[2] <= 16:
@@ -189,7 +191,12 @@ def _lut(path: Path, item: Dataset, keyword: str, signed: bool) -> tuple[int, np
         lut = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]
     if len(lut) < entries:
         raise MammogramError(path, f"{keyword} has {len(lut)} entries, its descriptor says {entries}", _CORRECT)
-    return (first - 2**16 if signed and first >= 2**15 else first), lut, bits
+    low, high = inputs
+    if low < 0 and first >= 2**15:
+        first -= 2**16
+    elif low >= 0 and first < 0 and first + 2**16 <= high:
+        first += 2**16
+    return first, lut, bits
 
 
 def _little_endian(item: Dataset) -> bool:

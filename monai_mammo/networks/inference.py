@@ -65,19 +65,22 @@ def _replace(network: nn.Module, replacements: dict[nn.Module, nn.Module]) -> No
 
 def _pairs(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """The convolutions with the normalisations that read them, where each runs once in a pass."""
-    maps: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor kept, for only then is its id its own
+    # With the tensor kept, for only then is its id its own, and its version, which an activation in place raises.
+    maps: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: Counter[nn.Module] = Counter()
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         if isinstance(module, nn.Conv2d):
-            maps[id(output)] = (module, output)
+            maps[id(output)] = (module, output, output._version)
         elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in maps:
-            pairs.append((maps[id(inputs[0])][0], module))
+            conv, _, version = maps[id(inputs[0])]
+            if inputs[0]._version == version:
+                pairs.append((conv, module))
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # in inference mode tensors have no version
         network(image)
     for hook in hooks:
         hook.remove()

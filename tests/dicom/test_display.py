@@ -100,6 +100,20 @@ def test_a_voi_lut_of_signed_pixels_starts_below_zero(make, lut, syntax, word):
     np.testing.assert_allclose(read_mammogram(path).pixels, (pixels + 100) / 1023, atol=1e-6)
 
 
+@pytest.mark.parametrize("intercept", [-1024, 32768])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+def test_a_voi_lut_starts_where_the_rescaled_values_say_whatever_the_sign_of_the_pixels(make, lut, syntax, intercept):
+    """Rescaling makes signed pixels large positive values, or unsigned ones negative."""
+    kind = np.uint16 if intercept < 0 else np.int16
+    pixels = (np.linspace(0, 500, 1200).reshape(40, 30) + 900).astype(kind)
+    first = 900 + intercept
+    table = lut(first if intercept < 0 else first - 2**16, list(range(501)), 10)
+    if intercept > 0:
+        table["LUTDescriptor"].VR, table.LUTDescriptor = "US", [501, first, 10]
+    path = make(pixels, syntax=syntax, VOILUTSequence=[table], RescaleSlope=1, RescaleIntercept=intercept)
+    np.testing.assert_allclose(read_mammogram(path).pixels, (pixels.astype(int) - 900) / 1023, atol=1e-6)
+
+
 def test_a_modality_lut_comes_before_the_window(make, lut, ramp):
     entries = [int(np.sqrt(value) * 64) for value in range(4096)]
     path = make(ModalityLUTSequence=[lut(0, entries, 12)], WindowCenter=2048, WindowWidth=4096)

@@ -130,3 +130,12 @@ def test_a_convolution_that_runs_twice_is_left_alone() -> None:
     copied = for_inference(network.eval(), images(1))
     assert isinstance(copied.norm, nn.BatchNorm2d)
     torch.testing.assert_close(copied(images(2)), network(images(2)))
+
+
+def test_a_normalisation_behind_an_activation_in_place_is_left_alone() -> None:
+    norm = nn.BatchNorm2d(4)
+    nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type]
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), norm).eval()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(for_inference(network, x)(x), network(x))
