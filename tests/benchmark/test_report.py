@@ -14,13 +14,14 @@ from PIL import Image
 from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.card import card
 from monai_mammo.benchmark.page import Table, html, markdown
-from monai_mammo.benchmark.plan import Plan, find_bundle, settle
+from monai_mammo.benchmark.plan import Plan, settle
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.report import write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
 from monai_mammo.benchmark.tables import differences_table
 from monai_mammo.benchmark.triptychs import cases, triptychs
+from monai_mammo.bundles import find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport, SegmentationReport, overlap_record

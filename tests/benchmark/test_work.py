@@ -20,10 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_mammo.benchmark import work
 from monai_mammo.benchmark.children import cause, launch
-from monai_mammo.benchmark.plan import Plan, command, find_bundle, read_plan
+from monai_mammo.benchmark.plan import Plan, command, read_plan
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.runs import read_curves, runs_of
 from monai_mammo.benchmark.work import only_one, run_benchmark
+from monai_mammo.bundles import find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport
