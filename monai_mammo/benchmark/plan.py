@@ -204,10 +204,10 @@ def _digest(file: Path) -> str:
 
 
 def command(plan: Plan, out: str) -> str:
-    """The command line that repeats a benchmark; paths outside the current folder are left to the reader."""
+    """The command line that repeats a benchmark; where paths outside the current folder lie is left to the reader."""
 
     def shown(path: str) -> str:
-        return path if not Path(path).is_absolute() else Path(path).name.upper()
+        return shlex.quote(f"/path/to/{Path(path).name}" if Path(path).is_absolute() else path)
 
     parts: Sequence[str] = [
         f"monai-mammo benchmark {plan.task} --data {shown(plan.data)}",

@@ -120,6 +120,20 @@ class Page(HTMLParser):
             self.unnamed += not (values.get("alt") or values.get("aria-label"))
 
 
+@pytest.fixture
+def few_suffice(monkeypatch) -> None:
+    """The three patients of the data are enough to compare systems."""
+    monkeypatch.setattr("monai_mammo.benchmark.analysis.FEWEST_PATIENTS", 3)
+
+
+def test_of_a_few_patients_no_system_is_called_the_best(data, tmp_path):
+    benchmark(tmp_path / "b", data)
+    text = report(tmp_path / "b")[".md"]
+    assert "Too few test patients (3) to compare systems." in text
+    assert "Best AUC" not in text
+    assert "the paper reports" not in text
+
+
 @pytest.mark.parametrize("task", ["quality", "segmentation"])
 def test_a_finished_benchmark(data, tmp_path, task):
     benchmark(tmp_path / "b", data, task)
@@ -310,6 +324,7 @@ def test_records_are_not_copied_onto_themselves_nor_two_of_one_name(data, tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("few_suffice")
 def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     benchmark(tmp_path / "b", data, done=lambda run: run.seed in (0, None) or run.system == "resnet34")
     claims = [line for line in report(tmp_path / "b")[".md"].splitlines() if "the paper reports" in line]
@@ -317,6 +332,7 @@ def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     assert all("trained once)" in claim and "ResNet34 trained once" not in claim for claim in claims)
 
 
+@pytest.mark.usefixtures("few_suffice")
 def test_the_paper_s_claims_are_about_its_own_network_and_not_the_light_one(data, tmp_path, monkeypatch):
     monkeypatch.setitem(SYSTEMS, "segmentation", ("unet", "respam_unet_light"))
     benchmark(tmp_path / "b", data, task="segmentation")

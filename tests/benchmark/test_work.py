@@ -290,7 +290,10 @@ def test_the_printed_command_can_be_typed(phantoms):
     words = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True).stdout
     assert words.splitlines()[:3] == ["monai-mammo", "benchmark", "quality"]
     assert "size=[64, 64]" in words.splitlines()
-    assert str(phantoms) not in command(plan(phantoms), "/elsewhere/out")
+    elsewhere = command(plan(phantoms / "AUSGABE Köln"), "/elsewhere/out")
+    assert "--data '/path/to/AUSGABE Köln'" in elsewhere
+    assert "--out /path/to/out" in elsewhere
+    assert str(phantoms) not in elsewhere
 
 
 def test_a_second_benchmark_waits_for_the_first(tmp_path):
