@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import enum
 import importlib
+import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rich.text import Text
 
 from monai_mammo.benchmark.cli import app as benchmark_app
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.terminal import TRAINING, Values, complain, console, require, stop, values_of
 
 if TYPE_CHECKING:
     from monai_mammo.datasets.prepare import Prepared
+    from monai_mammo.outputs import Job
+    from monai_mammo.predictor import Predictor
 
 app = typer.Typer(
     help="Mammograms in MONAI: phantoms, data preparation and prediction. Research only, not for diagnostic use.",
@@ -28,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(benchmark_app, name="benchmark")
-console = Console()
 _NAMES_AND_SIZES = re.compile(r"'[^']*'|\d+ x \d+")
 """What differs between defects of one kind."""
 
@@ -56,6 +58,20 @@ class Protocol(str, enum.Enum):
 
     patient = "patient"
     paper = "paper"
+
+
+class Mode(str, enum.Enum):
+    """What a segmentation sees."""
+
+    whole = "whole"
+    roi = "roi"
+
+
+@app.callback()
+def _quietly() -> None:
+    """Let MONAI not say with every command that a decoder which nobody asked for is not installed."""
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
 @app.command()
@@ -113,14 +129,14 @@ def prepare(
             progress=_progress,
         )
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
     except OSError as error:
-        raise _stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
+        raise stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
     except KeyboardInterrupt:
-        raise _stop("interrupted; what is done stays, run again to go on") from None
+        raise stop("interrupted; what is done stays, run again to go on") from None
     _show(prepared)
     if not prepared.datalists:
-        raise _stop(f"{out}: no usable image is left. Look at the reasons given above.")
+        raise stop(f"{out}: no usable image is left. Look at the reasons given above.")
     if check:
         _audit(out, processes)
 
@@ -131,12 +147,13 @@ def border_probe(
     seed: Annotated[int, typer.Option(min=0, help="Of the folds, the forests and the intervals.")] = 0,
 ) -> None:
     """Check that borders do not tell complete from incomplete mammograms; exit status 1 where they do."""
+    require("sklearn")
     from monai_mammo.datasets import border_probe as probe
 
     try:
         results = probe.border_probe(dataset_dir, seed, _progress)
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
     table = Table(title="held-out patients", caption=f"a border must not tell more than {probe.LIMIT:.2f}")
     for heading in ("seen", "classifier", "balanced accuracy", "95 % interval", "verdict"):
         table.add_column(heading)
@@ -146,7 +163,7 @@ def border_probe(
         table.add_row(result.features, result.classifier, f"{result.balanced_accuracy:.3f}", interval, verdict)
     console.print(table)
     if not all(result.passed for result in results):
-        raise _stop("a classifier that does not see the breast tells the classes apart: a network would learn that")
+        raise stop("a classifier that does not see the breast tells the classes apart: a network would learn that")
 
 
 @app.command()
@@ -162,41 +179,84 @@ def audit(
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    image: Annotated[Path, typer.Argument(help="A mammogram: DICOM, PNG, NIfTI.")],
-    mask: Annotated[Path | None, typer.Option(help="Where the mask goes: a PNG of the mammogram's own pixels.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Where a picture of the result goes (PNG, JPEG).")] = None,
-    mode: Annotated[str, typer.Option(help="For the segmentation bundle: whole, or roi with a point.")] = "whole",
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Mammograms (DICOM, PNG, NIfTI), or folders of them.")
+    ],
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Where the mask goes: a PNG of the mammogram's own pixels. Of several images, a folder."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where a picture of the result goes (PNG, JPEG). Of several images, a folder.")
+    ] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="For the segmentation bundle: whole (the default), or roi with a point.")
+    ] = None,
     point: Annotated[tuple[float, float] | None, typer.Option(help="Row and column of a lesion (mode roi).")] = None,
     weights: Annotated[Path | None, typer.Option(help="Instead of the bundle's own.")] = None,
+    values: Values = None,
 ) -> None:
-    """Run a bundle on one mammogram."""
+    """Run a bundle on one mammogram or many. One that cannot be used is named, and the others go on."""
+    from monai_mammo.bundles import config_of
+    from monai_mammo.outputs import jobs_of
+    from monai_mammo.predictor import Predictor
+
+    try:
+        jobs = jobs_of(images, mask, picture)
+        overrides = values_of(values)
+        if mode or point or "mode" in config_of(bundle, "inference.yaml"):
+            overrides = {"mode": "roi" if point else (mode or Mode.whole).value, **overrides}
+        predictor = Predictor(bundle, weights=weights, overrides=overrides)
+    except (MammogramError, OSError) as error:
+        raise stop(str(error)) from error
+    except RuntimeError as error:
+        if not values:
+            raise
+        raise stop(
+            f"{bundle}: it cannot be set up with {', '.join(values)}. See its configs/inference.yaml."
+        ) from error
+    several, failed = len(jobs) > 1 or images[0].is_dir(), 0
+    for job in jobs:
+        try:
+            text = _predict(predictor, job, {"point": list(point)} if point else {})
+        except (MammogramError, OSError) as error:
+            complain(str(error))
+            failed += 1
+        else:
+            console.print(f"{job.image}: {text}" if several else text, highlight=False, soft_wrap=True, markup=False)
+    for what, place in (("mask", mask), ("picture", picture)):
+        if place is not None and failed < len(jobs):
+            console.print(f"{what}{'s' if several else ''}: {place}", soft_wrap=True, markup=False)
+    if failed:
+        raise stop(f"{failed} of {len(jobs)} images failed") if several else typer.Exit(code=1)
+
+
+def _predict(predictor: Predictor, job: Job, given: dict[str, Any]) -> str:
+    """Predict, write what is asked for, and say what was found."""
     import numpy as np
+    from monai.utils import convert_to_numpy
     from PIL import Image
 
     from monai_mammo.dicom.reader import read_mammogram
     from monai_mammo.pictures import GREEN, captioned, outlined
-    from monai_mammo.predictor import Predictor
 
-    try:
-        predictor = Predictor(bundle, weights=weights, overrides={"mode": "roi" if point else mode})
-        result = predictor(image, **({"point": list(point)} if point else {}))
-    except (MammogramError, FileNotFoundError) as error:
-        raise _stop(str(error)) from error
+    result = predictor(job.image, **given)
     segmented = "probability" in result
-    marked = (result["pred"] if segmented else result["breast"])[0].numpy() > 0
+    marked = np.asarray(convert_to_numpy(result["pred"] if segmented else result["breast"]))[0] > 0
     if segmented:
         highest = float(result["probability"].max())
         text = f"{int(marked.sum())} pixels marked as tumour, highest probability {highest:.2f}"
     else:
         text = ", ".join(f"{name} {float(result['pred'][index]):.2f}" for index, name in predictor.labels.items())
-    console.print(text, highlight=False)
-    if mask is not None:
-        Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)).save(mask)
-        console.print(f"mask: {mask}")
-    if picture is not None:
-        shown = outlined(read_mammogram(image).pixels, [marked], height=600)
-        captioned(shown, [(line, GREEN) for line in text.split(", ")]).save(picture)
-        console.print(f"picture: {picture}")
+    for file in (job.mask, job.picture):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    if job.mask is not None:
+        Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)).save(job.mask)
+    if job.picture is not None:
+        shown = outlined(read_mammogram(job.image).pixels, [marked], height=600)
+        captioned(shown, [(line, GREEN) for line in text.split(", ")]).save(job.picture)
+    return text
 
 
 @app.command("simulate-active-learning")
@@ -205,7 +265,12 @@ def simulate_active_learning(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for rounds, curve.csv, .json, .png and .md.")],
     task: Annotated[Task, typer.Option(help="Which bundle is trained.")],
     strategies: Annotated[
-        str, typer.Option(help="Separated by commas; random, which all are compared with, is always among them.")
+        str,
+        typer.Option(
+            show_default=False,
+            help="Separated by commas; by default all: random, uncertainty, diversity, uncertainty+diversity. "
+            "random, which the others are compared with, is always among them.",
+        ),
     ] = "random,uncertainty,diversity,uncertainty+diversity",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy, with other first images.")] = 5,
     rounds: Annotated[int, typer.Option(min=2, help="Trainings of each run, the first one included.")] = 6,
@@ -218,40 +283,38 @@ def simulate_active_learning(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Begin from a model that learned elsewhere, not from scratch."),
     ] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A value of the bundle's configs: --set width=8 --set 'roi_size=[96, 96]'"),
+    values: Values = None,
+    bundles: Annotated[
+        Path | None, typer.Option(help="Folder that holds the bundles; by default the repository's.")
     ] = None,
-    bundles: Annotated[Path, typer.Option(help="The folder of the bundles.")] = Path("bundles"),
     processes: Annotated[int, typer.Option(min=0, help="Trainings at a time; each keeps all images in memory.")] = 1,
 ) -> None:
     """Replay annotation on labelled data: each strategy's curve against random's. Run again, it goes on."""
-    import yaml
-
+    require(*TRAINING)
     from monai_mammo.active_learning import STRATEGIES, curves, simulation
+    from monai_mammo.bundles import find_bundle
 
     names = [name for name in STRATEGIES if name in {"random", *strategies.split(",")}]
     if unknown := set(strategies.split(",")) - set(STRATEGIES):
-        raise _stop(f"there is no strategy {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}")
-    pairs = [value.partition("=") for value in values or []]
-    setup = simulation.Setup(
-        dataset_dir=str(dataset_dir),
-        bundle=str(bundles / simulation.BUNDLES[task.value]),
-        start=start,
-        add=add,
-        steps=steps,
-        validations=validations,
-        warm_start=warm_start,
-        initial_weights=str(initial_weights) if initial_weights else None,
-        overrides={key: yaml.safe_load(value) for key, _, value in pairs},
-    )
+        raise stop(f"there is no strategy {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}")
     try:
+        setup = simulation.Setup(
+            dataset_dir=str(dataset_dir),
+            bundle=str(find_bundle(task.value, bundles)),
+            start=start,
+            add=add,
+            steps=steps,
+            validations=validations,
+            warm_start=warm_start,
+            initial_weights=str(initial_weights) if initial_weights else None,
+            overrides=values_of(values),
+        )
         records = simulation.simulate(setup, out, names, seeds, rounds, processes)
         found = list(track(records, "rounds", simulation.total_rounds(len(names), seeds, rounds), console=console))
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
     except KeyboardInterrupt:
-        raise _stop("interrupted; finished rounds stay, run again to go on") from None
+        raise stop("interrupted; finished rounds stay, run again to go on") from None
     written = curves.write_curves(found, simulation.METRICS[task.value], out, simulation.in_words(setup))
     console.print((out / "curve.md").read_text() if written else "too few rounds for a curve", markup=False)
 
@@ -284,9 +347,9 @@ def _audit(out: Path, processes: int | None) -> bool:
     try:
         _, page, result = write_audit(out, processes=processes, progress=True)
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
     except OSError as error:
-        raise _stop(f"{error.filename or out}: {error.strerror}") from error
+        raise stop(f"{error.filename or out}: {error.strerror}") from error
     table = Table(title="audit")
     for heading in ("severity", "what", "findings", "files"):
         table.add_column(heading)
@@ -298,11 +361,6 @@ def _audit(out: Path, processes: int | None) -> bool:
     verdict = "no error: safe to train on as far as the audit sees" if result.safe else "NOT safe to train on"
     console.print(f"{verdict}; pictures and remedies: {page}", highlight=False, soft_wrap=True, markup=False)
     return result.safe
-
-
-def _stop(message: str) -> typer.Exit:
-    console.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
-    return typer.Exit(code=1)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_mammo.dicom.errors import cause_of
+from monai_mammo.bundles import config_of, refuse_unknown
+from monai_mammo.dicom.errors import MammogramError, cause_of, refusing
 from monai_mammo.networks.inference import for_inference
 
 
@@ -68,6 +69,7 @@ class Predictor:
 
     Raises:
         FileNotFoundError: there is no bundle there, or it has no weights yet.
+        MammogramError: the config has no value that is overridden, or the weights are not of this network.
 
     Example::
 
@@ -90,6 +92,7 @@ class Predictor:
             raise FileNotFoundError(f"{self.bundle} is no bundle: it has no configs/inference.yaml")
         self.parser = ConfigParser()
         self.parser.read_config(str(config))
+        refuse_unknown(overrides or {}, config_of(self.bundle, config.name), config.name)
         self.parser.update({**(overrides or {}), "bundle_root": str(self.bundle)})
         if device is not None:
             self.parser["device"] = str(device)
@@ -107,7 +110,7 @@ class Predictor:
         channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
         return {int(index): name for index, name in channels.items()}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, image: str | Path, **given: Any) -> dict[str, Any]:
         """Run the bundle on one image.
 
@@ -126,7 +129,9 @@ class Predictor:
         except RuntimeError as error:
             raise cause_of(error) from error
         batch = list_data_collate([data])
-        batch["pred"] = self.inferer(batch["image"].to(self.device), self.network)
+        with torch.inference_mode():
+            found = self.inferer(batch["image"].to(self.device), self.network)
+        batch["pred"] = found.clone()  # a tensor made in inference mode could not be changed by whoever gets it
         return self.postprocessing(decollate_batch(batch)[0])
 
     def _load_network(self) -> torch.nn.Module:
@@ -137,7 +142,16 @@ class Predictor:
                 "or restore the weights that ship with it"
             )
         network = self.parser.get_parsed_content("network_def")
-        network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        with refusing(self.weights, "it holds no weights", "Give a state dict that a bundle's training has written"):
+            state = torch.load(self.weights, map_location="cpu", weights_only=True)
+        try:
+            network.load_state_dict(state)
+        except (RuntimeError, TypeError):  # a line for each of its layers
+            raise MammogramError(
+                self.weights,
+                f"these weights are not of this network ({self.bundle.name})",
+                "Give the values that it was trained with (width, head, ...)",
+            ) from None
         size, channels = self.parser.get_parsed_content("size"), self.parser.get_parsed_content("in_channels")
         image = torch.zeros(1, channels, *size, device=self.device)
         amp = isinstance(self.inferer, MixedPrecisionInferer) and self.inferer.amp

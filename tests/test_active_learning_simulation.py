@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from typer.testing import CliRunner
 from monai_mammo.active_learning import STRATEGIES
 from monai_mammo.active_learning.curves import curves, summary, write_curves
 from monai_mammo.active_learning.replay import Pool, Replay, Setup
-from monai_mammo.active_learning.simulation import BUNDLES, METRICS, simulate, total_rounds
+from monai_mammo.active_learning.simulation import METRICS, simulate, total_rounds
+from monai_mammo.bundles import BUNDLES
 from monai_mammo.cli import app
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.networks import ResNet34PARBKAN
@@ -141,6 +144,10 @@ def test_unusable_input_is_refused_in_one_line(root, tmp_path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--bundles", str(root / "bundles")])
     assert result.exit_code == 1
     assert "there is no datalist here" in result.output
+    for options, said in ((["--set", "widht=8"], "widht: the bundle's"), (["--set", "width"], "it sets nothing")):
+        result = CliRunner().invoke(app, [*arguments, *options])
+        assert result.exit_code == 1
+        assert said in result.output
     result = CliRunner().invoke(app, [*arguments, "--strategies", "random,best"])
     assert result.exit_code == 1
     assert "there is no strategy best" in result.output
@@ -212,6 +219,20 @@ def test_one_seed_gives_a_curve_without_intervals_that_claims_nothing(tmp_path) 
     result = write_curves(records, "m", tmp_path)
     assert result["strategies"]["diversity"]["area"]["low"] is None
     assert "one seed says nothing about chance" in (tmp_path / "curve.md").read_text()
+
+
+def test_a_folder_is_of_one_setup_however_its_paths_are_written_and_of_none_before_it_began(
+    root, phantoms, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    setup, plan = setup_of(root, phantoms, "quality"), ("out", ["random"], 1, 1, 0)
+    with pytest.raises(MammogramError, match="it is no bundle"):
+        list(simulate(replace(setup, bundle="none"), *plan))
+    list(simulate(setup, *plan))
+    bundle = os.path.relpath(setup.bundle)
+    assert len(list(simulate(replace(setup, bundle=bundle), *plan))) == 1
+    with pytest.raises(MammogramError, match="another setup"):
+        list(simulate(replace(setup, steps=3), *plan))
 
 
 def test_the_datalists_errors_come_before_anything_is_written(root, tmp_path) -> None:

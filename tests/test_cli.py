@@ -1,5 +1,9 @@
 """The command line as a user types it: what it leaves on disk, and how it ends."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -61,6 +65,98 @@ def test_errors_are_one_line_that_says_what_to_do(root, weights, tmp_path):
     result = run("predict", tmp_path, tmp_path / "note.dcm")
     assert result.exit_code == 1
     assert "is no bundle" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--mask", "none/mask.png"], "there is no folder"),
+        (["--mask", "mask.dcm"], "Let it end in .png"),
+        (["--picture", "picture"], "Let it end in .png or .jpg"),
+        (["--mode", "foo"], "--mode"),
+        (["--weights", "mammo_quality_classification.pt"], "not of this network"),
+        (["--weights", "note.txt"], "holds no weights"),
+        (["--set", "widht=8"], "widht: the bundle's configuration has no such value"),
+        (["--set", "width"], "it sets nothing"),
+        (["--set", "width=wide"], "cannot be set up with width=wide"),
+    ],
+)
+def test_a_slip_is_named_before_anything_is_computed(root, weights, monkeypatch, options, said):
+    monkeypatch.chdir(weights)
+    (weights / "note.txt").write_text("no weights")
+    monkeypatch.setattr("monai_mammo.predictor.Predictor.__call__", lambda *_, **__: pytest.fail("it was computed"))
+    own = ["--weights", "mammo_tumor_segmentation.pt"]
+    result = run("predict", root / "bundles" / "mammo_tumor_segmentation", "a.dcm", *own, *options)
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit)
+    assert said in result.output
+
+
+def test_a_network_of_another_width_is_named_by_its_values(root, phantoms, untrained, tmp_path):
+    torch.save(untrained("mammo_quality_classification", width=8), tmp_path / "w.pt")
+    image = sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[0]
+    command = ["predict", root / "bundles" / "mammo_quality_classification", image, "--weights", tmp_path / "w.pt"]
+    assert run(*command).exit_code == 1
+    result = run(*command, "--set", "width=8")
+    assert result.exit_code == 0, result.output
+    assert "incomplete" in result.output
+
+
+def test_a_folder_is_predicted_image_by_image_and_a_bad_one_does_not_stop_the_others(root, phantoms, weights, tmp_path):
+    studies, masks = tmp_path / "studies", tmp_path / "studies" / "masks"
+    for source in sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[:2]:
+        (studies / source.parts[-3]).mkdir(parents=True)
+        shutil.copy(source, studies / source.parts[-3])
+    (studies / "a.dcm").write_text("not a mammogram")
+    bundle = root / "bundles" / "mammo_quality_classification"
+    command = ["predict", bundle, studies, "--weights", weights / f"{bundle.name}.pt", "--mask", masks]
+    for _ in range(2):  # the masks of the first time are no mammograms of the second
+        result = run(*command)
+        assert result.exit_code == 1
+        lines = result.output.splitlines()
+        assert "a.dcm" in lines[0]
+        assert ["incomplete" in line for line in lines].count(True) == 2
+        assert lines[-1] == "error: 1 of 3 images failed"
+        assert sorted(file.name for file in masks.rglob("*.png")) == ["L_CC.dcm.png"] * 2
+    (studies / "a.dcm").unlink()
+    assert run(*command).exit_code == 0
+
+
+def test_results_do_not_overwrite_images_or_each_other(root, weights, tmp_path):
+    bundle, weights = root / "bundles" / "mammo_quality_classification", weights / "mammo_quality_classification.pt"
+    image = tmp_path / "a.png"
+    Image.new("L", (300, 400)).save(image)
+    before = image.read_bytes()
+    for options in (["--mask", image], [tmp_path / "b.png", "--mask", tmp_path / "out", "--picture", tmp_path / "out"]):
+        result = run("predict", bundle, image, *options, "--weights", weights)
+        assert result.exit_code == 1
+        assert "it would overwrite" in result.output
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["simulate-active-learning", "data", "out", "--task", "quality"],
+        ["benchmark", "quality", "--data", "data", "--out", "out"],
+        ["benchmark", "report", "out"],
+        ["border-probe", "data"],
+    ],
+)
+def test_a_lacking_package_is_named_at_the_start(monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "scikit-learn. pip install 'monai-mammo[train]'" in result.output
+
+
+def test_nothing_is_said_of_decoders_that_nobody_asked_for(root, phantoms, weights):
+    image = sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[0]
+    bundle = root / "bundles" / "mammo_quality_classification"
+    command = [sys.executable, "-m", "monai_mammo.cli", "predict", bundle, image]
+    command += ["--weights", weights / f"{bundle.name}.pt"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd=root)
+    assert "nvImageCodec" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("data_set", ["cdd-cesm", "mini-mias", "cbis-ddsm", "ddsm", "inbreast", "folder"])

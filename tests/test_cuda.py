@@ -10,8 +10,10 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from monai_mammo.benchmark.systems import SYSTEMS
+from monai_mammo.cli import app
 from monai_mammo.networks.inference import for_inference
 from monai_mammo.predictor import MixedPrecisionInferer, Predictor, prefers_bfloat16
 from monai_mammo.training import BestWeights
@@ -140,3 +142,13 @@ def test_a_transform_answers_on_the_device_of_its_image(step: Transform) -> None
         if isinstance(value, Tensor):
             assert value.is_cuda
             torch.testing.assert_close(value.cpu(), plain[key], atol=1e-6, rtol=0)
+
+
+def test_the_command_line_writes_a_mask_that_was_made_on_a_gpu(root, untrained, phantoms, tmp_path) -> None:
+    torch.save(untrained("mammo_tumor_segmentation", width=8), tmp_path / "model.pt")
+    image = sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[0]
+    command = ["predict", root / "bundles" / "mammo_tumor_segmentation", image, "--weights", tmp_path / "model.pt"]
+    command += ["--set", "width=8", "--set", "device=cuda", "--mask", tmp_path / "mask.png"]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "mask.png").is_file()

@@ -114,13 +114,34 @@ def test_an_unusable_image_or_place_is_a_typed_error(segmentation, image, tmp_pa
         predictor(image, point=[5000, 1])
 
 
+def test_a_value_that_the_bundle_has_not_is_refused_not_ignored(segmentation):
+    with pytest.raises(MammogramError, match="widht: the bundle's configuration has no such value"):
+        Predictor(segmentation, overrides={"widht": 8})
+    given = {"network_def#width": 8, "network_def::dropout": 0.0, **SIZE}
+    assert Predictor(segmentation, overrides=given).network is not None
+
+
+def test_weights_of_another_network_are_refused_in_one_line(segmentation):
+    with pytest.raises(MammogramError, match="not of this network") as refused:
+        Predictor(segmentation, overrides={"width": 4})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("mode", "given"), [("whole", {}), ("roi", {"point": [100, 60]})])
+def test_a_result_can_be_changed(segmentation, image, mode, given):
+    result = Predictor(segmentation, overrides={"mode": mode, "width": 8, **SIZE})(image, **given)
+    for name in ("pred", "probability", "image"):
+        result[name][0, :10] = 0
+    assert not result["probability"].requires_grad
+
+
 def test_pickled_code_in_a_weights_file_is_not_run(segmentation, tmp_path):
     class Intruder:
         def __reduce__(self):
             return (open, (str(tmp_path / "intruded"), "w"))
 
     torch.save({"weight": Intruder()}, tmp_path / "evil.pt")
-    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+    with pytest.raises(MammogramError, match="holds no weights"):
         Predictor(segmentation, weights=tmp_path / "evil.pt", overrides={"width": 8})
     assert not (tmp_path / "intruded").exists()
 

@@ -21,15 +21,13 @@ import torch
 
 from monai_mammo.active_learning.replay import Pool, Replay, Round, Setup
 from monai_mammo.active_learning.selection import STRATEGIES
+from monai_mammo.bundles import config_of, refuse_unknown
 from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.machine import available_cores
 
 METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
 """What is plotted for each task: a metric of the bundle's evaluation."""
-
-BUNDLES = {"segmentation": "mammo_tumor_segmentation", "quality": "mammo_quality_classification"}
-"""The bundle of each task."""
 
 _replay: Replay | None = None
 """Of a worker process: the decoded images that its rounds share."""
@@ -63,11 +61,13 @@ def simulate(
         `patients` (how many are labelled), `metrics`, `next` (what each strategy chooses), `seconds`.
 
     Raises:
-        MammogramError: an image or the datalist cannot be used, or `out` holds results of another setup.
+        MammogramError: the bundle, an image or the datalist cannot be used, the bundle has no such value, or `out`
+            holds results of another setup.
     """
+    refuse_unknown(setup.overrides, config_of(Path(setup.bundle), "train.yaml", "evaluate.yaml"))
+    pool = Pool(setup.dataset_dir)
     folder = Path(out) / "rounds"
     folder.mkdir(parents=True, exist_ok=True)
-    pool = Pool(setup.dataset_dir)
     _claim(Path(out), setup)
     with ExitStack() as stack:
         submit = _submitter(setup, Path(out), processes, stack)
@@ -123,7 +123,9 @@ def _claim(out: Path, setup: Setup) -> None:
         return
     found = json.loads(file.read_text(encoding="utf-8"))
     other = [
-        f"{key} is {found.get(key)!r} there, {value!r} here" for key, value in wanted.items() if found.get(key) != value
+        f"{key} is {found.get(key)!r} there, {value!r} here"
+        for key, value in wanted.items()
+        if _meant(key, found.get(key)) != _meant(key, value)
     ]
     if other:
         raise MammogramError(
@@ -131,6 +133,11 @@ def _claim(out: Path, setup: Setup) -> None:
             f"it holds a simulation of another setup ({'; '.join(other)})",
             "Give another folder, or the same setup",
         )
+
+
+def _meant(key: str, value: Any) -> Any:
+    """A value to compare: one path can be written in several ways."""
+    return Path(value).resolve() if key in ("dataset_dir", "bundle", "initial_weights") and value else value
 
 
 Submit = Callable[..., "Future[dict[str, Any]]"]

@@ -24,6 +24,9 @@ from monai_mammo.evaluation import Metrics, Record, confusion_matrix, quality_me
 HEADLINE = {"quality": "auc_incomplete", "segmentation": "mean_dice"}
 """The metric that systems are ranked by."""
 
+FEWEST_PATIENTS = 5
+"""Fewer than these say nothing of which system is better."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -76,7 +79,17 @@ class Analysis:
     @property
     def enough_patients(self) -> bool:
         """Whether intervals can be given at all."""
-        return len({entry["patient"] for entry in self.test.entries}) > 1
+        return self.patients > 1
+
+    @property
+    def patients(self) -> int:
+        """How many were tested."""
+        return len({entry["patient"] for entry in self.test.entries})
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a system may be called the best."""
+        return self.patients >= FEWEST_PATIENTS
 
     def entrant(self, name: str) -> Entrant | None:
         """A finished entrant by its name."""

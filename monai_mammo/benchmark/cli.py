@@ -5,14 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-import yaml
-from rich.console import Console
 from rich.text import Text
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.terminal import REPORTING, TRAINING, Values, console, require, stop, values_of
 
 if TYPE_CHECKING:
     from monai_mammo.benchmark.plan import Plan
@@ -22,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
 
 
 class Protocol(str, enum.Enum):
@@ -42,7 +40,11 @@ class Mode(str, enum.Enum):
 Data = Annotated[Path, typer.Option(help="Folder that `monai-mammo prepare` wrote; its training section is used.")]
 Out = Annotated[Path, typer.Option(help="Folder of this benchmark; given again, it goes on where it stopped.")]
 Systems = Annotated[
-    str, typer.Option(help="Comma-separated; the first is what the others are compared with. `systems` lists them.")
+    str,
+    typer.Option(
+        show_default=False,
+        help="Comma-separated; the first is what the others are compared with. `systems` lists them.",
+    ),
 ]
 Seeds = Annotated[str, typer.Option(help="Comma-separated whole numbers: one training of every system for each.")]
 WhoIsHeldOut = Annotated[
@@ -51,10 +53,6 @@ WhoIsHeldOut = Annotated[
 TestData = Annotated[list[Path] | None, typer.Option(help="A further prepared folder to test on; may be repeated.")]
 Compact = Annotated[bool, typer.Option("--compact/--full", help="Networks for a CPU, or of the published width.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the bundle's.")]
-Values = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="ID=VALUE", help="Any value of the bundle's config, for all systems; repeatable."),
-]
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Processes that train one network together; by default one a GPU.")
 ]
@@ -79,7 +77,10 @@ def quality(
     at_once: AtOnce = 1,
     bundles: Bundles = None,
 ) -> None:
-    """Complete or incomplete mammogram: train and test every system with every seed."""
+    """Complete or incomplete mammogram: train and test every system with every seed.
+
+    Systems by default: resnet34, resnet34_parb, resnet34_kan, resnet34_parb_kan.
+    """
     plan = _plan("quality", data, systems, seeds, protocol, Mode.roi, test_data, compact, epochs, values)
     _run(out, plan, processes, at_once, bundles)
 
@@ -100,7 +101,10 @@ def segmentation(
     at_once: AtOnce = 1,
     bundles: Bundles = None,
 ) -> None:
-    """Tumour segmentation: train and test every system with every seed."""
+    """Tumour segmentation: train and test every system with every seed.
+
+    Systems by default: respam_unet, dynunet.
+    """
     plan = _plan("segmentation", data, systems, seeds, protocol, mode, test_data, compact, epochs, values)
     _run(out, plan, processes, at_once, bundles)
 
@@ -132,16 +136,13 @@ def report(
     resamples: Annotated[int, typer.Option(min=100, help="Draws of the patients for the intervals.")] = 1000,
 ) -> None:
     """Write BENCHMARKS.md, benchmarks.csv, benchmarks.html and images/benchmarks from what has been run so far."""
-    try:
-        from monai_mammo.benchmark.report import write_report
-    except ImportError as error:
-        raise _stop(
-            f"the package {error.name} is not installed, and the report needs it: pip install {error.name}"
-        ) from error
+    require(*REPORTING)
+    from monai_mammo.benchmark.report import write_report
+
     try:
         files = write_report(folders, out or folders[0], reference=reference, resamples=resamples)
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
     for file in files:
         console.print(str(file), soft_wrap=True, highlight=False)
 
@@ -154,15 +155,14 @@ def records(
     out: Annotated[Path, typer.Option(help="Where the copies go, one folder a benchmark.")],
 ) -> None:
     """Copy what a report is computed from (every image's result, the plan, curves), without weights, masks and logs."""
-    try:
-        from monai_mammo.benchmark.records import keep_records
-    except ImportError as error:
-        raise _stop(f"the package {error.name} is not installed: pip install {error.name}") from error
+    require(*REPORTING)
+    from monai_mammo.benchmark.records import keep_records
+
     try:
         for folder in keep_records(folders, out):
             console.print(str(folder), soft_wrap=True, highlight=False)
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
 
 
 def _plan(
@@ -190,7 +190,7 @@ def _plan(
             protocol=protocol.value,
             mode=mode.value,
             compact=compact,
-            values={**({"epochs": epochs} if epochs else {}), **dict(map(_value, values or ()))},
+            values={**({"epochs": epochs} if epochs else {}), **values_of(values)},
             test_data={folder.resolve().name: str(folder) for folder in test_data or ()},
         )
 
@@ -198,21 +198,22 @@ def _plan(
 
 
 def _run(out: Path, plan: Callable[[], Plan], processes: int | None, at_once: int, bundles: Path | None) -> None:
+    require(*TRAINING)
     from monai_mammo.benchmark.work import run_benchmark
 
     try:
         failed = run_benchmark(out, plan(), bundles=bundles, processes=processes, at_once=at_once, console=console)
     except MammogramError as error:
-        raise _stop(str(error)) from error
+        raise stop(str(error)) from error
     except OSError as error:
-        raise _stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
+        raise stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
     except KeyboardInterrupt:
-        raise _stop("interrupted; what is done stays, run again to go on") from None
+        raise stop("interrupted; what is done stays, run again to go on") from None
     for name, reason in failed.items():
         console.print(Text.assemble((f"{name} failed: ", "red"), reason), soft_wrap=True)
     console.print(f"report: monai-mammo benchmark report {out}", highlight=False, soft_wrap=True)
     if failed:
-        raise _stop(f"{len(failed)} not done; the rest is. Run again to try them again.")
+        raise stop(f"{len(failed)} not done; the rest is. Run again to try them again.")
 
 
 def _number(text: str) -> int:
@@ -220,15 +221,3 @@ def _number(text: str) -> int:
         return int(text)
     except ValueError:
         raise MammogramError(text, "it is no whole number", "Give seeds such as 0,1,2") from None
-
-
-def _value(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise MammogramError(text, "it sets nothing", "Write --set id=value, such as --set learning_rate=0.0001")
-    return name, yaml.safe_load(value)
-
-
-def _stop(message: str) -> typer.Exit:
-    console.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
-    return typer.Exit(code=1)

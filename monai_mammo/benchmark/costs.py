@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_mammo.benchmark.runs import Run, device_name
+from monai_mammo.bundles import config_of, has_value
 from monai_mammo.predictor import Predictor
 
 BATCH = 8
@@ -71,8 +72,8 @@ def measure(
 
 
 def _serve(bundle: Path, run: Run, values: Mapping[str, Any]) -> Predictor:
-    known = ConfigParser.load_config_file(str(bundle / "configs" / "inference.yaml"))
-    given = {key: value for key, value in values.items() if key.replace("::", "#").split("#")[0] in known}
+    known = config_of(bundle, "inference.yaml")
+    given = {key: value for key, value in values.items() if has_value(known, key)}
     return Predictor(bundle, weights=run.weights, overrides=given)
 
 

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from monai.bundle import ConfigParser
-
-from monai_mammo.benchmark.systems import BUNDLES, SYSTEMS
+from monai_mammo.benchmark.systems import SYSTEMS
+from monai_mammo.bundles import config_of, refuse_unknown
 from monai_mammo.datasets.datalist import load_datalist, write_json
 from monai_mammo.dicom.errors import MammogramError
 
@@ -91,26 +90,6 @@ class Plan:
         return {**SYSTEMS[system].overrides(self.compact), **shared, **self.values, "seed": seed}
 
 
-def find_bundle(task: Literal["quality", "segmentation"], bundles: Path | None = None) -> Path:
-    """The task's bundle: in the folder given, in `bundles` of the current folder or beside the package.
-
-    Raises:
-        MammogramError: it is in none of them.
-    """
-    here = [Path("bundles"), Path(__file__).resolve().parents[2] / "bundles"]
-    for folder in [bundles] if bundles is not None else here:
-        if (folder / BUNDLES[task] / "configs" / "train.yaml").is_file():
-            return (folder / BUNDLES[task]).resolve()
-    where = bundles if bundles is not None else "bundles"
-    raise MammogramError(where, f"it does not hold the bundle {BUNDLES[task]}", "Name its folder with --bundles")
-
-
-def bundle_values(bundle: Path) -> dict[str, Any]:
-    """The bundle's training and evaluation config as it is written, by id."""
-    files = [str(bundle / "configs" / name) for name in ("train.yaml", "evaluate.yaml")]
-    return ConfigParser.load_config_files(files)
-
-
 def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
     """Check a plan, join it to what the folder already holds, and write it down.
 
@@ -126,7 +105,7 @@ def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
         MammogramError: a system or value is unknown, a datalist is unusable or has changed, or the folder holds runs
             of another task, protocol or configuration.
     """
-    _refuse_unknown(plan, bundle)
+    _refuse_impossible(plan, bundle)
     known = read_plan(out) if (out / PLAN).is_file() else None
     if known is not None:
         _refuse_other(out, known, plan)
@@ -165,7 +144,7 @@ def kept_datalist(out: Path, test: str) -> Path:
     return out / "datalists" / f"{test}.json"
 
 
-def _refuse_unknown(plan: Plan, bundle: Path) -> None:
+def _refuse_impossible(plan: Plan, bundle: Path) -> None:
     of_task = [name for name, system in SYSTEMS.items() if system.task == plan.task]
     for name in plan.systems:
         if name not in of_task:
@@ -176,10 +155,7 @@ def _refuse_unknown(plan: Plan, bundle: Path) -> None:
         raise MammogramError("paper", "the paper's protocol has crops only", "Use --mode roi")
     if OWN in plan.test_data:
         raise MammogramError(plan.test_data[OWN], f"a folder named {OWN} stands for the data's own", "Rename it")
-    ids = bundle_values(bundle)
-    for name in plan.values:
-        if name.replace("::", "#").split("#")[0] not in ids:
-            raise MammogramError(name, "the bundle's configuration has no such value", "See its configs/train.yaml")
+    refuse_unknown(plan.values, config_of(bundle, "train.yaml", "evaluate.yaml"))
 
 
 def _refuse_other(out: Path, known: Plan, asked: Plan) -> None:
@@ -228,10 +204,10 @@ def _digest(file: Path) -> str:
 
 
 def command(plan: Plan, out: str) -> str:
-    """The command line that repeats a benchmark; paths outside the current folder are left to the reader."""
+    """The command line that repeats a benchmark; where paths outside the current folder lie is left to the reader."""
 
     def shown(path: str) -> str:
-        return path if not Path(path).is_absolute() else Path(path).name.upper()
+        return shlex.quote(f"/path/to/{Path(path).name}" if Path(path).is_absolute() else path)
 
     parts: Sequence[str] = [
         f"monai-mammo benchmark {plan.task} --data {shown(plan.data)}",

@@ -125,6 +125,8 @@ def _in_short(section: _Section) -> list[str]:
     ranked = analysis.ranked()
     if not ranked:
         return [f"**{section.title}.** Not run yet."]
+    if not analysis.comparable:
+        return [f"**{section.title}.** Too few test patients ({analysis.patients}) to compare systems."]
     metric = HEADLINE[task]
     best = analysis.estimate(ranked[0].name, metric)
     simple = [entrant for entrant in analysis.test.finished if entrant.baseline]

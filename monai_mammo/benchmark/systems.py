@@ -9,17 +9,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["BUNDLES", "SYSTEMS", "System"]
+from monai_mammo.bundles import BUNDLES, Task
 
-Task = Literal["segmentation", "quality"]
-
-BUNDLES: dict[Task, str] = {
-    "segmentation": "mammo_tumor_segmentation",
-    "quality": "mammo_quality_classification",
-}
-"""The bundle of each task, a folder's name."""
+__all__ = ["SYSTEMS", "System"]
 
 # How the bundles' configs name what every network takes; the values stay theirs.
 _MAPS = {"spatial_dims": 2, "in_channels": "@in_channels", "out_channels": 2}

@@ -26,8 +26,9 @@ from rich.console import Console
 from monai_mammo.benchmark import baselines, costs
 from monai_mammo.benchmark.children import Launch, cause, launch
 from monai_mammo.benchmark.display import Display
-from monai_mammo.benchmark.plan import OWN, Plan, bundle_values, find_bundle, settle
+from monai_mammo.benchmark.plan import OWN, Plan, settle
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, device_name, runs_of, write_curves
+from monai_mammo.bundles import config_of, find_bundle
 from monai_mammo.datasets.border_probe import border_probe
 from monai_mammo.datasets.datalist import load_datalist, write_json
 from monai_mammo.dicom.errors import MammogramError, cause_of
@@ -102,7 +103,7 @@ class _Work:
     def __init__(self, out: Path, plan: Plan, bundle: Path, processes: int, at_once: int, start: Launch) -> None:
         self.out, self.plan, self.bundle, self.processes, self.start = out, plan, bundle, processes, start
         self.at_once, self.interrupted = at_once, threading.Event()
-        self.bundle_values = bundle_values(bundle)
+        self.bundle_values = config_of(bundle, "train.yaml", "evaluate.yaml")
         self.epochs = int(plan.values.get("epochs", self.bundle_values["epochs"]))
 
     def side_by_side(self, runs: Sequence[Run]) -> list[bool]:

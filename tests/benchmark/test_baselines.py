@@ -17,8 +17,8 @@ from monai_mammo.benchmark.baselines import (
     fit_constant_mask,
     straight_share,
 )
-from monai_mammo.benchmark.plan import find_bundle
 from monai_mammo.benchmark.runs import Run
+from monai_mammo.bundles import find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.detections import candidates
 from monai_mammo.evaluation import SegmentationReport

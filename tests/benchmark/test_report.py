@@ -14,13 +14,14 @@ from PIL import Image
 from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.card import card
 from monai_mammo.benchmark.page import Table, html, markdown
-from monai_mammo.benchmark.plan import Plan, find_bundle, settle
+from monai_mammo.benchmark.plan import Plan, settle
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.report import write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
 from monai_mammo.benchmark.tables import differences_table
 from monai_mammo.benchmark.triptychs import cases, triptychs
+from monai_mammo.bundles import find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport, SegmentationReport, overlap_record
@@ -117,6 +118,20 @@ class Page(HTMLParser):
         if tag in ("img", "svg"):
             self.pictures += 1
             self.unnamed += not (values.get("alt") or values.get("aria-label"))
+
+
+@pytest.fixture
+def few_suffice(monkeypatch) -> None:
+    """The three patients of the data are enough to compare systems."""
+    monkeypatch.setattr("monai_mammo.benchmark.analysis.FEWEST_PATIENTS", 3)
+
+
+def test_of_a_few_patients_no_system_is_called_the_best(data, tmp_path):
+    benchmark(tmp_path / "b", data)
+    text = report(tmp_path / "b")[".md"]
+    assert "Too few test patients (3) to compare systems." in text
+    assert "Best AUC" not in text
+    assert "the paper reports" not in text
 
 
 @pytest.mark.parametrize("task", ["quality", "segmentation"])
@@ -309,6 +324,7 @@ def test_records_are_not_copied_onto_themselves_nor_two_of_one_name(data, tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("few_suffice")
 def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     benchmark(tmp_path / "b", data, done=lambda run: run.seed in (0, None) or run.system == "resnet34")
     claims = [line for line in report(tmp_path / "b")[".md"].splitlines() if "the paper reports" in line]
@@ -316,6 +332,7 @@ def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     assert all("trained once)" in claim and "ResNet34 trained once" not in claim for claim in claims)
 
 
+@pytest.mark.usefixtures("few_suffice")
 def test_the_paper_s_claims_are_about_its_own_network_and_not_the_light_one(data, tmp_path, monkeypatch):
     monkeypatch.setitem(SYSTEMS, "segmentation", ("unet", "respam_unet_light"))
     benchmark(tmp_path / "b", data, task="segmentation")

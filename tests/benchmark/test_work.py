@@ -20,10 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_mammo.benchmark import work
 from monai_mammo.benchmark.children import cause, launch
-from monai_mammo.benchmark.plan import Plan, command, find_bundle, read_plan
+from monai_mammo.benchmark.plan import Plan, command, read_plan
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.runs import read_curves, runs_of
 from monai_mammo.benchmark.work import only_one, run_benchmark
+from monai_mammo.bundles import find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport
@@ -289,7 +290,10 @@ def test_the_printed_command_can_be_typed(phantoms):
     words = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True).stdout
     assert words.splitlines()[:3] == ["monai-mammo", "benchmark", "quality"]
     assert "size=[64, 64]" in words.splitlines()
-    assert str(phantoms) not in command(plan(phantoms), "/elsewhere/out")
+    elsewhere = command(plan(phantoms / "AUSGABE Köln"), "/elsewhere/out")
+    assert "--data '/path/to/AUSGABE Köln'" in elsewhere
+    assert "--out /path/to/out" in elsewhere
+    assert str(phantoms) not in elsewhere
 
 
 def test_a_second_benchmark_waits_for_the_first(tmp_path):

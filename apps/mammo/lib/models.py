@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import pickle
 import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.dicom.errors import cause_of
+from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.predictor import Predictor
 
 from .errors import RequestRefused
@@ -35,7 +34,7 @@ def load(bundle: Path, weights: Path, overrides: dict[str, Any]) -> Predictor:
         raise UnloadableWeights(f"{own.name} is no file of weights, or a torn one")
     try:
         return Predictor(bundle, weights=own, overrides=overrides)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except MammogramError as error:
         raise UnloadableWeights(str(error)) from error
 
 

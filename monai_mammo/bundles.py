@@ -1,0 +1,71 @@
+"""The bundles on disk: where each task's is, and which values its configs have. What is done with them is not here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from monai.bundle import ConfigParser
+
+from monai_mammo.dicom.errors import MammogramError
+
+Task = Literal["segmentation", "quality"]
+
+BUNDLES: dict[Task, str] = {
+    "segmentation": "mammo_tumor_segmentation",
+    "quality": "mammo_quality_classification",
+}
+"""The bundle of each task, a folder's name."""
+
+
+def find_bundle(task: Task, bundles: Path | None = None) -> Path:
+    """The task's bundle: in the folder given, in `bundles` of the current folder or beside the package.
+
+    Raises:
+        MammogramError: it is in none of them.
+    """
+    here = [Path("bundles"), Path(__file__).resolve().parents[1] / "bundles"]
+    for folder in [bundles] if bundles is not None else here:
+        if (folder / BUNDLES[task] / "configs" / "train.yaml").is_file():
+            return (folder / BUNDLES[task]).resolve()
+    where = bundles if bundles is not None else "bundles"
+    raise MammogramError(where, f"it does not hold the bundle {BUNDLES[task]}", "Name its folder with --bundles")
+
+
+def config_of(bundle: Path, *names: str) -> dict[str, Any]:
+    """Some of a bundle's configs together, as they are written, by id.
+
+    Args:
+        bundle: its folder.
+        names: of files in its `configs`.
+
+    Raises:
+        MammogramError: one of them is not there.
+    """
+    files = [bundle / "configs" / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise MammogramError(bundle, f"it is no bundle: it has no configs/{file.name}", "Give a bundle's folder")
+    return ConfigParser.load_config_files([str(file) for file in files])
+
+
+def has_value(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a config has the value that an id (`width`, `train#trainer`, `train::trainer`) belongs to."""
+    return name.replace("::", "#").split("#")[0] in config
+
+
+def refuse_unknown(values: Iterable[str], config: Mapping[str, Any], file: str = "train.yaml") -> None:
+    """Let no value be given that does not exist: MONAI would take it and change nothing.
+
+    Args:
+        values: ids of what is given.
+        config: what the bundle has.
+        file: where the reader finds what there is.
+
+    Raises:
+        MammogramError: the config has no such value.
+    """
+    for name in values:
+        if not has_value(config, name):
+            raise MammogramError(name, "the bundle's configuration has no such value", f"See its configs/{file}")
