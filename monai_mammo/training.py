@@ -5,10 +5,13 @@ Not a trainer loop: the engines are MONAI's.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import os
 import sys
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +20,10 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
+from monai.bundle import ConfigParser
+from monai.bundle import run as monai_run
 
+from monai_mammo.bundles import refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
 
 
@@ -118,3 +124,31 @@ def name_cause_last() -> None:
             print(f"\nerror: {cause}", file=sys.stderr)  # noqa: T201
 
     sys.excepthook = show
+
+
+def refuse_mistyped_values() -> None:
+    """Let `python -m monai.bundle run` take no value from the command line that the bundle does not have.
+
+    MONAI adds an unknown one to the config, where nothing reads it: `--epoch 5` would train the default's epochs. Only
+    here, on the command line's own words, can a slip be told from what the config holds. Called from elsewhere
+    (`ConfigWorkflow`, the app) this does nothing.
+
+    Raises:
+        MammogramError: names the value.
+    """
+    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
+    given = dict(_arguments(sys.argv[1:]))
+    files = given.get("config_file", "")
+    files = ast.literal_eval(files) if files.startswith(("[", "(")) else [files]
+    own = inspect.signature(monai_run).parameters
+    config = ConfigParser.load_config_files(files)
+    refuse_unknown([name for name in given if name not in own], config, Path(files[0]).name)
+
+
+def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and values of `--name value` and `--name=value`."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            yield name, value if equals else following

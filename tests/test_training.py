@@ -1,13 +1,16 @@
 """What a killed or resumed training leaves behind."""
 
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from ignite.engine import Engine
+from monai import bundle as monai_bundle
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.training import BestWeights, latest_checkpoint, name_cause_last
+from monai_mammo.training import BestWeights, latest_checkpoint, name_cause_last, refuse_mistyped_values
 
 
 def evaluator_with(metric: float) -> Engine:
@@ -63,3 +66,26 @@ def test_the_cause_is_the_last_line(monkeypatch, capsys):
     assert capsys.readouterr().err.strip().endswith("error: gone.dcm: it does not exist. Restore it.")
     with pytest.raises(RuntimeError):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("words", "unknown"),
+    [
+        (["--epochs", "5", "--bundle_root=.", "--train#loader#batch_size", "2"], ""),
+        (["--epoch", "5"], "epoch"),
+        (["--widht=64"], "widht"),
+        (["--train::loader", "x", "--trian::loader", "x"], "trian::loader"),
+    ],
+)
+def test_a_mistyped_value_on_the_command_line_is_named(tmp_path, monkeypatch, words, unknown):
+    config = tmp_path / "train.yaml"
+    config.write_text("bundle_root: .\nepochs: 50\nwidth: 16\ntrain: {loader: {batch_size: 8}}\n")
+    monai = str(Path(monai_bundle.__file__).with_name("__main__.py"))
+    monkeypatch.setattr(sys, "argv", [monai, "run", "training", "--config_file", f"['{config}']", *words])
+    with pytest.raises(MammogramError, match=f"^{unknown}: .*no such value") if unknown else nullcontext():
+        refuse_mistyped_values()
+
+
+def test_only_monais_command_line_is_looked_at(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", "--epoch", "5"])
+    refuse_mistyped_values()
