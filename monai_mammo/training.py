@@ -139,8 +139,8 @@ def refuse_mistyped_values() -> None:
     if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return
     given = dict(_arguments(sys.argv[1:]))
-    files = given.get("config_file", "")
-    files = ast.literal_eval(files) if files.startswith(("[", "(")) else [files]
+    text = given.get("config_file", "")
+    files: list[str] = list(ast.literal_eval(text)) if text.startswith(("[", "(")) else [text]
     own = inspect.signature(monai_run).parameters
     config = ConfigParser.load_config_files(files)
     refuse_unknown([name for name in given if name not in own], config, Path(files[0]).name)
