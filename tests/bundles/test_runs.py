@@ -250,6 +250,20 @@ def test_a_missing_file_is_named_before_training_starts(case, bundle, phantoms, 
         train(case, bundle, folder, epochs=1)
 
 
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+def test_an_entry_without_a_patient_is_named_before_anything_runs(case, bundle, phantoms, tmp_path, section):
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms") / case.datalist
+    document = json.loads((folder / "dataset.json").read_text())
+    del document[section][0]["patient"]
+    (folder / "dataset.json").write_text(json.dumps(document))
+    with raises_cause(MammogramError, match=rf"{section}\[0\] names no patient"):
+        if section == "test":
+            values = {"dataset_dir": str(folder), **case.values, **SMALL}
+            run_config(bundle, ["train.yaml", "evaluate.yaml"], "evaluating", **values)
+        else:
+            train(case, bundle, folder, epochs=1)
+
+
 def test_a_mask_of_another_size_is_named(case, bundle, phantoms, tmp_path):
     if case.datalist == "quality":
         pytest.skip("the quality task has no masks")
