@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,8 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.terminal import TRAINING, Values, complain, console, require, stop, values_of
 
 if TYPE_CHECKING:
+    from monai_mammo.datasets.audit import Audit
+    from monai_mammo.datasets.audit_catalogue import Finding
     from monai_mammo.datasets.prepare import Prepared
     from monai_mammo.outputs import Job
     from monai_mammo.predictor import Predictor
@@ -358,9 +360,22 @@ def _audit(out: Path, processes: int | None) -> bool:
         files = {file for finding in same for file in finding.files}
         table.add_row(severity, CHECKS[check].title, str(len(same)), str(len(files)))
     console.print(table if result.findings else "audit: nothing found")
+    for check in dict.fromkeys(finding.check for finding in result.findings if finding.severity == "error"):
+        same = [finding for finding in result.findings if (finding.severity, finding.check) == ("error", check)]
+        _show_first(result, same)
     verdict = "no error: safe to train on as far as the audit sees" if result.safe else "NOT safe to train on"
     console.print(f"{verdict}; pictures and remedies: {page}", highlight=False, soft_wrap=True, markup=False)
     return result.safe
+
+
+def _show_first(result: Audit, findings: Sequence[Finding], most: int = 2) -> None:
+    """Print what is wrong where, of the first findings of one kind."""
+    from monai_mammo.datasets.audit_catalogue import CHECKS
+
+    lines = [f"  {result.name(finding.files[0])}: {finding.detail}" for finding in findings[:most]]
+    more = [f"  … and {len(findings) - most} more"] if len(findings) > most else []
+    text = "\n".join([f"{CHECKS[findings[0].check].title}:", *lines, *more])
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -118,13 +118,14 @@ def _resampling_of(image: Any) -> dict[str, Any]:
 class SaveMaskd(MapTransform):
     """Write masks as PNG files (0 and 255) of the mammogram's own rows and columns.
 
-    A mask is named after its image's path below `data_root`, flattened, so that equal file names in different folders
-    do not collide, and after its box where the data has one, so that two lesions of one image do not either.
+    A mask has its image's path below `data_root` with `.png` behind the whole name (`a/b.dcm` becomes `a/b.dcm.png`),
+    so that no two images share one; before it comes the box where the data has one, so that two lesions of one image
+    do not either (`a/b.dcm.10-20-60-80.png`). What lies above `data_root` goes to folders called `__above__`.
 
     Args:
         keys: masks (1, rows, columns), nonzero is tumour.
         output_dir: made if it does not exist.
-        data_root: folder that the names leave out.
+        data_root: folder of the images; their folders below it are kept.
         image_key: whose metadata name the image's file.
     """
 
@@ -142,12 +143,13 @@ class SaveMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key's mask."""
         d = dict(data)
-        below = Path(os.path.relpath(source_of(d[self.image_key]), self.data_root)).with_suffix("")
-        parts = [part for part in below.parts if part != ".."]
-        if d.get("box") is not None:
-            parts.append("-".join(f"{float(value):g}" for value in d["box"]))
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        below = Path(os.path.relpath(source_of(d[self.image_key]), self.data_root))
+        box = d.get("box")
+        place = "" if box is None else "." + "-".join(f"{float(value):g}" for value in box)
+        folders = ("__above__" if folder == ".." else folder for folder in below.parts[:-1])
+        file = self.output_dir.joinpath(*folders, f"{below.name}{place}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
         for key in self.key_iterator(d):
             mask = np.where(first_channel(d[key]) > 0, 255, 0).astype(np.uint8)
-            Image.fromarray(mask).save(self.output_dir / ("_".join(parts) + ".png"))
+            Image.fromarray(mask).save(file)
         return d

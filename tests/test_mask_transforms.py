@@ -99,12 +99,14 @@ def test_a_mask_without_the_region_that_the_network_saw_is_refused():
         RestoreMaskd()({"image": image_of(np.zeros((8, 8))), "pred": torch.ones(1, 4, 4)})
 
 
-def test_masks_of_one_image_or_of_equal_names_do_not_overwrite_each_other(tmp_path):
-    save = SaveMaskd("pred", tmp_path / "out", data_root=tmp_path)
+def test_no_two_images_or_lesions_share_a_mask_s_file(tmp_path):
+    save = SaveMaskd("pred", tmp_path / "out", data_root=tmp_path / "data")
     mask = torch.ones(1, 4, 6, dtype=torch.uint8)
-    for folder, box in (("a", [0, 0, 2, 2]), ("a", [2, 2, 4, 4]), ("b", None)):
-        image = MetaTensor(mask.float(), meta={"filename_or_obj": str(tmp_path / folder / "1-1.dcm")})
+    images = ["1.2.276.0.1", "1.2.276.0.2", "a/b.dcm", "a_b.dcm", "a/b.png", "../a/b.dcm"]
+    for name, box in [*((name, None) for name in images), ("a/b.dcm", [0, 0, 2, 2]), ("a/b.dcm", [2, 2, 4, 4])]:
+        image = MetaTensor(mask.float(), meta={"filename_or_obj": str(tmp_path / "data" / name)})
         save({"image": image, "pred": mask} | ({"box": box} if box else {}))
-    files = sorted((tmp_path / "out").glob("*.png"))
-    assert len(files) == 3
-    assert Image.open(files[0]).size == (6, 4)
+    written = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.png")}
+    plain = {f"{name}.png" for name in images[:-1]} | {"__above__/a/b.dcm.png"}
+    assert written == plain | {"a/b.dcm.0-0-2-2.png", "a/b.dcm.2-2-4-4.png"}
+    assert Image.open(tmp_path / "out" / "a_b.dcm.png").size == (6, 4)

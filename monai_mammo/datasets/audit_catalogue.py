@@ -80,12 +80,13 @@ CHECKS: Mapping[str, Check] = {
     ),
     "no-patient": Check(
         "Entries without a patient",
-        "Without it nobody can tell whether images of one patient are on two sides of the split.",
+        "Without it nobody can tell whether images of one patient are on two sides of the split; training refuses it.",
         "Add a pseudonymous `patient` to every entry.",
     ),
     "split-empty": Check(
         "Splits without an entry",
-        "Training needs entries to learn from; validation chooses the model; test judges it.",
+        "Training needs entries to learn from and stops without entries for validation, which choose the model; test "
+        "judges it.",
         "Split again, or add entries.",
     ),
     "repeated": Check(
@@ -188,7 +189,8 @@ CHECKS: Mapping[str, Check] = {
     ),
     "balance": Check(
         "Classes or groups out of balance",
-        "A class that is rare or absent in a split makes its metrics uncertain or undefined.",
+        "A class that is rare or absent in a split makes its metrics uncertain or undefined. From one class nothing is "
+        "learnt, and by one class no model can be chosen.",
         "Read the metrics by class; weight the loss, or split again so that each split has all classes.",
     ),
     "prepared": Check(

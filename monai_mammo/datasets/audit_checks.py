@@ -74,7 +74,7 @@ def _sections(data: DataList) -> dict[str, Counter[str]]:
 
 def _splits(data: DataList) -> Iterator[Finding]:
     counts = Counter(item.section for item in data.items)
-    severities: dict[str, Severity] = {"training": "error", "validation": "warning", "test": "note"}
+    severities: dict[str, Severity] = {"training": "error", "validation": "error", "test": "note"}
     for section in SECTIONS:
         if not counts[section]:
             yield Finding("split-empty", severities[section], f"{section} has no entry", (data.file,), (data.name,))
@@ -83,7 +83,7 @@ def _splits(data: DataList) -> Iterator[Finding]:
 def _patients(data: DataList) -> Iterator[Finding]:
     nameless = [item for item in data.items if not item.text("patient")]
     if nameless:
-        yield Finding("no-patient", "warning", f"{len(nameless)} entries", _unique(nameless), (data.name,))
+        yield Finding("no-patient", "error", f"{len(nameless)} entries", _unique(nameless), (data.name,))
     for patient, counts in sorted(_sections(data).items()):
         if patient and len(counts) > 1:
             where = ", ".join(f"{section}: {count}" for section, count in counts.items())
@@ -289,10 +289,10 @@ def _spacings(data: DataList, measures: Measures) -> Iterator[Finding]:
         spacing = _numbers(value, 2) if value is not None else measure.spacing
         if value is not None and spacing is None:
             yield Finding("spacing", "warning", f"{json.dumps(value)[:40]} is no spacing", (item.image,), (data.name,))
-        elif spacing is None:
-            unknown.append(item)
-        else:
+        elif spacing is not None:
             known.append((item, spacing))
+        elif not item.is_sample:  # which `prepare` has resampled
+            unknown.append(item)
     if unknown and not known:
         yield Finding("spacing-unknown", "note", "of no image", (data.file,), (data.name,))
     elif unknown:
@@ -328,7 +328,9 @@ def _balance(data: DataList) -> Iterator[Finding]:
         for label in data.labels:
             share = counts[label] / total
             if not counts[label]:
-                yield Finding("balance", "warning", f"{section}: no label {label}", (data.file,), (data.name,))
+                # What learns from one class, or is chosen by one, has learnt nothing: its AUC does not exist.
+                severity: Severity = "warning" if section == "test" else "error"
+                yield Finding("balance", severity, f"{section}: no label {label}", (data.file,), (data.name,))
             elif share < 0.2:
                 detail = f"{section}: label {label} in {share:.0%} of {total} entries"
                 yield Finding("balance", "note", detail, (data.file,), (data.name,))

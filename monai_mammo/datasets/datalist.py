@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from monai_mammo.dicom.errors import MammogramError
 
+Task = Literal["quality", "segmentation"]
 SECTIONS = ("training", "validation", "test")
+_CORRECT = "Correct the datalist or restore the file"
+_LABELS: Mapping[Task, tuple[Callable[[Any], bool], str]] = {
+    "quality": (lambda label: type(label) is int and label in (0, 1), "Write 0 for complete, 1 for incomplete"),
+    "segmentation": (lambda label: isinstance(label, str), "Write the path of the image's mask, relative to the list"),
+}
+"""What a label of each task is."""
 _NOT_IMAGES = {".json", ".csv", ".txt", ".md", ".xml", ".html", ".log", ".pt", ".yaml"}
 
 
@@ -94,12 +101,18 @@ def write_json(file: Path, document: Any) -> None:
     partial.replace(file)
 
 
-def load_datalist(dataset_dir: str | Path, section: str) -> list[dict[str, Any]]:
+def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = None) -> list[dict[str, Any]]:
     """Entries of one section of `dataset_dir/dataset.json`, with absolute paths, checked before anything is trained.
 
+    Args:
+        dataset_dir: the list's folder.
+        section: one of its lists.
+        task: what the entries are to train or to judge: each then has a `patient` and, but among the `originals`, a
+            label, 0 or 1 for quality, the mask's file for segmentation. None asks for images only.
+
     Raises:
-        MammogramError: the file is absent or no datalist, the section is absent or empty, or a file that an entry
-            names does not exist.
+        MammogramError: the file is absent or no datalist, the section is absent or empty, a file that an entry names
+            does not exist, or an entry lacks what the task needs.
     """
     file = Path(dataset_dir) / "dataset.json"
     remedy = "Make it with `monai-mammo prepare`, or see the README for its form"
@@ -111,7 +124,15 @@ def load_datalist(dataset_dir: str | Path, section: str) -> list[dict[str, Any]]
         raise MammogramError(file, f"it is no JSON ({error})", remedy) from error
     if not isinstance(document, dict) or not isinstance(document.get(section), list) or not document[section]:
         raise MammogramError(file, f"it has no entries under '{section}'", remedy)
-    return [_checked(entry, file, f"{section}[{number}]") for number, entry in enumerate(document[section])]
+    loaded = []
+    for number, entry in enumerate(document[section]):
+        where = f"{section}[{number}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            raise MammogramError(file, f"the entry {where} names no image", _CORRECT)
+        if task is not None:
+            _require(entry, file, where, task, labelled=section != "originals")
+        loaded.append(_existing(entry, file, where))
+    return loaded
 
 
 def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
@@ -141,15 +162,24 @@ def _relative(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**entry, **{key: Path(os.path.relpath(file, folder)).as_posix() for key, file in files.items()}}
 
 
-def _checked(entry: Any, file: Path, where: str) -> dict[str, Any]:
-    remedy = "Correct the datalist or restore the file"
-    if not isinstance(entry, dict) or "image" not in entry:
-        raise MammogramError(file, f"the entry {where} names no image", remedy)
-    checked = dict(entry)
+def _require(entry: Mapping[str, Any], file: Path, where: str, task: Task, *, labelled: bool) -> None:
+    """Refuse an entry that torch or the evaluation would stumble over, later and in other words."""
+    label, (is_label, remedy) = entry.get("label"), _LABELS[task]
+    if labelled and not is_label(label):
+        wrong = "has no label" if label is None else f"has the label {json.dumps(label)[:40]}"
+        raise MammogramError(file, f"the entry {where} {wrong}", remedy)
+    if entry.get("patient") in (None, ""):
+        remedy = "Give every entry a `patient` (a pseudonym): splits and intervals are by patient"
+        raise MammogramError(file, f"the entry {where} names no patient", remedy)
+
+
+def _existing(entry: Mapping[str, Any], file: Path, where: str) -> dict[str, Any]:
+    """The entry with the full paths of its files."""
+    found = dict(entry)
     for key in ("image", "label"):
         if isinstance(entry.get(key), str):
             path = file.parent / entry[key]
             if not path.is_file():
-                raise MammogramError(path, f"the {key} of {where} in {file.name} does not exist", remedy)
-            checked[key] = str(path.resolve())
-    return checked
+                raise MammogramError(path, f"the {key} of {where} in {file.name} does not exist", _CORRECT)
+            found[key] = str(path.resolve())
+    return found

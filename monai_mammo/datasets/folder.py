@@ -1,8 +1,9 @@
 """A hospital's own DICOM files: any folder tree, any names, with DICOM SEG files as masks where there are some.
 
-Headers say all that is known here; nothing is decoded. Only DICOM is taken: a picture names no patient, and a split by
-patient needs one. Patients and studies leave under pseudonyms (`pseudonym`); paths stay as they are, so a folder named
-after a patient should be renamed before its datalists are given away.
+Headers say all that is known here; nothing is decoded but a SEG file, to see whether it marks anything. Only DICOM is
+taken: a picture names no patient, and a split by patient needs one. Patients and studies leave under pseudonyms
+(`pseudonym`); paths stay as they are, so a folder named after a patient should be renamed before its datalists are
+given away.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +24,7 @@ from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, file
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
-from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, read_segment, segments
+from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, read_segment, read_segmentation, segments
 
 NAME = "DICOM folder"
 LICENCE = "the owner's; nothing is known of it"
@@ -41,16 +42,17 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     """Every mammogram below a folder, the segments of DICOM SEG files as its lesions.
 
     Left out with a defect each: what is no DICOM, no mammogram or damaged; FOR PROCESSING images, which have no
-    defined display; a second file of the same SOPInstanceUID; a segment of an image that is not there, of no frame,
-    or of anatomy (the breast, the nipple, …). Where PatientID is empty or the same for everybody, the study stands for
-    the patient.
+    defined display; a second file of the same SOPInstanceUID, and both where they differ in patient, study, side or
+    view; a segment of an image that is not there, of no frame, or of anatomy (the breast, the nipple, …). Where
+    PatientID is empty or the same for everybody, the study stands for the patient. An image is normal where a segment
+    marks no pixel of it and none marks any: somebody looked and found nothing.
 
     Raises:
         MammogramError: no folder, or no mammogram in it.
     """
     if not source.is_dir():
         raise MammogramError(source, "there is no such folder", "Give a folder of DICOM files")
-    headers: dict[str, MammogramHeader] = {}
+    found: dict[str, list[MammogramHeader]] = defaultdict(list)
     segmentations: dict[str, Path] = {}
     files = 0
     for file in files_below(source, defects):
@@ -58,21 +60,19 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
         header = _mammogram(file, segmentations, defects)
         if header is None:
             continue
-        uid = header.sop_instance_uid or str(file)
-        if uid in headers:
-            defects.append(Defect(file, f"it has the SOPInstanceUID of {headers[uid].path}"))
-        elif not patient_of(header):
+        if not patient_of(header):
             defects.append(Defect(file, "neither PatientID nor StudyInstanceUID says whose it is"))
         else:
-            headers[uid] = header
+            found[header.sop_instance_uid or str(file)].append(header)
+    headers = {uid: same[0] for uid, same in found.items() if _one_image(same, defects)}
     if not headers:
         raise MammogramError(
             source,
             f"no mammogram in DICOM is among its {files} files" + (f"; {defects[0]}" if defects else ""),
             "Give a folder with mammograms (modality MG) in DICOM",
         )
-    lesions = _lesions(list(segmentations.values()), headers, defects)
-    return [_image(header, lesions[uid], defects) for uid, header in headers.items()]
+    lesions, looked_at = _lesions(list(segmentations.values()), headers, found, defects)
+    return [_image(header, lesions[uid], uid in looked_at, defects) for uid, header in headers.items()]
 
 
 def pseudonym(identifier: str) -> str:
@@ -114,6 +114,16 @@ def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]
     return header
 
 
+def _one_image(same: Sequence[MammogramHeader], defects: list[Defect]) -> bool:
+    """Whether files of one SOPInstanceUID are copies, of which the first counts; different images are all left out."""
+    kinds = {(header.patient_id, header.study_instance_uid, header.laterality, header.view) for header in same}
+    for header in same if len(kinds) > 1 else same[1:]:
+        other = same[0] if header is not same[0] else same[1]
+        differing = "" if len(kinds) == 1 else ", but another patient, study, side or view: one of them is wrong"
+        defects.append(Defect(header.path, f"it has the SOPInstanceUID of {other.path}{differing}"))
+    return len(kinds) == 1
+
+
 def _identity(file: Path) -> tuple[str, str]:
     """SOP class and SOP instance of a DICOM file (of its meta information, PS3.10 7.1); empty texts if it is none."""
     try:
@@ -124,7 +134,9 @@ def _identity(file: Path) -> tuple[str, str]:
         return "", ""
 
 
-def _image(header: MammogramHeader, lesions: Sequence[SourceLesion], defects: list[Defect]) -> SourceImage:
+def _image(
+    header: MammogramHeader, lesions: Sequence[SourceLesion], looked_at: bool, defects: list[Defect]
+) -> SourceImage:
     if patient_of(header) != header.patient_id:
         reason = "PatientID is empty or stands for everybody"
         defects.append(Defect(header.path, reason, "kept; its study stands for the patient"))
@@ -143,28 +155,37 @@ def _image(header: MammogramHeader, lesions: Sequence[SourceLesion], defects: li
         view=header.view or "",
         lesions=tuple(lesions),
         spacing=header.spacing,
+        normal=looked_at and not lesions,
         attributes={key: value for key, value in attributes.items() if value != ""},
     )
 
 
 def _lesions(
-    files: Sequence[Path], headers: dict[str, MammogramHeader], defects: list[Defect]
-) -> dict[str, list[SourceLesion]]:
-    """Lesions of every mammogram, by its SOPInstanceUID."""
+    files: Sequence[Path],
+    headers: Mapping[str, MammogramHeader],
+    found: Mapping[str, Sequence[MammogramHeader]],
+    defects: list[Defect],
+) -> tuple[dict[str, list[SourceLesion]], set[str]]:
+    """Lesions of every mammogram, by its SOPInstanceUID, and the mammograms of which a segment marks no pixel."""
     lesions: dict[str, list[SourceLesion]] = defaultdict(list)
     outlined: dict[str, list[Path]] = defaultdict(list)
+    looked_at: set[str] = set()
     for file in files:
         try:
-            found = segments(file)
+            shown = segments(file)
         except MammogramError as error:
             defects.append(Defect(file, error.reason))
             continue
-        if not found:
+        if not shown:
             defects.append(Defect(file, "the segmentation has no segment"))
-        for segment in found:
-            reason = _useless(segment, headers)
+        for segment in shown:
+            reason = _useless(segment, headers, found)
             if reason:
                 defects.append(Defect(file, f"segment {segment.number} {reason}"))
+                continue
+            if _is_empty(segment):
+                looked_at.add(segment.image)
+                defects.append(Defect(file, f"segment {segment.number} marks no pixel", "kept as: no lesion"))
                 continue
             others = outlined[segment.image]
             if others and file not in others:
@@ -179,12 +200,25 @@ def _lesions(
                     read=partial(read_segment, number=segment.number, image=segment.image),
                 )
             )
-    return lesions
+    return lesions, looked_at
 
 
-def _useless(segment: Segment, headers: dict[str, MammogramHeader]) -> str:
+def _is_empty(segment: Segment) -> bool:
+    """Whether a segment's frames mark no pixel; what cannot be decoded is not known to be empty, and named later."""
+    try:
+        masks = read_segmentation(segment.file, segment.image)
+    except MammogramError:
+        return False
+    return not masks[segment.label or segment.kind].any()
+
+
+def _useless(
+    segment: Segment, headers: Mapping[str, MammogramHeader], found: Mapping[str, Sequence[MammogramHeader]]
+) -> str:
     if not segment.image:
         return "has no frame: it outlines nothing"
+    if segment.image in found and segment.image not in headers:
+        return "outlines an image whose SOPInstanceUID several different mammograms have"
     if segment.image not in headers:
         return "outlines an image that is not among the folder's mammograms"
     return f"outlines anatomy ({segment.kind}), no lesion" if segment.kind in _ANATOMY else ""

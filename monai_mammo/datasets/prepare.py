@@ -46,6 +46,7 @@ _PAPER: Mapping[str, Callable[[Sequence[Entry], int], PaperSplit]] = {
 }
 
 Progress = Callable[[Iterator[Any], int], Iterable[Any]]
+_Collected = tuple[dict[str, list[Entry]], list[Defect]]
 
 
 class DataSet(Protocol):
@@ -67,7 +68,7 @@ class Prepared:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """Entries by datalist and section."""
     remarks: dict[str, str] = field(default_factory=dict)
-    """By datalist, what has to be known before it is used."""
+    """By datalist, what has to be known before it is used; by task, why there is none."""
     defects: list[Defect] = field(default_factory=list)
 
 
@@ -148,12 +149,18 @@ def prepare(
     both = "its patient is in the official test set, too"
     defects += [Defect(image.image, both, "left out of training") for image in dropped]
     gone = {image.image for image in dropped}
-    prepared, splits = Prepared(out), patient_split(images, seed)
-    wanted = _subjects(plan, [image for image in images if image.image not in gone], splits)
-    died = _make(wanted, available_cores() if processes is None else processes, progress)
+    prepared, kept = Prepared(out), [image for image in images if image.image not in gone]
+    if task is None and tasks == ("quality",):
+        prepared.remarks["segmentation"] = "no lesion is outlined; only quality was made"
+    splits = patient_split(images, seed)
+    made = _made(plan, kept, splits, processes, progress)
+    better = _without_gaps(kept, made, splits, seed) if protocol == "patient" else splits
+    if better != splits:
+        splits = better
+        made = _made(plan, kept, splits, processes, progress)
     by_maker = {"listing": defects}
     for wanted_task, maker in plan.makers.items():
-        entries, by_maker[maker] = _collect(wanted[maker], maker, died)
+        entries, by_maker[maker] = made[maker]
         for name in _LISTS[maker]:
             if not entries[name]:
                 by_maker[maker].append(Defect(source, f"nothing usable is left for {name}", "no datalist"))
@@ -232,15 +239,47 @@ def _subjects(
     return found
 
 
+def _made(
+    plan: _Plan,
+    images: Sequence[SourceImage],
+    splits: Mapping[str, Sequence[str]],
+    processes: int | None,
+    progress: Progress,
+) -> dict[str, _Collected]:
+    """What every maker has made of the images, now or in an earlier run."""
+    wanted = _subjects(plan, images, splits)
+    died = _make(wanted, available_cores() if processes is None else processes, progress)
+    return {maker: _collect(wanted[maker], maker, died) for maker in plan.makers.values()}
+
+
+def _without_gaps(
+    images: Sequence[SourceImage], made: Mapping[str, _Collected], splits: dict[str, list[str]], seed: int
+) -> dict[str, list[str]]:
+    """The splits, or those of the patients with usable images, if that leaves fewer sections of the lists empty.
+
+    Which images are usable shows only when they are decoded. Of few patients, all of a section's may have none.
+    """
+    lists = [
+        {entry["patient"] for entry in some} for entries, _ in made.values() for name, some in entries.items() if some
+    ]
+
+    def gaps(of: Mapping[str, Sequence[str]]) -> int:
+        return sum(patients.isdisjoint(of[section]) for patients in lists for section in SECTIONS)
+
+    if not lists or not gaps(splits):
+        return splits
+    usable = [image for image in images if image.patient in set.union(*lists)]
+    better = patient_split(usable, seed, set.intersection(*lists))
+    return better if gaps(better) < gaps(splits) else splits
+
+
 def _make(wanted: Mapping[str, Sequence[Subject]], processes: int, progress: Progress) -> dict[str, str]:
     """Do what is missing, every mammogram decoded once; returns why some were not done, by name."""
     tasks = missing(wanted)
     return {task[0].subject.name: reason for task, reason in progress(run(do, tasks, processes), len(tasks)) if reason}
 
 
-def _collect(
-    wanted: Sequence[Subject], maker: str, died: Mapping[str, str]
-) -> tuple[dict[str, list[Entry]], list[Defect]]:
+def _collect(wanted: Sequence[Subject], maker: str, died: Mapping[str, str]) -> _Collected:
     """All entries of a maker's lists, in the data set's order, and all that went wrong on the way."""
     entries: dict[str, list[Entry]] = {name: [] for name in (*_LISTS[maker], "originals")}
     defects = []
@@ -317,7 +356,7 @@ def _summarise(
     """Write the summary; what earlier runs said of lists that this one did not touch stays in it."""
     known = [{**plain_defect(defect, plan.source), "part": part} for part, some in by_maker.items() for defect in some]
     kept = [defect for defect in earlier.get("defects", []) if defect["part"] not in by_maker]
-    own = {name for maker in by_maker for name in _LISTS.get(maker, ())}
+    own = {name for maker in by_maker for name in (maker, *_LISTS.get(maker, ()))}
     document = {
         "data_set": plan.name,
         "licence": plan.licence,

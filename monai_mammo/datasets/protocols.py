@@ -30,16 +30,18 @@ PAPER_QUALITY = (325, 500)
 """Originals of paper A, and how many complete and how many incomplete images it draws of what it makes of them."""
 
 
-def patient_split(images: Iterable[SourceImage], seed: int) -> dict[str, list[str]]:
+def patient_split(images: Iterable[SourceImage], seed: int, first: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Every patient's section: one assignment for all datalists of a data set.
 
     Where the data set has an official split, its test patients are the test section and 15 % of the others the
     validation section; a patient on both official sides is a test patient (see :func:`leaking`). Otherwise 70 / 10 /
-    20 by patient. Patients with lesions are spread by the same shares. Patients too few for the sections all train.
+    20 by patient. Patients with lesions are spread by the same shares. Of two patients one trains and one validates;
+    one alone trains.
 
     Args:
         images: all that the data set lists, usable or not, so that the answer does not depend on the task.
         seed: of the assignment.
+        first: patients who are spread by the same shares in place of those with lesions.
 
     Returns:
         the sorted patients of every section.
@@ -47,11 +49,12 @@ def patient_split(images: Iterable[SourceImage], seed: int) -> dict[str, list[st
     images = list(images)
     test = {image.patient for image in images if image.split == "test"}
     others = {image.patient for image in images} - test
-    fractions = OFFICIAL_FRACTIONS if test else FRACTIONS
+    fractions = OFFICIAL_FRACTIONS if test or len(others) < len(FRACTIONS) else FRACTIONS
     if len(others) < len(fractions):
         return {"training": sorted(others), "validation": [], "test": sorted(test)}
-    lesions = {image.patient for image in images if image.lesions}
-    return {"test": sorted(test), **split_patients(others, fractions, seed, lesions)}
+    if first is None:
+        first = {image.patient for image in images if image.lesions}
+    return {"test": sorted(test), **split_patients(others, fractions, seed, first)}
 
 
 def leaking(images: Iterable[SourceImage]) -> list[SourceImage]:

@@ -145,14 +145,35 @@ def test_inference_gives_a_result_for_every_image_at_its_own_size(case, trained,
     entries = json.loads((phantoms / case.datalist / "dataset.json").read_text())["test"]
     if case.datalist == "quality":
         with (tmp_path / "out" / "predictions.csv").open() as file:
-            rows = list(csv.reader(file))
-        assert len(rows) == len(entries)
-        assert all(float(row[1]) + float(row[2]) == pytest.approx(1, abs=1e-3) for row in rows)
+            rows = list(csv.DictReader(file))
+        assert [row["image"] for row in rows] == [entry["image"] for entry in entries]
+        assert all(float(row["complete"]) + float(row["incomplete"]) == pytest.approx(1, abs=1e-3) for row in rows)
     else:
-        masks = sorted((tmp_path / "out").glob("*.png"))
+        masks = sorted((tmp_path / "out").rglob("*.png"))
         assert len(masks) == len(entries)
         for mask in masks:
             assert Image.open(mask).size == (256, 320)
+
+
+def test_one_bad_file_costs_a_folder_no_other_image_s_result(case, trained, phantoms, tmp_path):
+    if case.values.get("mode") == "roi":
+        pytest.skip("a region needs a datalist with boxes")
+    folder = tmp_path / "in"
+    source = next(phantoms.rglob("*.dcm"))
+    (folder / "cd").mkdir(parents=True)
+    for name in ("1.2.826.1", "1.2.826.2"):
+        shutil.copy(source, folder / "cd" / name)
+    (folder / "DICOMDIR").write_bytes(b"no image")
+    (folder / "torn.dcm").write_bytes(source.read_bytes()[:-5000])
+    values = {key: value for key, value in (case.values | SMALL).items() if key not in ("batch_size", "num_workers")}
+    out = tmp_path / "out"
+    run_config(trained, ["inference.yaml"], "run", "infer", dataset_dir=str(folder), output_dir=str(out), **values)
+    if case.datalist == "quality":
+        with (out / "predictions.csv").open() as file:
+            done = [row["image"] for row in csv.DictReader(file)]
+    else:
+        done = sorted(str(mask.relative_to(out).with_suffix("")) for mask in out.rglob("*.png"))
+    assert done == ["cd/1.2.826.1", "cd/1.2.826.2"]
 
 
 def test_the_exported_networks_compute_the_same(case, trained, tmp_path):
@@ -227,6 +248,20 @@ def test_a_missing_file_is_named_before_training_starts(case, bundle, phantoms, 
     (folder / "dataset.json").write_text(json.dumps(document))
     with raises_cause(MammogramError, match=r"gone\.dcm.*does not exist"):
         train(case, bundle, folder, epochs=1)
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+def test_an_entry_without_a_patient_is_named_before_anything_runs(case, bundle, phantoms, tmp_path, section):
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms") / case.datalist
+    document = json.loads((folder / "dataset.json").read_text())
+    del document[section][0]["patient"]
+    (folder / "dataset.json").write_text(json.dumps(document))
+    with raises_cause(MammogramError, match=rf"{section}\[0\] names no patient"):
+        if section == "test":
+            values = {"dataset_dir": str(folder), **case.values, **SMALL}
+            run_config(bundle, ["train.yaml", "evaluate.yaml"], "evaluating", **values)
+        else:
+            train(case, bundle, folder, epochs=1)
 
 
 def test_a_mask_of_another_size_is_named(case, bundle, phantoms, tmp_path):

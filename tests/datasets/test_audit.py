@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -66,7 +67,8 @@ def test_a_users_own_datalist_is_audited(clean, tmp_path):
     shutil.copy(image, tmp_path / "mine.dcm")
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "mine.dcm", "label": 1}]}))
     result = audit(tmp_path, processes=0)
-    assert result.safe
+    errors = [finding.detail for finding in result.findings if finding.severity == "error"]
+    assert errors == ["1 entries", "validation has no entry", "training: no label 0"]
     assert [data.name for data in result.lists] == [tmp_path.name]
 
 
@@ -75,7 +77,41 @@ def test_unreadable_datalists_are_named(tmp_path):
         audit(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
     errors = [f for f in audit(tmp_path, processes=0).findings if f.severity == "error"]
-    assert [f.check for f in errors] == ["datalist", "split-empty"]
+    assert [f.check for f in errors] == ["datalist", "split-empty", "split-empty"]
+
+
+@pytest.mark.parametrize("section", ["training", "validation"])
+def test_a_quality_list_that_learns_from_or_is_chosen_by_one_class_is_an_error(clean, tmp_path, section):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    for entry in damage.document[section]:
+        entry["label"] = 1
+    damage.save()
+    (error,) = [finding for finding in audit(tmp_path, processes=0).findings if finding.severity == "error"]
+    assert (error.check, error.detail) == ("balance", f"{section}: no label 0")
+
+
+def test_samples_that_prepare_made_lack_no_spacing(clean, tmp_path):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    for section in ("training", "validation", "test"):
+        for entry in damage.document[section]:
+            pixels = np.round(damage.pixels(entry) * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(damage.path(entry).with_suffix(".png"))
+            entry["image"] = str(Path(entry["image"]).with_suffix(".png"))
+            del entry["spacing"]
+            entry["lost"] = 0.0
+    damage.save()
+    assert not [finding for finding in audit(tmp_path, processes=0).findings if finding.check == "spacing-unknown"]
+
+
+def test_the_terminal_names_the_first_files_of_every_error(clean, tmp_path):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    gone = [damage.entry(number=number) for number in range(3)]
+    for entry in gone:
+        damage.path(entry).unlink()
+    result = CliRunner().invoke(app, ["audit", str(tmp_path), "--processes", "0"])
+    lines = [line.strip() for line in result.output.splitlines() if "the image does not exist" in line]
+    assert lines == [f"{damage.relative(entry)}: the image does not exist" for entry in gone[:2]]
+    assert "… and 1 more" in result.output
 
 
 def test_what_the_preparation_left_out_is_in_the_audit(clean, tmp_path):
@@ -159,6 +195,8 @@ def test_real_films_are_clean(samples, tmp_path):
     ]
     (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
     result = audit(tmp_path)
-    assert result.safe
-    assert {f.check for f in result.findings if f.severity == "warning"} <= {"balance", "split-empty"}
+    assert {f.check for f in result.findings if f.severity != "note"} == {
+        "balance",
+        "split-empty",
+    }  # one class, one list
     assert Path(films[0]) in result.pictures

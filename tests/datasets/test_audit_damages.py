@@ -243,7 +243,7 @@ DAMAGES = [
     ("quality", saved_again, "near-duplicate", "error"),
     ("quality", saved_mirrored, "near-duplicate", "warning"),
     ("quality", patient_in_two_splits, "patient-splits", "error"),
-    ("quality", nameless_patient, "no-patient", "warning"),
+    ("quality", nameless_patient, "no-patient", "error"),
     ("quality", repeated_entry, "repeated", "warning"),
     ("segmentation_roi", empty_mask, "mask-empty", "error"),
     ("segmentation_roi", mask_in_the_air, "mask-outside", "error"),

@@ -169,6 +169,6 @@ def test_an_empty_data_set_has_a_page_that_says_it_is_of_no_use(tmp_path, docume
     (tmp_path / "dataset.json").write_text(json.dumps(document))
     read = Reading(page(audit(tmp_path, processes=0)))
     assert read.open == []
-    assert "Not safe to train on: 1 error." in read.text
+    assert "Not safe to train on: 2 errors" in read.text
     assert "training has no entry" in read.text
     assert not read.all("img")

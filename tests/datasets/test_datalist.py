@@ -86,6 +86,32 @@ def test_what_cannot_be_trained_on_is_refused_before_training(tmp_path, content,
         load_datalist(tmp_path, "training")
 
 
+@pytest.mark.parametrize(
+    ("task", "entry", "reason"),
+    [
+        ("quality", {"patient": "A"}, r"training\[0\] has no label. Write 0 for complete, 1 for incomplete"),
+        ("quality", {"patient": "A", "label": 2}, r"training\[0\] has the label 2. Write 0"),
+        ("quality", {"patient": "A", "label": "complete"}, r'training\[0\] has the label "complete". Write 0'),
+        ("quality", {"patient": "A", "label": True}, r"training\[0\] has the label true. Write 0"),
+        ("quality", {"label": 1}, r"training\[0\] names no patient. Give every entry"),
+        ("segmentation", {"patient": "A", "label": 1}, r"training\[0\] has the label 1. Write the path of"),
+        ("segmentation", {"patient": "A"}, r"training\[0\] has no label. Write the path of"),
+        ("segmentation", {"label": "a.png"}, r"training\[0\] names no patient"),
+    ],
+)
+def test_an_entry_that_its_task_cannot_use_is_named_with_its_remedy(tmp_path, task, entry, reason):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "a.png"} | entry]}))
+    with pytest.raises(MammogramError, match=rf"dataset.json: the entry {reason}"):
+        load_datalist(tmp_path, "training", task)
+
+
+def test_originals_need_no_label(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "dataset.json").write_text(json.dumps({"originals": [{"image": "a.png", "patient": 7}]}))
+    assert len(load_datalist(tmp_path, "originals", "quality")) == 1
+
+
 def test_an_absent_datalist_names_its_remedy(tmp_path):
     with pytest.raises(MammogramError, match=r"there is no datalist here.*monai-mammo prepare"):
         load_datalist(tmp_path, "training")

@@ -115,6 +115,22 @@ def test_a_file_that_was_exported_twice_counts_once(tmp_path: Path) -> None:
     assert said(defects, tmp_path / "b") == [f"it has the SOPInstanceUID of {tmp_path / 'a'}"]
 
 
+@pytest.mark.parametrize("changes", [{"PatientID": "another"}, {"StudyInstanceUID": "1.2.9"}, {"ViewPosition": "MLO"}])
+def test_different_images_of_one_identifier_are_left_out_with_the_outline_of_either(
+    tmp_path: Path, changes: dict[str, str]
+) -> None:
+    uid = mammogram(tmp_path / "a")
+    mammogram(tmp_path / "b", SOPInstanceUID=uid, **changes)
+    mammogram(tmp_path / "c")
+    segmentation(tmp_path / "seg", [(1, uid, square())])
+    found, defects = found_in(tmp_path)
+    assert [image.image.name for image in found] == ["c"]
+    for name, other in (("a", "b"), ("b", "a")):
+        (reason,) = said(defects, tmp_path / name)
+        assert reason.startswith(f"it has the SOPInstanceUID of {tmp_path / other}, but another patient")
+    assert "several different mammograms" in said(defects, tmp_path / "seg")[0]
+
+
 def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) -> None:
     elsewhere, source = tmp_path / "archive", tmp_path / "source"
     mammogram(elsewhere / "a")

@@ -87,12 +87,28 @@ def test_a_segmentation_that_outlines_no_lesion_of_the_folder_is_named(
     assert said(defects, file) == [reason]
 
 
-def test_a_segment_without_a_marked_pixel_is_refused_when_it_is_read(tmp_path: Path) -> None:
-    uid = mammogram(tmp_path / "a")
-    segmentation(tmp_path / "seg", [(1, uid, np.zeros(SHAPE, np.uint8))])
+def test_an_image_of_which_nothing_is_marked_is_normal_and_one_with_a_lesion_is_not(tmp_path: Path) -> None:
+    normal, tumour = mammogram(tmp_path / "a"), mammogram(tmp_path / "b")
+    nothing = np.zeros(SHAPE, np.uint8)
+    segmentation(tmp_path / "seg1", [(1, normal, nothing)])
+    file = tmp_path / "seg2"
+    segmentation(file, [(1, tumour, square()), (2, tumour, nothing)], ["Mass", "Calcification"])
+    dataset = pydicom.dcmread(file)
+    dataset.SegmentSequence[1].SegmentLabel = "another"
+    dataset.save_as(file)
+    (first, second), defects = found_in(tmp_path)
+    assert (first.normal, first.lesions) == (True, ())
+    assert (second.normal, len(second.lesions)) == (False, 1)
+    assert [(defect.reason, defect.action) for defect in defects] == [
+        ("segment 1 marks no pixel", "kept as: no lesion"),
+        ("segment 2 marks no pixel", "kept as: no lesion"),
+    ]
+
+
+def test_an_image_of_which_only_anatomy_is_unmarked_is_not_known_to_be_normal(tmp_path: Path) -> None:
+    segmentation(tmp_path / "seg", [(1, mammogram(tmp_path / "a"), np.zeros(SHAPE, np.uint8))], ["Breast"])
     (image,), _ = found_in(tmp_path)
-    with pytest.raises(MammogramError, match="segment 1 marks no pixel"):
-        image.lesions[0].read(image.lesions[0].masks[0])
+    assert not image.normal
 
 
 def test_a_hostile_or_truncated_segmentation_is_refused_before_memory_is_taken(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from monai_mammo.cli import app
 from monai_mammo.datasets import cdd_cesm
+from monai_mammo.datasets.datalist import SECTIONS
 from monai_mammo.datasets.prepare import prepare
+from monai_mammo.datasets.protocols import patient_split
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
 
@@ -107,6 +109,26 @@ def test_an_image_listed_twice_counts_once(cesm, tmp_path):
     result = prepare(module_of(*listed, listed[0]), cesm, tmp_path / "out", task="quality", processes=0)
     assert any(defect.reason == "the data set lists it twice" for defect in result.defects)
     assert len(entries(tmp_path / "out", "quality")) == 2 * len(listed)
+
+
+def test_where_all_of_a_section_are_unusable_other_patients_take_their_place(cesm, tmp_path):
+    listed = cdd_cesm.images(cesm, [])
+    for section in ("validation", "test"):
+        lost = patient_split(listed, 0)[section]
+        some = [replace(image, view="ML") if image.patient in lost else image for image in listed]
+        result = prepare(module_of(*some), cesm, tmp_path / section, task="quality", samples=2, processes=0)
+        assert all(result.counts["quality"].values())
+        document = json.loads((tmp_path / section / "quality" / "dataset.json").read_text())
+        patients = [{entry["patient"] for entry in document[side]} for side in SECTIONS]
+        assert sum(map(len, patients)) == len(set.union(*patients))
+        held_out = document["validation"] + document["test"]
+        assert len(held_out) == 4 * len({entry["source"] for entry in held_out}), "two samples of each class"
+
+
+def test_where_no_lesion_is_outlined_a_remark_says_why_there_is_only_quality(cesm, tmp_path):
+    listed = [replace(image, lesions=()) for image in cdd_cesm.images(cesm, [])]
+    result = prepare(module_of(*listed), cesm, tmp_path, processes=0)
+    assert result.remarks == {"segmentation": "no lesion is outlined; only quality was made"}
 
 
 def test_nothing_usable_is_an_error_with_reasons_and_no_datalist(cesm, tmp_path):
