@@ -125,9 +125,13 @@ class OhifPage:
     def ready(self, images: int = 4) -> None:
         """Wait until that many images are shown and can be drawn into."""
         self.page.wait_for_selector("mammo-panel")
-        self.page.evaluate(_IMPORT)
+        self.reach()
         self.page.wait_for_function(_READY, arg=images)
         self.idle()
+
+    def reach(self) -> None:
+        """Find the modules of a page that has been loaded; all that looks into it needs them."""
+        self.page.evaluate(_IMPORT)
 
     def study(self) -> str:
         """The study that is open."""

@@ -8,24 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
-import SimpleITK
 from scipy.ndimage import binary_dilation
 
 from monai_mammo.datasets import phantom
-from monai_mammo.dicom.reader import read_mask
 
 from .conftest import LESION, QUALITY, SEGMENTATION, Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
+from .ohif_studies import SHAPE, mask_of, needs_viewer, row_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
-SHAPE = (320, 256)
 VIEWS = ("RCC", "LCC", "RMLO", "LMLO")
 
 _AT_CHEST_WALL = """sop => {
@@ -36,21 +31,10 @@ _AT_CHEST_WALL = """sop => {
 }"""
 
 
-@dataclass(frozen=True)
-class Study:
-    """A phantom study: its UID, and id and SOP instance of each view's image."""
-
-    uid: str
-    ids: dict[str, str]
-    sops: dict[str, str]
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
     """A server with four phantom studies, of the third a view is missing, and PNGs, which OHIF cannot open."""
-    viewer = pytest.importorskip("lib.viewer")
-    if not (viewer.FETCHED / "index.html").is_file():
-        pytest.skip("OHIF is not fetched: python apps/mammo/ohif/fetch.py")
+    needs_viewer()
     folder = tmp_path_factory.mktemp("ohif")
     studies = folder / "studies"
     phantom.write_phantoms(studies, patients=4, seed=3, rows=SHAPE[0], columns=SHAPE[1])
@@ -71,44 +55,6 @@ def reader(running: Server) -> Iterator[OhifPage]:
         yield page
         assert page.outside == []
         assert page.errors == []
-
-
-def study(server: Server, number: int) -> Study:
-    """The phantom study of a patient."""
-    files = sorted(server.studies.glob(f"*{number:04d}/*/*.dcm"))
-    uid = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
-    rows = server.http.get(f"/mammo/studies/{uid}").json()
-    names = [f"{row['laterality']}{row['view']}" for row in rows]
-    return Study(
-        uid,
-        {name: row["id"] for name, row in zip(names, rows, strict=True)},
-        {name: row["sop"] for name, row in zip(names, rows, strict=True)},
-    )
-
-
-def row_of(server: Server, where: Study, view: str) -> dict[str, Any]:
-    """What the server knows of an image."""
-    rows: list[dict[str, Any]] = server.http.get(f"/mammo/studies/{where.uid}").json()
-    return next(row for row in rows if row["id"] == where.ids[view])
-
-
-def mask_of(server: Server, folder: Path, model: str, image: str, **params: Any) -> np.ndarray:
-    """The server's mask for a request, (rows, columns)."""
-    asked = {"image": image, "output": "image"}
-    answer = server.http.post(f"/infer/{model}", params=asked, data={"params": json.dumps(params)})
-    answer.raise_for_status()
-    file = folder / "mask.nrrd"
-    file.write_bytes(answer.content)
-    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))[0]
-
-
-def saved_mask(server: Server, folder: Path, image: str) -> np.ndarray:
-    """The final label as any client downloads it, (rows, columns)."""
-    answer = server.http.get("/datastore/label", params={"label": image, "tag": "final"})
-    answer.raise_for_status()
-    name = re.findall(r'filename="?([^";]+)', answer.headers["content-disposition"])[0]
-    (folder / name).write_bytes(answer.content)
-    return np.asarray(read_mask(folder / name))
 
 
 def test_four_views_hang_in_the_usual_order_with_the_breasts_back_to_back(running: Server, reader: OhifPage) -> None:
@@ -353,7 +299,7 @@ def test_the_next_case_is_the_servers_choice_and_unsaved_work_is_kept(running: S
     images = running.http.get(f"/mammo/studies/{chosen['StudyInstanceUID']}").json()
     reader.ready(len(images))
     reader.page.wait_for_function("id => window.mammo.study.state.active?.id === id", arg=chosen["id"])
-    assert re.search("Not submitted in another case: .*L MLO", reader.notice())
+    assert re.search(r"Not submitted in the case of \d{4}-\d\d-\d\d: .*L MLO", reader.notice())
     reader.button(f"draft-{where.uid}").click()
     reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=where.uid)
     reader.ready()

@@ -26,6 +26,8 @@ export const settings = {
 /** What is to be said to the reader: `{kind: 'error'|'info', text, remedy}`; null if nothing. */
 export const notice = { current: null };
 
+const handedBack = new Set(); // studies
+
 study.onMark((image, mark) => segmentLesion(image, mark));
 
 /** Say something, or nothing. */
@@ -44,7 +46,9 @@ async function attempt(action) {
   try {
     return await action();
   } catch (error) {
-    say('error', error.reason ?? error.message, error.remedy);
+    if (error !== state.problem) { // which is said anyway
+      say('error', error.reason ?? error.message, error.remedy);
+    }
     return undefined;
   } finally {
     working.count--;
@@ -81,14 +85,26 @@ export const learn = () =>
     changed();
   });
 
-/** Find tumours in the chosen images; each shows its mask at once. */
-export const findTumours = () =>
-  each(chosen(), 'finding…', async image => {
-    const { mask, params } = await server.segment(MODELS.whole, image, { result_probability: true });
-    image.soft = params.probability ? mask : null;
+/** Find tumours in the chosen images; each shows its mask at once. Of all views those that a person marked stay. */
+export async function findTumours() {
+  const kept = [];
+  const isKept = image => settings.allViews && (image.labelled || image.mask.hasOwnMarks);
+  const done = await each(chosen(), 'finding…', async image => {
+    await study.restore(image);
+    const found = isKept(image) ? null : await server.segment(MODELS.whole, image, { result_probability: true });
+    if (!found || isKept(image)) {
+      kept.push(image.name); // or marked while the model was at it
+      return;
+    }
+    image.soft = found.params.probability ? found.mask : null;
     image.threshold = image.soft ? HALF : 1;
-    image.mask.replace(mask.map(value => Number(value >= image.threshold)));
+    const pixels = found.mask.map(value => Number(value >= image.threshold));
+    image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole });
   });
+  if (done && kept.length) {
+    say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, 'To run the model there: “this view”');
+  }
+}
 
 /** Move the threshold of the model's probabilities; what was drawn elsewhere stays. @param {number} threshold 1 to 255 */
 export function setThreshold(threshold) {
@@ -112,10 +128,13 @@ export function setThreshold(threshold) {
 /** Segment the lesion at a mark, and add it to the mask. */
 export async function segmentLesion(image, mark) {
   let found = true;
-  await each([image].filter(Boolean), 'outlining…', async () => {
+  await each([image].filter(each => each?.mask), 'outlining…', async () => {
+    await study.restore(image);
     const { mask } = await server.segment(MODELS.lesion, image, mark);
     found = mask.some(Boolean);
-    image.mask.add(mask);
+    if (found) {
+      image.mask.add(mask, { method: 'SEMIAUTOMATIC', model: MODELS.lesion });
+    }
   });
   if (!found) {
     say('info', 'The model sees no lesion there', 'Draw a box around it, or use the brush');
@@ -139,13 +158,14 @@ export const judge = verdict =>
 /** Save the masks of images as they are, empty ones too; then go on to the next that is not done. */
 export async function submit(images = [state.active]) {
   const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
+    await study.restore(image);
     const pixels = image.mask.snapshot();
-    const { position } = image.mask;
-    await server.saveMask(image, pixels);
+    const { position, origin } = image.mask;
+    const { revision } = await server.saveMask(image, pixels, origin);
     image.mask.saved(position);
-    image.labelled = true;
+    Object.assign(image, { labelled: true, revision });
   });
-  const open = ordered().find(image => !image.labelled);
+  const open = ordered().find(image => !image.labelled && !image.problem);
   if (done && open) {
     study.show(open);
   } else if (done) {
@@ -156,7 +176,7 @@ export async function submit(images = [state.active]) {
 /** Open the image that the strategy chooses; what is not saved is kept, and offered again. */
 export const nextCase = () =>
   attempt(async () => {
-    const next = await server.nextImage(settings.strategy);
+    const next = await nextImage();
     if (!next) {
       say('info', 'Every image has a label', 'Nothing is left to annotate');
       return;
@@ -171,6 +191,39 @@ export const nextCase = () =>
     }
     openStudy(next.StudyInstanceUID, next.id);
   });
+
+/** Let others have the open case, and go on to another one. */
+export const handBack = () =>
+  attempt(async () => {
+    const [here] = state.images;
+    handedBack.add(state.study);
+    const next = await nextImage(); // first, lest it be this one again
+    await server.handBack(here.id);
+    if (next && next.StudyInstanceUID !== state.study) {
+      openStudy(next.StudyInstanceUID, next.id);
+    } else {
+      say('info', 'Handed back; there is no other case', 'What you do here takes it up again');
+    }
+  });
+
+/**
+ * The image that the server chooses, of a case that was handed back only if there is no other: to the server such a
+ * case is free, and may be the best of all again.
+ */
+async function nextImage() {
+  const refused = new Map(); // studies by image
+  let next = await server.nextImage(settings.strategy);
+  while (next && handedBack.has(next.StudyInstanceUID) && !refused.has(next.id)) {
+    refused.set(next.id, next.StudyInstanceUID); // what it has given, the server gives last
+    next = await server.nextImage(settings.strategy);
+  }
+  for (const [id, uid] of refused) {
+    if (uid !== next?.StudyInstanceUID) {
+      await server.handBack(id);
+    }
+  }
+  return next;
+}
 
 /** Open a study at an image. */
 export function openStudy(uid, image = '') {
@@ -234,9 +287,10 @@ export function resize(factor) {
   changed();
 }
 
-/** The images in the order in which they hang. */
+/** The images in the order in which they hang, and last those that cannot be used. */
 export function ordered() {
   const order = ['R CC', 'L CC', 'R MLO', 'L MLO'];
-  const rank = image => (order.includes(image.name) ? order.indexOf(image.name) : order.length);
+  const placed = image => (order.includes(image.name) ? order.indexOf(image.name) : order.length);
+  const rank = image => (image.problem ? order.length + 1 : placed(image));
   return [...state.images].sort((a, b) => rank(a) - rank(b));
 }

@@ -4,6 +4,9 @@
 export const PLACES = ['RCC', 'LCC', 'RMLO', 'LMLO'];
 const FURTHER = ['X1', 'X2', 'X3', 'X4'];
 
+/** Of images that may be mammograms: some archives store digitized film as radiography. */
+export const MODALITIES = ['MG', 'RG'];
+
 // SNOMED CT and its older codes of the views in ViewCodeSequence.
 const VIEW_CODES = { 399162004: 'CC', 'R-10242': 'CC', 399368009: 'MLO', 'R-10226': 'MLO' };
 // Modifiers of a view that shows a part of the breast, or shows it larger: spot compression, magnification.
@@ -102,6 +105,10 @@ const selectors = Object.fromEntries(
 const [X1, X2, X3, X4] = FURTHER;
 const [RCC, LCC, RMLO, LMLO] = PLACES;
 
+// OHIF's `lessThan` and `greaterThan` are met by the value itself, too.
+const isOne = { lessThan: { value: 1 } };
+const isMore = { greaterThan: { value: 2 } };
+
 /** The four views; its stages are the layouts that the panel offers. */
 export const fourViews = {
   id: 'mammo.four',
@@ -109,7 +116,7 @@ export const fourViews = {
   hasUpdatedPriorsInformation: false,
   numberOfPriorsReferenced: 0,
   protocolMatchingRules: [
-    { attribute: 'numberOfDisplaySetsWithImages', constraint: { greaterThan: 1 }, required: true, weight: 200 },
+    { attribute: 'numberOfDisplaySetsWithImages', constraint: isMore, required: true, weight: 200 },
   ],
   toolGroupIds: ['default'],
   displaySetSelectors: selectors,
@@ -126,7 +133,7 @@ export const oneView = {
   id: 'mammo.one',
   name: 'Mammography: one image',
   protocolMatchingRules: [
-    { attribute: 'numberOfDisplaySetsWithImages', constraint: { lessThan: 2 }, required: true, weight: 200 },
+    { attribute: 'numberOfDisplaySetsWithImages', constraint: isOne, required: true, weight: 200 },
   ],
   displaySetSelectors: {
     any: { seriesMatchingRules: [{ attribute: PLACE_ATTRIBUTE, constraint: { doesNotEqual: { value: '' } }, weight: 1 }] },

@@ -10,10 +10,19 @@ const MOST_FRAMES = 300; // to wait for a mask's colour
 
 let made = 0; // masks
 
-/** The part of a mask that one action changed. `before` and `after` are row by row. */
+/**
+ * How a mask was made, in DICOM's words, and by which model if by one; empty if that is not known.
+ * @typedef {{method?: 'AUTOMATIC'|'SEMIAUTOMATIC'|'MANUAL', model?: string}} Origin
+ */
+const BY_HAND = { method: 'MANUAL' };
+
+/** The origin of a mask once a person has changed it. @param {Origin} origin @returns {Origin} */
+export const edited = origin => (origin.model ? { ...origin, method: 'SEMIAUTOMATIC' } : origin);
+
+/** The part of a mask that one action changed. `before` and `after` are row by row; `origins` has the mask's. */
 class Step {
   constructor(top, left, height, width, before, after) {
-    Object.assign(this, { top, left, height, width, before, after });
+    Object.assign(this, { top, left, height, width, before, after, origins: null });
   }
 }
 
@@ -33,11 +42,19 @@ export class Mask {
     this.savedAt = 0; // position that the server has; -1 if none
     this.pixels = 0; // marked ones
     this.known = null; // as it was after the last step
+    /** @type {Origin} */
+    this.origin = BY_HAND;
   }
 
   /** Whether there is something that the server does not have. */
   get isUnsaved() {
     return this.position !== this.savedAt;
+  }
+
+  /** Whether a person marked something that the server does not have. */
+  get hasOwnMarks() {
+    this.commit();
+    return this.isUnsaved && this.origin.method !== 'AUTOMATIC';
   }
 
   get canUndo() {
@@ -48,13 +65,20 @@ export class Mask {
     return this.position < this.steps.length;
   }
 
-  /** Make the labelmap if there is none. */
+  /** Make the labelmap if there is none; after a failure it is tried again. */
   ensure() {
-    this.making ??= this.make();
+    this.making ??= this.make().catch(error => {
+      this.making = null;
+      throw error;
+    });
     return this.making;
   }
 
   async make() {
+    if (!this.displaySet.imageIds) { // OHIF looks them up when it first shows an image
+      const [source] = ohif.extensionManager.getActiveDataSource();
+      this.displaySet.imageIds = source.getImageIdsForDisplaySet(this.displaySet);
+    }
     await ohif.services.segmentationService.createLabelmapForDisplaySet(this.displaySet, {
       segmentationId: this.segmentationId,
       label: this.image.id,
@@ -103,8 +127,8 @@ export class Mask {
     return cornerstone.cache.getImage(data.imageIds[0]).voxelManager.getScalarData();
   }
 
-  /** Note what has been drawn since the last step as one step; true if there was something. */
-  commit() {
+  /** Note what has been drawn since the last step as one step, by a person if nothing is said; true if there was. */
+  commit(origin = edited(this.origin)) {
     if (!this.known) {
       return false;
     }
@@ -115,6 +139,8 @@ export class Mask {
     if (this.savedAt > this.position) {
       this.savedAt = -1; // what the server has can no longer be reached
     }
+    step.origins = { before: this.origin, after: origin };
+    this.origin = origin;
     this.steps.splice(this.position, Infinity, step);
     this.position++;
     if (this.steps.length > MOST_STEPS) {
@@ -128,24 +154,26 @@ export class Mask {
     return true;
   }
 
-  /** Give it other pixels, as one step. */
-  replace(pixels) {
+  /** Give it other pixels, as one step. @param {Origin} [origin] a person's change if left out */
+  replace(pixels, origin) {
     this.commit();
     this.live.set(pixels);
-    this.commit();
+    if (!this.commit(origin) && origin) {
+      this.origin = origin; // the same pixels, none for instance, may come from elsewhere
+    }
     this.redraw();
   }
 
   /** Mark further pixels, as one step. */
-  add(pixels) {
+  add(pixels, origin) {
     const sum = new Uint8Array(this.live);
     pixels.forEach((value, index) => value && (sum[index] = TUMOUR));
-    this.replace(sum);
+    this.replace(sum, origin);
   }
 
   /** Give it the pixels that the server has. */
-  load(pixels) {
-    this.replace(pixels.map(value => (value ? TUMOUR : 0)));
+  load(pixels, origin) {
+    this.replace(pixels.map(value => (value ? TUMOUR : 0)), origin);
     this.forget();
   }
 
@@ -181,6 +209,7 @@ export class Mask {
     for (const target of [this.live, this.known]) {
       this.copy(step, step[to], target);
     }
+    this.origin = step.origins[to];
     this.count(step[from], -1);
     this.count(step[to], 1);
     this.redraw();

@@ -2,7 +2,7 @@
 
 import { hideFalseMarkers, hotkeys, labels, setToolbar } from './appearance.js';
 import { ohif } from './context.js';
-import { fourViews, oneView } from './hanging.js';
+import { MODALITIES, fourViews, oneView } from './hanging.js';
 import { correctMetadata } from './metadata.js';
 import * as study from './study.js';
 
@@ -24,7 +24,7 @@ async function modeFactory({ loadModules, modeConfiguration }) {
     hide: false,
     isValidMode({ modalities }) {
       return {
-        valid: modalities.split('\\').includes('MG'),
+        valid: modalities.split('\\').some(modality => MODALITIES.includes(modality)),
         description: 'Reads and marks mammograms',
       };
     },

@@ -62,7 +62,9 @@ function notices() {
     const left = [...study.drafts].filter(([, draft]) => draft.study === uid);
     const open = button('Open', () => actions.openStudy(uid, left[0][0]), { key: `draft-${uid}` });
     const names = left.map(([, { name }]) => name).join(', ');
-    shown.push(notice('info', `Not submitted in another case: ${names}`, '', null, open));
+    const [, year, month, day] = /^(\d{4})(\d\d)(\d\d)$/.exec(left[0][1].date) ?? [];
+    const which = year ? `the case of ${year}-${month}-${day}` : 'another case';
+    shown.push(notice('info', `Not submitted in ${which}: ${names}`, '', null, open));
   }
   return shown;
 }
@@ -97,8 +99,14 @@ function nextCase() {
   );
   choice.dataset.key = 'strategy';
   const next = button('Next case', actions.nextCase, { className: 'main', key: 'next', hint: 'N', disabled: !names.length });
-  return section('Case', `${state.images.filter(image => image.labelled).length} of ${state.images.length} done`, [
-    row(next, choice),
+  const back = button('Hand back', actions.handBack, {
+    key: 'hand-back',
+    title: 'Let others have this case, and go on to another',
+    disabled: !names.length || !state.images.length || study.unsaved().length > 0,
+  });
+  const images = study.usable();
+  return section('Case', `${images.filter(image => image.labelled).length} of ${images.length} done`, [
+    row(next, choice, back),
   ]);
 }
 
@@ -110,9 +118,10 @@ function images() {
   ].map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
   const cards = actions.ordered().map((image, index) => {
     const card = button('', () => study.show(image), {
-      className: `image ${image === state.active ? 'active' : ''}`,
+      className: `image ${image === state.active ? 'active' : ''} ${image.problem ? 'unusable' : ''}`,
       key: `image-${image.id}`,
       title: index < 4 ? `Go to it (${index + 1})` : 'Go to it',
+      disabled: !image.displaySet,
     });
     card.append(element('b', {}, image.name), progressOf(image));
     return card;
@@ -125,9 +134,13 @@ function progressOf(image) {
     ? ['busy', image.busy]
     : image.mask?.isUnsaved
       ? ['changed', '● unsaved']
-      : image.labelled
-        ? ['done', '✓ submitted']
-        : ['', 'to do'];
+      : image.problem || image.failed
+        ? ['failed', image.problem ?? '✕ not loaded']
+        : image.restoring && !image.restored
+          ? ['busy', 'loading…']
+          : image.labelled
+            ? ['done', '✓ submitted']
+            : ['', 'to do'];
   return element('span', { className: `state ${className}` }, text);
 }
 
@@ -174,7 +187,7 @@ function edit() {
       hint,
       title,
       pressed: now === TOOLS[name],
-      disabled: !state.active?.mask,
+      disabled: !state.active?.restored,
     });
   const mask = state.active?.mask;
   return section('Mark', state.active ? sizeOf(state.active) : '', [
@@ -217,10 +230,11 @@ function quality() {
       key: verdict,
       title: `Save your verdict: the breast is ${verdict}ly shown`,
       pressed: image?.verdict === verdict,
-      disabled: !image,
+      disabled: !image?.mask,
     })
   );
-  return section('Quality', image?.name ?? '', [
+  // After a submission another image may be the active one: say whose verdict this is.
+  return section(element('span', {}, 'Quality of ', element('b', {}, image?.name ?? '')), '', [
     row(element('span', { className: 'label quiet' }, 'Model'), opinion(image)),
     reasons(image?.quality),
     row(element('span', { className: 'label quiet' }, 'You'), ...own),
@@ -254,14 +268,14 @@ function submit() {
   const busy = actions.working.count > 0;
   const all = button('All', () => actions.submit(actions.ordered()), {
     key: 'submit-all',
-    title: `Save all ${state.images.length} masks as they are; an image without one is saved as normal`,
-    disabled: busy || !state.images.length,
+    title: `Save all ${study.usable().length} masks as they are; an image without one is saved as normal`,
+    disabled: busy || !study.usable().length,
   });
   const one = button(image ? `Submit ${image.name}: ${what}` : 'Submit', () => actions.submit(), {
     className: 'main grow',
     key: 'submit',
     title: 'Save the mask as it is and go on (Ctrl+Enter)',
-    disabled: busy || !image?.mask,
+    disabled: busy || !image?.restored,
   });
   const warning = element('footer', {}, 'For research only, not for diagnosis');
   return element('div', { className: 'last' }, row(one, all), warning);

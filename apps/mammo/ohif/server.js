@@ -22,7 +22,8 @@ export class ServerError extends Error {
 /**
  * An image of a study as the server knows it.
  * @typedef {{id: string, study: string, series: string, sop: string, view: ?string, laterality: ?string,
- *   rows: number, columns: number, labelled: boolean, verdict: ?string, readers: string[]}} ImageRow
+ *   rows: number, columns: number, labelled: boolean, verdict: ?string, readers: string[], problem: ?string,
+ *   revision: number|undefined}} ImageRow `revision` of the reader's own label, as far as the server tells it
  */
 
 /** What the server offers: models, trainers and strategies. */
@@ -62,18 +63,36 @@ export async function quality(image) {
   return (await json(inferPath(MODELS.quality, image, 'json'), { method: 'POST', body })).quality;
 }
 
-/** The saved mask of an image that is labelled. */
+/** The saved mask of an image that is labelled, and how it was made: `{mask, origin}`. */
 export async function savedMask(image) {
   const answer = await request(`/mammo/masks/${encodeURIComponent(image.id)}`);
-  return readMask(await answer.arrayBuffer(), image);
+  const mask = await readMask(await answer.arrayBuffer(), image);
+  return { mask, origin: await originOfSaved(image) };
 }
 
-/** Save a mask, which may be empty, as an image's final label. */
-export async function saveMask(image, mask) {
-  const body = form({ params: { label_info: [{ name: 'tumour', idx: 1 }] } });
+/** What the server knows is of the latest reader's label, so among several it might be of another than the mask. */
+async function originOfSaved(image) {
+  if (image.readers.length !== 1) {
+    return {};
+  }
+  const { method, model } = await json(`/datastore/label/info?label=${encodeURIComponent(image.id)}&tag=final`);
+  return { ...(method && { method }), ...(model && { model }) };
+}
+
+/**
+ * Save a mask, which may be empty, as an image's final label; refused (409) if the server has a newer one of the
+ * reader's than the image's `revision` says.
+ * @param {import('./masks.js').Origin} origin how the mask was made
+ */
+export async function saveMask(image, mask, origin) {
+  const { revision } = image; // not sent where the server does not tell it
+  const body = form({ params: { label_info: [{ name: 'tumour', idx: 1 }], ...origin, revision } });
   body.append('label', await writeMask(mask, image), 'label.nrrd');
   return json(`/datastore/label?image=${encodeURIComponent(image.id)}&tag=final`, { method: 'PUT', body });
 }
+
+/** Let others have the case of an image, which is not finished. */
+export const handBack = image => json(`/mammo/worklist/${encodeURIComponent(image)}`, { method: 'DELETE' });
 
 /** Save a reader's verdict on an image, `complete` or `incomplete`. */
 export const saveVerdict = (image, verdict) =>

@@ -2,7 +2,7 @@
 // Not here: what is done with them (actions), and how that looks (panel).
 
 import { ohif } from './context.js';
-import { PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
+import { MODALITIES, PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
 import { guardOtherViewports, installTools, setUnits } from './tools.js';
@@ -20,6 +20,7 @@ class StudyImage {
     this.displaySet = null;
     this.mask = null;
     this.restored = false; // has its mask as it was left
+    this.failed = false; // to get it
     this.busy = '';
     this.quality = null; // the model's verdict
     this.soft = null; // the model's probabilities, 0 to 255, with the threshold that the mask has
@@ -49,7 +50,7 @@ export const state = {
   hanging: 0, // how often images are being hung anew
 };
 
-/** Masks that were not saved when their study was left: by image id, with the study. */
+/** Masks that were not saved when their study was left: by image id, with the study and its date. */
 export const drafts = new Map();
 
 let endings = [];
@@ -108,12 +109,18 @@ export function leave() {
   Object.assign(state, { study: '', images: [], active: null });
 }
 
+/** Images of the open study that can be read. */
+export const usable = () => state.images.filter(image => !image.problem);
+
 /** Images of the open study with work that the server does not have. */
 export const unsaved = () => state.images.filter(image => image.mask?.isUnsaved);
 
-/** Show an image: in the viewport that has it, or in the active one. */
+/** Show an image: in the viewport that has it, or in the active one; and try again to get a mask that did not come. */
 export function show(image) {
   const { viewportGridService } = ohif.services;
+  if (image.failed) {
+    restore(image).catch(() => {}); // said where it failed
+  }
   const viewportId = viewportOf(image);
   if (viewportId) {
     viewportGridService.setActiveViewportId(viewportId);
@@ -134,24 +141,30 @@ export function viewportOf(image) {
 
 /** What stands over an image: side, view, and whether it shows a part of the breast. */
 export function labelOf(instance) {
-  const image = state.images.find(each => each.sop === instance.SOPInstanceUID);
+  const image = imageOf(instance);
   const header = viewOf(instance);
   const name = image?.name ?? [header.laterality, header.view].filter(Boolean).join(' ');
   return header.partial ? `${name} (part)` : name;
 }
 
+/** What the server knows of an image: of copies, which are one image to OHIF, the one that can be used. */
+function imageOf(instance) {
+  const copies = state.images.filter(({ sop }) => sop && sop === instance?.SOPInstanceUID);
+  return copies.find(({ problem }) => !problem) ?? copies[0];
+}
+
 /** The place of a display set's image in the way a study hangs; OHIF asks for it. */
 function placeOf(displaySet) {
-  const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(set => set.Modality === 'MG');
+  const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(set => MODALITIES.includes(set.Modality));
   const images = sets.map(set => {
     const instance = set.instances?.[0] ?? {};
-    const known = state.images.find(image => image.sop === instance.SOPInstanceUID);
+    const known = imageOf(instance);
     const header = viewOf(instance);
     return {
       key: set.displaySetInstanceUID,
       view: known?.view ?? header.view,
       laterality: known?.laterality ?? header.laterality,
-      partial: header.partial,
+      partial: header.partial || Boolean(known?.problem),
     };
   });
   return placesOf(images).get(displaySet.displaySetInstanceUID) ?? '';
@@ -159,10 +172,10 @@ function placeOf(displaySet) {
 
 function bind() {
   for (const set of ohif.services.displaySetService.getActiveDisplaySets()) {
-    const image = state.images.find(each => each.sop === set.instances?.[0]?.SOPInstanceUID);
+    const image = imageOf(set.instances?.[0]);
     if (image && image.displaySet !== set) {
       image.displaySet = set;
-      image.mask = new Mask(image, set);
+      image.mask = image.problem ? null : new Mask(image, set);
     }
   }
   follow();
@@ -189,8 +202,8 @@ async function shown({ viewportId }) {
   }
   try {
     hang(image, viewportId);
-    await image.mask.show(viewportId);
     await restore(image);
+    await image.mask.show(viewportId);
   } catch (error) {
     state.problem = error;
   }
@@ -218,7 +231,9 @@ export async function rehang(which = () => true) {
           viewport.setDisplayArea(area);
         }
         hang(image, viewport.id);
-        await image.mask.show(viewport.id);
+        if (image.restored) {
+          await image.mask.show(viewport.id);
+        }
         viewport.render();
       }
     }
@@ -270,24 +285,55 @@ function hang(image, viewportId) {
   }
 }
 
-/** Give an image, once, the work that was not saved before, or else the label that is. */
-function restore(image) {
-  image.restoring ??= (async () => {
-    const draft = drafts.get(image.id);
-    if (draft) {
-      image.mask.replace(draft.pixels);
-      drafts.delete(image.id);
-    } else if (image.labelled) {
-      image.mask.load(await server.savedMask(image));
-    }
-    image.restored = true;
-  })();
+/**
+ * Give an image, once, the work that was not saved before, or else the label that is; after a failure it is tried
+ * again. Before that its mask is on no screen, so that nobody draws into it and takes an empty one for what was saved.
+ */
+export function restore(image) {
+  image.restoring ??= fill(image).catch(error => {
+    image.restoring = null;
+    image.failed = true;
+    const text = `The mask of ${image.name} did not come: ${error.reason ?? error.message}`;
+    state.problem = Object.assign(new Error(text), { image, remedy: 'Choose the image to try again' });
+    changed();
+    throw state.problem;
+  });
   return image.restoring;
+}
+
+async function fill(image) {
+  const { mask } = image;
+  image.failed = false;
+  await mask.ensure();
+  const draft = drafts.get(image.id);
+  if (draft) {
+    mask.replace(draft.pixels, draft.origin);
+    drafts.delete(image.id);
+    if (image.labelled) {
+      mask.saved(-1); // what the server has is another, even if all of this was erased
+    }
+  } else if (image.labelled) {
+    const saved = await server.savedMask(image);
+    mask.load(saved.mask, saved.origin);
+  }
+  image.restored = true;
+  if (state.problem?.image === image) {
+    state.problem = null;
+  }
+  for (const { viewport } of ohif.libraries.cornerstone.getEnabledElements()) {
+    if (viewport.csImage && imageIn(viewport.id) === image) {
+      await mask.show(viewport.id);
+    }
+  }
+  changed();
 }
 
 function keepDrafts() {
   for (const image of unsaved()) {
-    drafts.set(image.id, { study: state.study, name: image.name, pixels: image.mask.snapshot() });
+    const { name, mask } = image;
+    const date = image.displaySet.instances[0].StudyDate ?? '';
+    const pixels = mask.snapshot(); // before its origin is looked at
+    drafts.set(image.id, { study: state.study, date, name, pixels, origin: mask.origin });
   }
 }
 

@@ -18,6 +18,7 @@ section { padding: 6px 0 7px; border-bottom: 1px solid var(--line); }
 section:last-of-type { border-bottom: 0; }
 h3 { margin: 0 0 6px; font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; color: var(--quiet); }
 h3 .aside { float: right; font-weight: 400; letter-spacing: 0; text-transform: none; }
+h3 b { color: var(--light); text-transform: none; }
 button, select {
   font: inherit; color: var(--text); background: var(--raised); border: 1px solid var(--line); border-radius: 5px;
   padding: 5px 8px; min-height: 28px; cursor: pointer;
@@ -42,7 +43,8 @@ input[type=range] { width: 100%; accent-color: var(--accent); height: 16px; }
 .image b { font-weight: 600; }
 .image .state { text-align: right; font-size: 12px; color: var(--quiet); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .image.active { border-color: var(--light); box-shadow: inset 0 0 0 1px var(--light); }
-.image .done { color: var(--good); } .image .changed { color: var(--mark); } .image .busy { color: var(--light); }
+.image.unusable { grid-column: 1 / -1; } .image.unusable .state { white-space: normal; }
+.image .failed { color: var(--bad); } .image .done { color: var(--good); } .image .changed { color: var(--mark); } .image .busy { color: var(--light); }
 .verdict { font-weight: 600; } .verdict.complete { color: var(--good); } .verdict.incomplete { color: var(--bad); }
 .bar { height: 5px; border-radius: 3px; background: var(--raised); overflow: hidden; margin: 6px 0 4px; }
 .bar i { display: block; height: 100%; background: var(--light); }

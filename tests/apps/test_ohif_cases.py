@@ -1,0 +1,277 @@
+"""The mammography mode with cases that are not four good views, and with saved labels: nothing drawn or saved is lost.
+
+The tests share one browser and one server; each opens the study that it needs, of a patient of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+
+from monai_mammo.datasets import phantom
+
+from .conftest import LESION, SEGMENTATION, Server, start_server, stop_server
+from .ohif_page import OhifPage, chromium
+from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
+
+pytestmark = pytest.mark.slow
+
+TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE = range(1, 9)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
+    """A server with a phantom study for each test."""
+    needs_viewer()
+    folder = tmp_path_factory.mktemp("cases")
+    studies = folder / "studies"
+    phantom.write_phantoms(studies, patients=UNUSABLE, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    shutil.rmtree(studies / "masks")
+    for number, pattern in ((TWO_VIEWS, "L_*.dcm"), (ONE_VIEW, "[LR]_MLO.dcm"), (ONE_VIEW, "R_CC.dcm")):
+        for file in files_of(studies, number, pattern):
+            file.unlink()
+    change(files_of(studies, ONE_VIEW)[0], Modality="RG")
+    for file in files_of(studies, EIGHT_VIEWS):
+        copy = file.with_name(f"{file.stem}_2.dcm")
+        copy.write_bytes(file.read_bytes())
+        change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+    change(files_of(studies, UNUSABLE)[0], PresentationIntentType="FOR PROCESSING")
+    server = start_server(studies, bundles, folder, "scoring", "off")
+    yield server
+    stop_server(server)
+
+
+def files_of(studies: Path, number: int, pattern: str = "*.dcm") -> list[Path]:
+    """The images of a patient."""
+    return sorted(studies.glob(f"*{number:04d}/*/{pattern}"))
+
+
+def change(file: Path, **attributes: str) -> None:
+    """Give a DICOM file other attributes."""
+    dataset = pydicom.dcmread(file)
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.save_as(file)
+
+
+@pytest.fixture(scope="module")
+def reader(running: Server) -> Iterator[OhifPage]:
+    """A reader's browser."""
+    with chromium() as browser:
+        page = OhifPage(browser, running.url)
+        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
+        yield page
+        assert page.errors == []
+
+
+def label_of(server: Server, image: str) -> tuple[Any, ...]:
+    """How a label was made, by which model, and what its DICOM SEG says of that."""
+    info = server.http.get("/datastore/label/info", params={"label": image, "tag": "final"}).json()
+    [segment] = pydicom.dcmread(server.studies / "labels" / "final" / f"{image}.dcm").SegmentSequence
+    return info.get("method"), info.get("model"), segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName")
+
+
+def stroke(reader: OhifPage, sop: str, row: int) -> None:
+    """Draw a stroke into the active image."""
+    if reader.button("brush").get_attribute("aria-pressed") == "false":
+        reader.press("brush")
+    reader.drag(sop, (row, 120), (row, 150))
+    reader.idle()
+
+
+@pytest.mark.parametrize(("number", "images"), [(ONE_VIEW, 1), (TWO_VIEWS, 2)])
+def test_all_views_of_a_small_study_are_shown(running: Server, reader: OhifPage, number: int, images: int) -> None:
+    where = study(running, number)
+    reader.open(where.uid, images)
+    assert set(reader.viewports()) == set(where.sops.values())
+    screens = reader.page.evaluate("window.mammo.ohif.libraries.cornerstone.getEnabledElements().length")
+    assert (screens == 1) == (images == 1)
+
+
+def test_the_mode_is_offered_for_film_that_was_digitized(reader: OhifPage) -> None:
+    offered = """async modalities => {
+      const { modeFactory } = (await import('/mammo/mode.js')).default;
+      const loadModules = async () => [{ modeFactory: async () => ({ routes: [] }) }];
+      return (await modeFactory({ loadModules })).isValidMode({ modalities }).valid;
+    }"""
+    valid = [reader.page.evaluate(offered, modality) for modality in ("MG", "SEG\\MG", "RG", "CT")]
+    assert valid == [True, True, True, False]
+
+
+def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
+    running: Server, reader: OhifPage, tmp_path: Path
+) -> None:
+    where = study(running, EIGHT_VIEWS)
+    rows = running.http.get(f"/mammo/studies/{where.uid}").json()
+    assert len(rows) == 8
+    reader.open(where.uid)
+    reader.press("run")
+    assert reader.page.locator("mammo-panel .notice").all_inner_texts() == []
+    found = {row["id"]: reader.labelmap(row["id"], SHAPE) for row in rows}
+    assert all(mask.any() for mask in found.values())
+    reader.press("submit-all")
+    assert "All images of this case are done" in reader.notice()
+    reader.open(where.uid)
+    reader.press("submit-all")  # those that are on no screen keep what was saved
+    for row in rows:
+        np.testing.assert_array_equal(saved_mask(running, tmp_path, row["id"]), found[row["id"]])
+
+
+def test_a_label_says_whether_a_model_or_a_person_made_it(running: Server, reader: OhifPage) -> None:
+    where = study(running, METHODS)
+    images, sops = where.ids, where.sops
+    reader.open(where.uid)
+    reader.choose(images["RCC"])
+    stroke(reader, sops["RCC"], 100)
+    reader.press("run")
+    reader.choose(images["LCC"])
+    stroke(reader, sops["LCC"], 60)
+    reader.choose(images["RMLO"])
+    stroke(reader, sops["RMLO"], 60)
+    reader.press("undo")
+    reader.press("submit-all")
+    automatic = ("AUTOMATIC", SEGMENTATION, "AUTOMATIC", SEGMENTATION)
+    edited = ("SEMIAUTOMATIC", SEGMENTATION, "SEMIAUTOMATIC", SEGMENTATION)
+    made = {view: label_of(running, image) for view, image in images.items()}
+    assert made == {"RCC": ("MANUAL", None, "MANUAL", None), "LCC": edited, "RMLO": automatic, "LMLO": automatic}
+    reader.open(where.uid)
+    reader.choose(images["RMLO"])
+    reader.press("submit")
+    assert label_of(running, images["RMLO"]) == automatic
+    reader.choose(images["RCC"])
+    reader.press("lesion")
+    reader.click(sops["RCC"], 150, 180)
+    reader.idle()
+    reader.press("submit")
+    assert label_of(running, images["RCC"])[:2] == ("SEMIAUTOMATIC", LESION)
+
+
+def test_a_saved_label_that_does_not_come_is_not_overwritten(running: Server, reader: OhifPage, tmp_path: Path) -> None:
+    where = study(running, MISSING)
+    image, sop = where.ids["RCC"], where.sops["RCC"]
+    reader.open(where.uid)
+    reader.choose(image)
+    stroke(reader, sop, 100)
+    reader.press("submit")
+    saved = saved_mask(running, tmp_path, image)
+    assert saved.any()
+    down = json.dumps({"reason": "the archive does not answer", "remedy": "Try again"})
+    reader.page.route("**/mammo/masks/*", lambda route: route.fulfill(status=503, body=down))
+    reader.page.goto(f"{running.url}/ohif/mammo?StudyInstanceUIDs={where.uid}")
+    reader.page.locator("mammo-panel .notice.error").wait_for()
+    assert re.search("mask of R CC did not come.*does not answer", reader.notice())
+    assert "not loaded" in reader.image_state(image)
+    reader.button(f"image-{image}").click()
+    reader.page.locator('mammo-panel [data-key="submit"]:disabled', has_text="R CC").wait_for()
+    reader.page.keyboard.press("b")
+    reader.reach()
+    reader.drag(sop, (100, 120), (110, 150))
+    reader.page.keyboard.press("Control+Enter")
+    reader.page.locator("mammo-panel .notice.error").first.wait_for()
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), saved)
+    reader.page.unroute("**/mammo/masks/*")
+    reader.button(f"image-{image}").click()
+    reader.ready()
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), saved)
+    assert "submitted" in reader.image_state(image)
+    assert reader.button("submit").is_enabled()
+    assert reader.page.locator("mammo-panel .notice.error").count() == 0
+
+
+def test_a_label_saved_in_another_window_meanwhile_is_not_overwritten(running: Server, reader: OhifPage) -> None:
+    where = study(running, TWICE)
+    image, sop = where.ids["RCC"], where.sops["RCC"]
+
+    def with_revision(route: Any) -> None:
+        rows = route.fetch().json()
+        route.fulfill(json=[{**row, "revision": 3} for row in rows])
+
+    sent: list[str] = []
+
+    def refuse(route: Any) -> None:
+        sent.extend(re.findall(r'"revision":(\d+)', route.request.post_data_buffer.decode("latin-1")))
+        reason = {"reason": "a newer label of yours is saved", "remedy": "Open the study again"}
+        route.fulfill(status=409, json=reason)
+
+    reader.page.route("**/mammo/studies/*", with_revision)
+    reader.page.route("**/datastore/label?*", refuse)
+    reader.open(where.uid)
+    reader.choose(image)
+    stroke(reader, sop, 100)
+    drawn = reader.labelmap(image, SHAPE)
+    reader.press("submit")
+    assert "a newer label of yours is saved" in reader.notice()
+    assert "unsaved" in reader.image_state(image)
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), drawn)
+    reader.page.unroute("**/datastore/label?*")
+    reader.page.route("**/datastore/label?*", lambda route: route.fulfill(json={**route.fetch().json(), "revision": 8}))
+    reader.press("submit")
+    reader.page.unroute("**/datastore/label?*")
+    reader.page.route("**/datastore/label?*", refuse)
+    reader.choose(image)
+    reader.press("submit")
+    assert sent == ["3", "8"]
+    reader.page.unroute("**/datastore/label?*")
+    reader.page.unroute("**/mammo/studies/*")
+
+
+def test_a_search_of_all_views_leaves_what_a_person_marked_or_submitted(running: Server, reader: OhifPage) -> None:
+    where = study(running, KEPT)
+    reader.open(where.uid)
+    reader.choose(where.ids["LMLO"])
+    reader.press("submit")
+    reader.choose(where.ids["RCC"])
+    stroke(reader, where.sops["RCC"], 100)
+    drawn = reader.labelmap(where.ids["RCC"], SHAPE)
+    reader.press("run")
+    np.testing.assert_array_equal(reader.labelmap(where.ids["RCC"], SHAPE), drawn)
+    assert not reader.labelmap(where.ids["LMLO"], SHAPE).any()
+    assert reader.labelmap(where.ids["LCC"], SHAPE).any()
+    assert "left as they are: R CC, L MLO" in reader.notice()
+    reader.press("scope-false")
+    reader.press("run")
+    assert (reader.labelmap(where.ids["RCC"], SHAPE) != drawn).any()
+    reader.press("undo")
+    np.testing.assert_array_equal(reader.labelmap(where.ids["RCC"], SHAPE), drawn)
+    reader.press("scope-true")
+
+
+def test_an_image_that_cannot_be_used_says_why_and_is_no_work(running: Server, reader: OhifPage) -> None:
+    where = study(running, UNUSABLE)
+    rows = running.http.get(f"/mammo/studies/{where.uid}").json()
+    [unusable] = [row for row in rows if row["problem"]]
+    reader.open(where.uid, images=3)
+    assert unusable["problem"] in reader.image_state(unusable["id"])
+    assert "0 of 3 done" in reader.page.locator("mammo-panel section").first.inner_text()
+    reader.press("run")
+    assert reader.page.locator("mammo-panel .notice.error").count() == 0
+    reader.press("submit-all")
+    assert "All images of this case are done" in reader.notice()
+    labelled = {row["id"] for row in running.http.get(f"/mammo/studies/{where.uid}").json() if row["labelled"]}
+    assert labelled == set(where.ids.values()) - {unusable["id"]}
+
+
+def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: Server, reader: OhifPage) -> None:
+    where = study(running, TWO_VIEWS)
+    reader.open(where.uid, images=2)
+    seen = [where.uid]
+    for _ in range(2):
+        former = seen[-1]
+        reader.button("hand-back").click()
+        reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=former)
+        seen.append(reader.study())
+        reader.ready(len(running.http.get(f"/mammo/studies/{seen[-1]}").json()))
+        leased = [image for lease in running.http.get("/mammo/worklist").json() for image in lease["images"]]
+        rows = running.http.get(f"/mammo/studies/{former}").json()
+        assert not set(leased) & {row["id"] for row in rows}
+    assert len(set(seen)) == 3
