@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import nibabel
 import numpy as np
 import pydicom
@@ -306,6 +307,38 @@ def test_a_label_saved_by_slicer_comes_back_equal_and_is_counted(server: Server,
     stored = client.datastore()["objects"]["to-label"]["labels"]["final"]
     assert stored["info"]["label_info"] == [{"name": "tumour", "idx": 1}]
     assert all(client.next_sample("random", {"seed": seed})["id"] != "to-label" for seed in range(20))
+
+
+def test_a_second_window_cannot_replace_a_label_that_it_does_not_know(server: Server, tmp_path: Path) -> None:
+    write_dicom(server.studies / "twice.dcm", blob()[0], patient=20)
+    study = server.http.get("/datastore/image/info", params={"image": "twice"}).json()["StudyInstanceUID"]
+
+    def known() -> int:
+        (image,) = server.http.get(f"/mammo/studies/{study}").json()
+        return int(image["revision"])
+
+    def save(mask: np.ndarray, **params: Any) -> httpx.Response:
+        content = write_volume(tmp_path / "label.nii.gz", mask).read_bytes()
+        return server.http.put(
+            "/datastore/label",
+            params={"image": "twice"},
+            data={"params": json.dumps(params)},
+            files={"label": ("label.nii.gz", content)},
+        )
+
+    drawn, empty = blob()[1] / 255, np.zeros(blob()[1].shape)
+    opened = known()  # by two windows
+    assert save(drawn, revision=opened).json()["revision"] == known() == 1
+    refused = save(empty, revision=opened)
+    assert refused.status_code == 409
+    assert "another window" in refused.json()["reason"]
+    kept = server.http.get("/datastore/label", params={"label": "twice", "tag": "final"}).content
+    (tmp_path / "kept.nii.gz").write_bytes(kept)
+    assert read(tmp_path / "kept.nii.gz")[0].any()
+    assert server.http.get("/info/").json()["datastore"]["labels_to_deliver"] == 0
+    assert save(empty, revision=known()).json()["revision"] == 2
+    assert save(drawn).json()["revision"] == 3, "3D Slicer says nothing of revisions"
+    assert save(drawn, revision="3").status_code == 400
 
 
 def test_a_label_of_another_size_or_an_unsafe_tag_is_refused_and_nothing_is_written(

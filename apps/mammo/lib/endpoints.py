@@ -203,10 +203,14 @@ def _uploads(app: MONAILabelApp) -> APIRouter:
     def save_label(
         image: str, label: UploadFile, tag: str = DefaultLabelTag.FINAL.value, params: JsonText = "{}"
     ) -> dict[str, Any]:
+        """`revision` in the parameters is that of the label which the client knew, 0 for none; the answer has the new
+        one. Without it, the reader's label is replaced whatever it is."""
         info = {**_object(params), "user": current_user.get()}
+        if type(info.get("revision", 0)) is not int:
+            raise RequestRefused(400, "'revision' is not a whole number", "Give that of the label known, 0 for none")
         with _received(label, label_extension(label.filename or "")) as path:
-            label_id = app.datastore().save_label(image, str(path), tag or DefaultLabelTag.FINAL.value, info)
-        return {**(app.on_save_label(image, label_id) or {}), "image": image, "label": label_id}
+            revision = app.datastore().keep_label(image, str(path), tag or DefaultLabelTag.FINAL.value, info)
+        return {**(app.on_save_label(image, image) or {}), "image": image, "label": image, "revision": revision}
 
     @router.put(
         "/datastore/image/info", tags=["Datastore"], summary="Add to what is known of an image", response_model=None
