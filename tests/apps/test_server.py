@@ -400,15 +400,17 @@ def test_new_weights_are_served_from_the_next_request_on(server: Server, client:
     assert during == 0
 
 
-def test_no_attribute_of_a_patient_reaches_the_log(server: Server, client: Any, images: dict[str, Path]) -> None:
-    dataset = pydicom.dcmread(images["dicom"])
-    client.infer(QUALITY, "dicom", dict(SLICER))
+def test_no_attribute_of_a_patient_reaches_the_log(server: Server, client: Any, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_dicom(server.studies / "logged.dcm", blob()[0], patient=21))
+    client.infer(QUALITY, "logged", dict(SLICER))
+    client.save_label("logged", str(write_volume(tmp_path / "label.nii.gz", blob()[1] / 255)))
     client.info()
     client.next_sample("random", {})
     server.http.get("/dicomweb/studies", params={"PatientID": dataset.PatientID})
     log = server.log.read_text() + "".join(file.read_text() for file in server.log.parent.rglob("app.log"))
     assert "Serving" in log
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber"):
+    identifiers = ("StudyInstanceUID", "SOPInstanceUID", "AccessionNumber")
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", *identifiers):
         value = str(dataset.get(keyword, ""))
         assert not value or value not in log, keyword
 

@@ -98,7 +98,7 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     def called(**given: Any) -> Any:
         if given.get("run_sync"):
             raise RequestRefused(400, "this server runs nothing long while a client waits", "Leave out run_sync")
-        _check_task(given.get("params"))
+        check_task(given.get("params"))
         name = given.get("session_id")
         if name is not None and not SESSION_NAME.fullmatch(name):
             raise unknown("session", name)
@@ -116,12 +116,16 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _check_task(params: Any) -> None:
-    """Refuse what MONAI Label would make a path of its task's process of, or could not start that process with."""
+def check_task(params: Any) -> None:
+    """Refuse what MONAI Label would make a path of its task's process of, or could not start that process with.
+
+    Raises:
+        RequestRefused: the parameters hold that (400), or are too long (413).
+    """
     if not isinstance(params, dict):
         return
     for value in params.values():
-        _check_task(value)
+        check_task(value)
     if "bundle_path" in params or not isinstance(params.get("gpus", ""), str):
         raise RequestRefused(400, "a task takes no bundle_path, and gpus as text", "Leave them out")
     if len(json.dumps(params)) > LONGEST_TASK:
