@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from lib.activity import Activity, person
 from lib.ahead import DecodingAhead
 from lib.archive import folder_name, open_archive
-from lib.binding import choose_interface
+from lib.binding import check_studies, choose_interface
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.dicomweb import install_folder
@@ -94,6 +94,8 @@ class MammoApp(MONAILabelApp):
         """The images of the studies folder, or of the archive at that address."""
         labels = Path(self.conf["labels"]).resolve() if self.conf.get("labels") else None
         if not self.studies.startswith(("http://", "https://")):
+            if self._server:
+                check_studies(Path(self.studies))
             return MammogramDatastore(self.studies, labels)
         labels = labels or Path(self.app_dir).resolve() / "data" / folder_name(self.studies)
         try:

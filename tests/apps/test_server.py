@@ -283,7 +283,10 @@ def test_unknown_models_strategies_and_broken_json_get_a_clear_answer(server: Se
     assert server.http.post(f"/train/{QUALITY}", params={"run_sync": True}).status_code == 400
     assert server.http.post(f"/infer/{QUALITY}", params={"image": "film"}, data={"params": "{"}).status_code == 400
     assert server.http.post(f"/infer/wsi/{QUALITY}", params={"image": "/etc/hostname"}).status_code == 404
-    assert server.http.get("/datastore/image", params={"image": "nobody"}).status_code == 404
+    for path in ("/datastore/image?image=nobody", "/mammo/studies/1.2.3", f"/mammo/masks/{'x' * 300}"):
+        gone = server.http.get(path)
+        assert gone.status_code == 404
+        assert gone.json()["remedy"] == "Reload the list of studies"
     assert server.is_up()
 
 
