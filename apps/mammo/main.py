@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from lib.activity import Activity, person
 from lib.ahead import DecodingAhead
 from lib.archive import folder_name, open_archive
-from lib.binding import choose_interface
-from lib.datalists import lesion_datalist, quality_datalist, whole_datalist
+from lib.binding import check_studies, choose_interface
+from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.dicomweb import install_folder
 from lib.dicomweb_proxy import install_proxy
@@ -24,7 +24,7 @@ from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
-from lib.logs import keep_patients_out_of_logs
+from lib.logs import keep_messages_out_of_tracebacks, keep_patients_out_of_logs
 from lib.memory import keep_memory, mebibytes
 from lib.models import ServedModel
 from lib.routes import install as install_study_routes
@@ -94,6 +94,8 @@ class MammoApp(MONAILabelApp):
         """The images of the studies folder, or of the archive at that address."""
         labels = Path(self.conf["labels"]).resolve() if self.conf.get("labels") else None
         if not self.studies.startswith(("http://", "https://")):
+            if self._server:
+                check_studies(Path(self.studies))
             return MammogramDatastore(self.studies, labels)
         labels = labels or Path(self.app_dir).resolve() / "data" / folder_name(self.studies)
         try:
@@ -209,10 +211,16 @@ class MammoApp(MONAILabelApp):
 
         Raises:
             RequestRefused: asked to train inside the server, which would stop answering meanwhile.
+            SystemExit: it is refused, or an image or label cannot be used; one line says why, and names no image, for
+                the server logs it.
         """
         if self._server:
             raise RequestRefused(400, "this server does not train in its own process", "Leave out run_sync")
-        return super().train(request)
+        keep_messages_out_of_tracebacks()
+        try:
+            return super().train(request)
+        except (RequestRefused, MammogramError) as refused:
+            sys.exit(f"The training ends: {refused.reason.rstrip('.')}. {refused.remedy}")
 
     def _open(self, server: FastAPI) -> None:
         """Make the running server safe, and add the app's own routes to it."""
@@ -248,10 +256,10 @@ class MammoApp(MONAILabelApp):
     def _served(self, name: str, bundle: str, **overrides: Any) -> ServedModel:
         return ServedModel(self.bundles / bundle, self.weights / f"{name}.pt", {**self._device(), **overrides})
 
-    def _training(self, name: str, bundle: str, make_datalist: Any, **overrides: Any) -> BundleTraining:
+    def _training(self, name: str, bundle: str, datalist: Datalist, **overrides: Any) -> BundleTraining:
         folder, weights = self.bundles / bundle, self.weights / f"{name}.pt"
         description = f"Trains {name} on the annotations, split by patient"
-        return BundleTraining(folder, weights, make_datalist, {**self._device(), **overrides}, description)
+        return BundleTraining(folder, weights, datalist, {**self._device(), **overrides}, description)
 
     def _device(self) -> dict[str, str]:
         device = self.conf.get("device")

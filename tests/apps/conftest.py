@@ -18,12 +18,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pydicom
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
 from PIL import Image
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
 
@@ -49,7 +50,10 @@ def blob(rows: int = 120, columns: int = 90) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_dicom(path: Path, pixels: np.ndarray, patient: int = 1, spacing: float = 0.2, **encoding: str) -> Path:
-    """A For Presentation mammogram of these pixels (left CC), uncompressed MONOCHROME2 unless said otherwise."""
+    """A For Presentation mammogram of these pixels (left CC), uncompressed MONOCHROME2 unless said otherwise.
+
+    Files of one patient are of one study; each name has an image of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     syntax = UID(encoding.get("syntax", ExplicitVRLittleEndian))
     write_mammogram(
@@ -63,6 +67,11 @@ def write_dicom(path: Path, pixels: np.ndarray, patient: int = 1, spacing: float
         seed=0,
         encoding=Encoding(syntax, encoding.get("photometric", "MONOCHROME2"), VOI[0]),
     )
+    dataset = pydicom.dcmread(path)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(
+        entropy_srcs=[str(patient), path.name]
+    )
+    dataset.save_as(path)
     return path
 
 

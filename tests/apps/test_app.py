@@ -12,7 +12,7 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from monai_mammo import recent
 
-from .conftest import APP, QUALITY, SEGMENTATION, blob, start_server, write_dicom, write_png
+from .conftest import APP, QUALITY, SEGMENTATION, blob, start_server, stop_server, write_dicom, write_png
 
 
 def test_it_starts_on_an_empty_folder_and_offers_no_image(tmp_path: Path) -> None:
@@ -65,6 +65,21 @@ def test_the_case_handed_out_is_decoded_before_anybody_asks_about_it(bundles, tm
         assert len(decoded) == before
     finally:
         recent.RECENT.keep(0)
+
+
+@pytest.mark.slow
+def test_a_server_starts_on_an_empty_folder_but_not_on_one_that_is_not_there(bundles: Path, tmp_path: Path) -> None:
+    for folder in ("first", "second", "empty"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(RuntimeError) as refused:
+        start_server(tmp_path / "mistyped", bundles, tmp_path / "first")
+    (line,) = [line for line in str(refused.value).splitlines() if "does not exist" in line]
+    assert "mistyped" in line
+    assert "Traceback" not in str(refused.value)
+    assert not (tmp_path / "mistyped").exists()
+    running = start_server(tmp_path / "empty", bundles, tmp_path / "second")
+    assert running.http.get("/info/").json()["datastore"]["total"] == 0
+    stop_server(running)
 
 
 def test_a_server_that_does_not_start_in_time_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -116,6 +116,25 @@ def test_pixels_found_unreadable_later_take_the_image_out_of_the_offer(studies: 
     assert "film" not in MammogramDatastore(studies).list_images()
 
 
+def test_a_file_copied_twice_is_one_image_until_the_first_file_goes(studies: Path) -> None:
+    first = write_dicom(studies / "P3" / "L_CC.dcm", blob()[0], patient=3)
+    datastore = MammogramDatastore(studies)
+    study, before = datastore.image("P3-L_CC").study, datastore.list_images()
+    copy = shutil.copy(first, studies / "A copy.dcm")  # before the first in every order of names
+    datastore.refresh()
+    for again in (datastore, MammogramDatastore(studies)):
+        assert again.list_images() == again.get_unlabeled_images() == before
+        assert list(again.images_of_study(study)) == ["P3-L_CC"]
+        (refused,) = again.status()["unreadable"]
+        assert (refused["file"], refused["reason"]) == ("A copy.dcm", "it is the same image as P3/L_CC.dcm")
+    datastore.report_unreadable("P3-L_CC", "its pixels are torn", "Copy it again")
+    datastore.refresh()
+    assert list(datastore.images_of_study(study)) == ["A-copy"]
+    first.unlink()
+    datastore.refresh()
+    assert datastore.readable_image("A-copy") == Path(copy)
+
+
 def test_files_dropped_in_while_it_runs_are_found_by_id_at_once(studies: Path) -> None:
     datastore = MammogramDatastore(studies)
     write_dicom(studies / "new.dcm", blob()[0])

@@ -272,14 +272,17 @@ def test_a_changed_folder_is_seen_and_an_unchanged_one_is_not_read_again(tmp_pat
     index = DicomIndex(tmp_path)
     [known] = index.instances().values()
     shutil.copy(first, tmp_path / "copy.dcm")
+    torn = tmp_path / "an interrupted copy.dcm"
+    torn.write_bytes(first.read_bytes()[:-1500])
     second = write_dicom(tmp_path / "second.dcm", blob()[0], patient=2)
     index.look_again()
     assert len(index.instances()) == 2, "a copy is the same object"
     assert any(entry is known for entry in index.instances().values()) or (tmp_path / "copy.dcm") in {
         entry.path for entry in index.instances().values()
     }
-    first.unlink()
-    (tmp_path / "copy.dcm").unlink()
+    assert torn not in {entry.path for entry in index.instances().values()}
+    for file in (first, torn, tmp_path / "copy.dcm"):
+        file.unlink()
     index.look_again()
     assert [entry.path for entry in index.instances().values()] == [second]
 

@@ -71,9 +71,23 @@ def test_when_the_present_label_is_removed_the_latest_of_the_others_is_there_aga
     assert (said(labels), labels.readers("x.1"), labels.labelled(FINAL)) == (None, [], set())
 
 
+def test_the_last_labels_that_a_reader_replaced_or_removed_are_kept_but_no_labels_any_more(labels: Labels) -> None:
+    for number in range(1, 8):
+        save(labels, f"a{number}", "ana", extension=".nii.gz")
+    labels.remove("x.1", FINAL)
+    folder = labels.folder / ".former" / "ana" / "x.1"
+    assert {file.name: file.read_text() for file in folder.glob("*.gz")} == {
+        f"{number}.nii.gz": f"a{number}" for number in range(3, 8)
+    }
+    assert json.loads((folder / "7.json").read_text())["said"] == "a7"
+    assert (labels.labelled(FINAL), labels.readers("x.1"), labels.tags()) == (set(), [], [FINAL])
+    save(labels, "anew", "ana")
+    assert labels.info("x.1", FINAL)["revision"] == 8, "no revision stands for two labels"
+
+
 @pytest.mark.parametrize("extension", [".nrrd", ".nii.gz"])
 @pytest.mark.parametrize("reader", ["ana", "ben"])
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(14))
 def test_killed_at_any_step_the_former_label_or_the_new_one_is_there_with_its_own_info(
     labels: Labels, monkeypatch: pytest.MonkeyPatch, step: int, reader: str, extension: str
 ) -> None:

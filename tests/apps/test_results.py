@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,22 @@ def test_a_seg_that_cannot_be_written_now_is_written_later_and_the_label_is_save
     ((_, _, file),) = store.segmentations()
     np.testing.assert_array_equal(masks(store, file)["tumour"], blob()[1])
     assert store.status()["labels_to_deliver"] == 0
+
+
+def test_a_label_saved_while_another_is_delivered_is_delivered_too(
+    store: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: Path) -> None:
+        monkeypatch.undo()
+        another = threading.Thread(target=save, args=(store, blob()[1]), kwargs={"reader": "ben"})
+        another.start()
+        another.join()
+        assert store.status()["labels_to_deliver"] == 2
+
+    monkeypatch.setattr(store.origin, "store", slow)
+    save(store, np.zeros((ROWS, COLUMNS)), reader="ana")
+    assert store.status()["labels_to_deliver"] == 0
+    assert {reader for _, reader, _ in store.segmentations()} == {"ana", "ben"}
 
 
 def test_an_image_that_no_seg_can_refer_to_keeps_its_label(store: MammogramDatastore) -> None:

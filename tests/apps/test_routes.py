@@ -81,6 +81,7 @@ def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
     images = client.get(f"/mammo/studies/{store.image(image_id).study}").json()
     (found,) = [image for image in images if image["id"] == image_id]
     assert (found["labelled"], found["readers"]) == (True, ["ben", "ana"])
+    assert found["revision"] == 0, "who asks has no label of his own"
     assert (found["verdict"], found["verdicts"]) == ("incomplete", {"ana": "complete", "ben": "incomplete"})
     assert sum(image["labelled"] for image in images) == 1
 

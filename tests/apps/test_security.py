@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
@@ -16,12 +19,13 @@ from lib import security
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
 from lib.login import install_pages
-from lib.logs import NoMessage, ShortPath
+from lib.logs import NoMessage, ShortPath, keep_messages_out_of_tracebacks
 from lib.security import install_guard
 from lib.users import Users, current_user, read_users
 from starlette.testclient import TestClient
 
-from .conftest import Server, blob, start_server, stop_server, write_png
+from .conftest import Server, blob, start_server, stop_server, write_dicom, write_png
+from .ohif_page import chromium
 
 TOKENS = {"anna": "0123456789abcdef-anna", "bert": "0123456789abcdef-bert"}
 BEARER = {"Authorization": f"Bearer {TOKENS['anna']}"}
@@ -87,8 +91,9 @@ def test_each_token_names_its_user() -> None:
 
 def test_a_browser_is_led_to_the_login_and_back_and_its_cookie_is_not_for_scripts() -> None:
     client = guarded(TOKENS)
-    led = client.get("/who", headers={"Accept": "text/html"})
-    assert (led.status_code, led.headers["location"]) == (303, "/login?next=/who")
+    led = client.get("/who?StudyInstanceUIDs=1.2&b=%25", headers={"Accept": "text/html"})
+    assert (led.status_code, led.headers["location"]) == (303, "/login?next=/who%3FStudyInstanceUIDs%3D1.2%26b%3D%2525")
+    assert 'value="/who?StudyInstanceUIDs=1.2&amp;b=%25"' in client.get(led.headers["location"]).text
     assert client.post("/login", data={"token": "wrong", "next": "/who"}).status_code == 401
     entered = client.post("/login", data={"token": TOKENS["bert"], "next": "/who"})
     assert (entered.status_code, entered.headers["location"]) == (303, "/who")
@@ -102,12 +107,20 @@ def test_a_browser_is_led_to_the_login_and_back_and_its_cookie_is_not_for_script
 
 
 @pytest.mark.parametrize(
-    "place", ["https://evil.org", "//evil.org", "/\\evil.org", "javascript:alert(1)", "/a\r\nX: y"]
+    "place", ["https://evil.org", "//evil.org", "/\\evil.org", "javascript:alert(1)", "/a\r\nX: y", "/\t/evil.org"]
 )
 def test_the_login_leads_nowhere_else(place: str) -> None:
     entered = guarded(TOKENS).post("/login", data={"token": TOKENS["anna"], "next": place})
     assert entered.headers["location"] == "/"
-    assert "evil" not in guarded(TOKENS).get("/login", params={"next": place.replace("\r\n", "")}).text
+    assert "evil" not in guarded(TOKENS).get("/login", params={"next": re.sub(r"[\r\n\t]", "", place)}).text
+
+
+@pytest.mark.parametrize("target", ["//evil.org", "//evil.org/?a=b", "/%2Fevil.org", "/%5Cevil.org", "/%252Fevil.org"])
+def test_an_address_that_means_another_site_is_not_gone_back_to_after_the_login(target: str) -> None:
+    led = guarded(TOKENS).get(httpx.URL(f"http://127.0.0.1{target}"), headers={"Accept": "text/html"})
+    place = parse_qs(urlsplit(led.headers.get("location", "")).query).get("next", ["/"])[0]
+    entered = guarded(TOKENS).post("/login", data={"token": TOKENS["anna"], "next": place})
+    assert entered.headers["location"] == "/"
 
 
 def test_a_cookie_cannot_be_forged_prolonged_or_kept_after_the_token_changed() -> None:
@@ -160,7 +173,9 @@ def test_a_body_too_large_is_refused_whatever_its_headers_say(monkeypatch: pytes
         yield from (b"x" * 100 for _ in range(count))
 
     assert client.post("/change", content=b"x" * 1000).json() == 1000
-    assert client.post("/change", content=b"x" * 1001).status_code == 413
+    refused = client.post("/change", content=b"x" * 1001)
+    assert refused.status_code == 413
+    assert refused.json()["remedy"].startswith("Send less"), "upload_limit does not change this limit"
     assert client.post("/change", content=streamed(10)).json() == 1000
     assert client.post("/change", content=streamed(11)).status_code == 413
     upload = {"Content-Type": "multipart/related; boundary=b"}
@@ -173,7 +188,7 @@ def test_an_answer_is_kept_and_framed_by_nobody_else() -> None:
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'self'" in headers["content-security-policy"]
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
 
 
 def test_an_unforeseen_error_is_json_and_tells_nothing() -> None:
@@ -215,7 +230,9 @@ def test_a_network_is_served_only_when_asked_for_and_only_with_tokens() -> None:
     config.host = "127.0.0.1"
 
 
-def test_logs_lose_queries_identifiers_and_messages() -> None:
+def test_logs_lose_queries_identifiers_and_messages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = "/dicomweb/studies/1.2.3/series?PatientID=secret"
     record = logging.LogRecord("uvicorn.access", 20, "", 0, "%s %s %s %s %s", ("c", "GET", path, "1.1", 200), None)
     assert ShortPath().filter(record)
@@ -225,9 +242,15 @@ def test_logs_lose_queries_identifiers_and_messages() -> None:
         raise OSError(message)
     except OSError:
         record = logging.LogRecord("uvicorn.error", 40, "", 0, "failed", (), sys.exc_info())
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        keep_messages_out_of_tracebacks()  # in the process of a training, of which the server logs what it prints
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     assert NoMessage().filter(record)
     assert "secret" not in logging.Formatter().format(record)
     assert "OSError" in logging.Formatter().format(record)
+    printed = capsys.readouterr().err
+    assert "secret" not in printed
+    assert printed.endswith("OSError\n")
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +258,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[
     """A server with users, started without naming a host."""
     folder = tmp_path_factory.mktemp("locked")
     write_png(folder / "studies" / "film.png", blob()[0])
+    write_dicom(folder / "studies" / "left.dcm", blob()[0])
     (folder / "users").write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
     running = start_server(
         folder / "studies", bundles, folder, host="", token=TOKENS["anna"], users=str(folder / "users")
@@ -284,3 +308,20 @@ def test_what_a_user_does_is_recorded_under_their_name_and_no_token_is_logged(lo
     assert "anna" in locked.http.get("/datastore/image/info", params={"image": "film"}).text
     log = locked.log.read_text() + "".join(file.read_text() for file in locked.log.parent.rglob("app.log"))
     assert not any(token in log for token in TOKENS.values())
+
+
+@pytest.mark.slow
+def test_a_reader_logs_in_with_a_browser_and_lands_where_he_wanted_to_go(locked: Server) -> None:
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(f"{locked.url}/ohif/?mammo=1")
+        for token in ("not the token of anybody", TOKENS["bert"]):
+            assert page.url.startswith(f"{locked.url}/login")
+            page.fill("input[name=token]", token)
+            page.click("button")
+            if token != TOKENS["bert"]:
+                assert "not the token of anybody" in page.inner_text(".refused")
+        page.wait_for_url(f"{locked.url}/ohif/?mammo=1*")
+        found = page.evaluate("fetch('/dicomweb/studies').then(answer => answer.json())")
+        assert len(found) == 1
+        assert "bert" in page.evaluate("fetch('/').then(answer => answer.text())")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import nibabel
 import numpy as np
 import pydicom
@@ -282,7 +283,10 @@ def test_unknown_models_strategies_and_broken_json_get_a_clear_answer(server: Se
     assert server.http.post(f"/train/{QUALITY}", params={"run_sync": True}).status_code == 400
     assert server.http.post(f"/infer/{QUALITY}", params={"image": "film"}, data={"params": "{"}).status_code == 400
     assert server.http.post(f"/infer/wsi/{QUALITY}", params={"image": "/etc/hostname"}).status_code == 404
-    assert server.http.get("/datastore/image", params={"image": "nobody"}).status_code == 404
+    for path in ("/datastore/image?image=nobody", "/mammo/studies/1.2.3", f"/mammo/masks/{'x' * 300}"):
+        gone = server.http.get(path)
+        assert gone.status_code == 404
+        assert gone.json()["remedy"] == "Reload the list of studies"
     assert server.is_up()
 
 
@@ -306,6 +310,38 @@ def test_a_label_saved_by_slicer_comes_back_equal_and_is_counted(server: Server,
     stored = client.datastore()["objects"]["to-label"]["labels"]["final"]
     assert stored["info"]["label_info"] == [{"name": "tumour", "idx": 1}]
     assert all(client.next_sample("random", {"seed": seed})["id"] != "to-label" for seed in range(20))
+
+
+def test_a_second_window_cannot_replace_a_label_that_it_does_not_know(server: Server, tmp_path: Path) -> None:
+    write_dicom(server.studies / "twice.dcm", blob()[0], patient=20)
+    study = server.http.get("/datastore/image/info", params={"image": "twice"}).json()["StudyInstanceUID"]
+
+    def known() -> int:
+        (image,) = server.http.get(f"/mammo/studies/{study}").json()
+        return int(image["revision"])
+
+    def save(mask: np.ndarray, **params: Any) -> httpx.Response:
+        content = write_volume(tmp_path / "label.nii.gz", mask).read_bytes()
+        return server.http.put(
+            "/datastore/label",
+            params={"image": "twice"},
+            data={"params": json.dumps(params)},
+            files={"label": ("label.nii.gz", content)},
+        )
+
+    drawn, empty = blob()[1] / 255, np.zeros(blob()[1].shape)
+    opened = known()  # by two windows
+    assert save(drawn, revision=opened).json()["revision"] == known() == 1
+    refused = save(empty, revision=opened)
+    assert refused.status_code == 409
+    assert "another window" in refused.json()["reason"]
+    kept = server.http.get("/datastore/label", params={"label": "twice", "tag": "final"}).content
+    (tmp_path / "kept.nii.gz").write_bytes(kept)
+    assert read(tmp_path / "kept.nii.gz")[0].any()
+    assert server.http.get("/info/").json()["datastore"]["labels_to_deliver"] == 0
+    assert save(empty, revision=known()).json()["revision"] == 2
+    assert save(drawn).json()["revision"] == 3, "3D Slicer says nothing of revisions"
+    assert save(drawn, revision="3").status_code == 400
 
 
 def test_a_label_of_another_size_or_an_unsafe_tag_is_refused_and_nothing_is_written(
@@ -367,15 +403,17 @@ def test_new_weights_are_served_from_the_next_request_on(server: Server, client:
     assert during == 0
 
 
-def test_no_attribute_of_a_patient_reaches_the_log(server: Server, client: Any, images: dict[str, Path]) -> None:
-    dataset = pydicom.dcmread(images["dicom"])
-    client.infer(QUALITY, "dicom", dict(SLICER))
+def test_no_attribute_of_a_patient_reaches_the_log(server: Server, client: Any, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_dicom(server.studies / "logged.dcm", blob()[0], patient=21))
+    client.infer(QUALITY, "logged", dict(SLICER))
+    client.save_label("logged", str(write_volume(tmp_path / "label.nii.gz", blob()[1] / 255)))
     client.info()
     client.next_sample("random", {})
     server.http.get("/dicomweb/studies", params={"PatientID": dataset.PatientID})
     log = server.log.read_text() + "".join(file.read_text() for file in server.log.parent.rglob("app.log"))
     assert "Serving" in log
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber"):
+    identifiers = ("StudyInstanceUID", "SOPInstanceUID", "AccessionNumber")
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", *identifiers):
         value = str(dataset.get(keyword, ""))
         assert not value or value not in log, keyword
 

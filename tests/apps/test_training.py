@@ -105,10 +105,11 @@ def test_from_no_weights_and_no_labels_to_models_trained_on_what_was_annotated(
     assert "train" in missing.json()["remedy"]
     assert server.http.post(f"/train/{SEGMENTATION}", json={"epochs": "many"}).status_code == 400
 
-    assert server.http.post(f"/train/{SEGMENTATION}", json=VALUES).status_code == 200
-    failed = finish(server)
-    assert failed["status"] == "ERROR"
-    assert "0 patient" in failed["result"]["reason"]
+    for model in ("", SEGMENTATION, QUALITY, LESION):
+        lacking = server.http.post(f"/train/{model}", json={} if not model else VALUES)
+        assert lacking.status_code == 409
+        assert "labels of 0 patient(s), two are needed" in lacking.json()["reason"]
+    assert server.http.post(f"/train/{SEGMENTATION}", json={"bundle_path": "/tmp"}).status_code == 400
 
     annotate(server, studies[1])
     assert server.http.post(f"/train/{SEGMENTATION}", json=VALUES).status_code == 200
@@ -116,10 +117,10 @@ def test_from_no_weights_and_no_labels_to_models_trained_on_what_was_annotated(
     assert refused.status_code == 429
     assert SEGMENTATION in refused.json()["reason"]
     assert server.http.post(f"/train/{QUALITY}", params={"enqueue": True}, json=VALUES).status_code == 200
-    while len(done := [task for task in server.http.get("/train/?all=true").json() if "end_ts" in task]) < 3:
+    while len(done := [task for task in server.http.get("/train/?all=true").json() if "end_ts" in task]) < 2:
         assert server.is_up()
         time.sleep(0.2)
-    for task, model in zip(done[1:], (SEGMENTATION, QUALITY), strict=True):
+    for task, model in zip(done, (SEGMENTATION, QUALITY), strict=True):
         assert task["status"] == "DONE", "\n".join(task["details"])
         assert task["result"]["outcome"] == "accepted"
         assert task["result"]["user"] == "annotator"
@@ -206,6 +207,13 @@ def test_a_value_that_is_no_fitting_number_is_refused_before_anything_is_read(
     with pytest.raises(RequestRefused) as refused:
         training(request_, MammogramDatastore(tmp_path / "studies"))
     assert refused.value.status == 400
+
+
+def test_a_training_that_is_refused_in_its_own_process_ends_with_one_line(small_bundles: Path, tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    app = MammoApp(str(APP), str(tmp_path / "studies"), {"bundles": str(small_bundles), "weights": str(tmp_path / "w")})
+    with pytest.raises(SystemExit, match=r"^The training ends: there are labels of 0 patient\(s\), .*[^\n]$"):
+        app.train({"model": QUALITY})
 
 
 def test_the_values_on_offer_are_the_bundles_own(training: BundleTraining) -> None:

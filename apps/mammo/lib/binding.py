@@ -1,4 +1,5 @@
-"""On which network interfaces the server listens: this machine alone, unless its user asks for more and has set tokens.
+"""What the server starts on: an interface of this machine alone, unless its user asks for more and has set tokens, and
+a studies folder that is there.
 
 Not here: the checks of each request (security).
 """
@@ -9,7 +10,9 @@ import gc
 import ipaddress
 import logging
 import sys
+from pathlib import Path
 
+import psutil
 import uvicorn
 
 logger = logging.getLogger(__name__)
@@ -54,3 +57,21 @@ def choose_interface(with_tokens: bool, arguments: list[str] | None = None) -> N
                 f"the server would listen on {config.host} and serve everybody: give --host {LOOPBACK}, or set tokens "
                 "(the environment variable MAMMO_TOKEN, or --conf users FILE)"
             )
+
+
+def check_studies(folder: Path) -> None:
+    """Refuse to start on a folder that somebody has mistyped.
+
+    MONAI Label makes a folder that is not there, long before it makes the app: an empty one that is younger than this
+    process was not there when its user named it. It is removed again.
+
+    Raises:
+        ValueError: the folder is not there.
+    """
+    clock = 1.0  # s, by which the times of processes and of files may differ
+    if folder.is_dir():
+        if any(folder.iterdir()) or folder.stat().st_ctime < psutil.Process().create_time() + clock:
+            return
+        folder.rmdir()
+    sys.tracebacklimit = 0  # uvicorn prints it all, and ends
+    raise ValueError(f"the studies folder {folder} does not exist: name one that does, or make it first")

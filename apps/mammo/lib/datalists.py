@@ -6,7 +6,8 @@ many for as against, the latest).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +26,86 @@ from .errors import RequestRefused
 TUMOUR_NAMES = ("tumour", "tumor")
 NO_LABELS = "Save final labels, or verdicts for the quality model, for images of at least two patients"
 Entry = dict[str, Any]
+Said = tuple[str, int, np.ndarray | None]
 Divide = Callable[[Mapping[str, set[int]]], dict[str, list[str]]]
 """Patients of `training` and `validation`, given by patient whether there are images without (0) and with (1) a
 lesion, or complete (0) and incomplete (1) ones."""
-MakeDatalist = Callable[[MammogramDatastore, Path, Divide], Path]
+SEGMENTS = {"0": "background", "1": "tumour"}
+VERDICTS = dict(zip("01", QUALITY_VERDICTS, strict=True))
 
 
-def whole_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
-    """One entry an image with a final label, a normal breast's empty one included; see :func:`_written`."""
-    entries, kinds = [], []
-    for image_id, mask in _tumours(datastore):
-        entries.append(_entry(datastore, image_id, mask, folder))
-        kinds.append(int(mask.any()))
-    return _written(entries, kinds, folder, divide, {"0": "background", "1": "tumour"})
+@dataclass(frozen=True)
+class Datalist:
+    """What annotators said, as the datalist of one model.
+
+    Args:
+        said: gives what counts of it: image id, kind as in `Divide`, and the tumour pixels, if it is of these.
+        entries: makes the entries of an image.
+        labels: names of the labels.
+    """
+
+    said: Callable[[MammogramDatastore], Iterable[Said]]
+    entries: Callable[[MammogramDatastore, Said, Path], list[Entry]]
+    labels: dict[str, str]
+
+    def check(self, datastore: MammogramDatastore) -> None:
+        """Refuse what there is too little of, as writing it does; no more labels are read than are enough.
+
+        Raises:
+            RequestRefused: as when it is written.
+            MammogramError: a label cannot be read.
+        """
+        patients: dict[str, set[int]] = {}
+        for image_id, kind, _ in self.said(datastore):
+            patients.setdefault(datastore.image(image_id).patient, set()).add(kind)
+            if self._lacks(patients) is None:
+                return
+        if lacks := self._lacks(patients):
+            raise lacks
+
+    def __call__(self, datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
+        """Write `dataset.json`, no patient on both sides of the split into training and validation.
+
+        Raises:
+            RequestRefused: there is nothing to train on, only one patient, or verdicts of one kind only (409).
+        """
+        entries: list[Entry] = []
+        patients: dict[str, set[int]] = {}
+        for said in self.said(datastore):
+            entries += self.entries(datastore, said, folder)
+            patients.setdefault(datastore.image(said[0]).patient, set()).add(said[1])
+        if lacks := self._lacks(patients):
+            raise lacks
+        return write_datalist(folder, entries, divide(patients), name="annotations", labels=self.labels)
+
+    def _lacks(self, patients: Mapping[str, set[int]]) -> RequestRefused | None:
+        if len(patients) < 2:
+            return RequestRefused(409, f"there are labels of {len(patients)} patient(s), two are needed", NO_LABELS)
+        if self.labels == VERDICTS and len(set().union(*patients.values())) < 2:
+            reason = "all verdicts are the same, so there is nothing to tell apart"
+            return RequestRefused(409, reason, "Judge images of both kinds first")
+        return None
 
 
-def lesion_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
-    """One entry a connected lesion of a final label, with its box; see :func:`_written`."""
-    entries = []
-    for image_id, mask in _tumours(datastore):
-        components = connected_components(mask)
-        for number in range(1, components.max() + 1):
-            entry = _entry(datastore, image_id, mask, folder)
-            entries.append({**entry, "box": bounding_box(components == number)})
-    return _written(entries, [1] * len(entries), folder, divide, {"0": "background", "1": "tumour"})
-
-
-def quality_datalist(datastore: MammogramDatastore, folder: Path, divide: Divide) -> Path:
-    """One entry an image with a verdict of annotators (`quality` in the image's info); see :func:`_written`."""
-    entries = []
+def _verdicts(datastore: MammogramDatastore) -> Iterator[Said]:
+    """Images with a verdict of annotators (`quality` in the image's info)."""
     for image_id in datastore.list_images():
         verdict = datastore.get_image_info(image_id).get("quality")
         if verdict in QUALITY_VERDICTS:
-            entries.append({**_image(datastore, image_id), "label": QUALITY_VERDICTS.index(verdict)})
-    if entries and len({entry["label"] for entry in entries}) < 2:
-        raise RequestRefused(
-            409, "all verdicts are the same, so there is nothing to tell apart", "Judge images of both kinds first"
-        )
-    verdicts = [entry["label"] for entry in entries]
-    return _written(entries, verdicts, folder, divide, dict(zip("01", QUALITY_VERDICTS, strict=True)))
+            yield image_id, QUALITY_VERDICTS.index(verdict), None
 
 
-def _written(entries: list[Entry], kinds: list[int], folder: Path, divide: Divide, labels: dict[str, str]) -> Path:
-    """Write `dataset.json`, no patient on both sides of the split into training and validation.
+def _tumours(datastore: MammogramDatastore) -> Iterator[Said]:
+    """Images with a final label, a normal breast's empty one included."""
+    tag = DefaultLabelTag.FINAL
+    for image_id in datastore.get_labeled_images(tag):
+        mask = tumour_pixels(datastore, image_id, tag)
+        yield image_id, int(mask.any()), mask
 
-    Raises:
-        RequestRefused: there is nothing to train on, or only one patient (409).
-    """
-    patients: dict[str, set[int]] = {}
-    for entry, kind in zip(entries, kinds, strict=True):
-        patients.setdefault(entry["patient"], set()).add(kind)
-    if len(patients) < 2:
-        raise RequestRefused(409, f"there are labels of {len(patients)} patient(s), two are needed", NO_LABELS)
-    return write_datalist(folder, entries, divide(patients), name="annotations", labels=labels)
+
+def _lesions(datastore: MammogramDatastore) -> Iterator[Said]:
+    """Images with a tumour in their final label."""
+    return (said for said in _tumours(datastore) if said[1])
 
 
 def _image(datastore: MammogramDatastore, image_id: str) -> Entry:
@@ -86,19 +114,25 @@ def _image(datastore: MammogramDatastore, image_id: str) -> Entry:
     return {"image": datastore.hold_image(image_id), **{key: value for key, value in known.items() if value}}
 
 
-def _entry(datastore: MammogramDatastore, image_id: str, mask: np.ndarray, folder: Path) -> Entry:
+def _with_verdict(datastore: MammogramDatastore, said: Said, folder: Path) -> list[Entry]:
+    return [{**_image(datastore, said[0]), "label": said[1]}]
+
+
+def _with_mask(datastore: MammogramDatastore, said: Said, folder: Path) -> list[Entry]:
     """An entry whose label is a plain picture of the mask, free of what the viewer wrote beside it."""
+    image_id, _, mask = said
+    assert mask is not None
     file = folder / "masks" / f"{image_id}.png"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(file)
-    return {**_image(datastore, image_id), "label": str(file)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+    return [{**_image(datastore, image_id), "label": str(file)}]
 
 
-def _tumours(datastore: MammogramDatastore) -> list[tuple[str, np.ndarray]]:
-    """Image ids with the tumour pixels (rows, columns) of their final labels."""
-    tag = DefaultLabelTag.FINAL
-    return [(image_id, tumour_pixels(datastore, image_id, tag)) for image_id in datastore.get_labeled_images(tag)]
+def _by_lesion(datastore: MammogramDatastore, said: Said, folder: Path) -> list[Entry]:
+    """An entry a connected lesion, with its box."""
+    (entry,), components = _with_mask(datastore, said, folder), connected_components(said[2])
+    boxes = (bounding_box(components == number) for number in range(1, components.max() + 1))
+    return [{**entry, "box": box} for box in boxes]
 
 
 def tumour_pixels(datastore: MammogramDatastore, image_id: str, tag: str, reader: str | None = None) -> np.ndarray:
@@ -110,3 +144,8 @@ def tumour_pixels(datastore: MammogramDatastore, image_id: str, tag: str, reader
         return mask > 0
     values = [entry.get("idx") for entry in names if str(entry.get("name", "")).lower() in TUMOUR_NAMES]
     return np.isin(mask, [value for value in values if value is not None])
+
+
+whole_datalist = Datalist(_tumours, _with_mask, SEGMENTS)
+lesion_datalist = Datalist(_lesions, _by_lesion, SEGMENTS)
+quality_datalist = Datalist(_verdicts, _with_verdict, VERDICTS)

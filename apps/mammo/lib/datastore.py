@@ -275,8 +275,14 @@ class MammogramDatastore(Datastore):
             the label's id, which is the image's.
 
         Raises:
-            RequestRefused: no such image, an unsafe tag, no mask, or a mask of another size.
+            RequestRefused: no such image, an unsafe tag, no mask, or a mask of another size; or, where `label_info`
+                says which `revision` the client knew, there is a newer one of this reader (409).
         """
+        self.keep_label(image_id, label_filename, label_tag, label_info)
+        return image_id
+
+    def keep_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> int:
+        """As `save_label`; the label's revision."""
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
         extension = label_extension(label_filename)
         try:
@@ -291,11 +297,14 @@ class MammogramDatastore(Datastore):
                 image.file,
             )
         with self.labels.exclusively():
+            present = self.labels.info(image_id, tag, reader).get("revision", 0)
+            if present > (label_info or {}).get("revision", present):
+                raise RequestRefused(409, "this label was saved meanwhile in another window", "Reload the case.")
             if tag == FINAL and image.sop:
                 self.results.announce(image_id, reader)
-            self.labels.save(image_id, Path(label_filename), extension, tag, label_info or {}, reader)
+            kept = self.labels.save(image_id, Path(label_filename), extension, tag, label_info or {}, reader)
         self._deliver()
-        return image_id
+        return int(kept["revision"])
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Label ids of an image by tag."""

@@ -94,7 +94,8 @@ class DicomIndex:
         self._next_look = 0.0
 
     def instances(self) -> dict[str, Instance]:
-        """All objects by SOPInstanceUID, in the order of their paths; of two with the same, the first."""
+        """All objects by SOPInstanceUID, in the order of their paths; of two with the same, the longer file, which no
+        interrupted copy is, or the first."""
         with self._lock:
             if time.monotonic() >= self._next_look:
                 self._look()
@@ -135,7 +136,9 @@ class DicomIndex:
             read[path] = former if former and former[0] == stamp else (stamp, read_instance(path, stamp))
         instances: dict[str, Instance] = {}
         for _, instance in read.values():
-            if instance:
+            if instance and instance.stamp[1] > instances.get(instance.sop, instance).stamp[1]:
+                instances[instance.sop] = instance
+            elif instance:
                 instances.setdefault(instance.sop, instance)
         self._read, self._instances = read, instances
         now = time.monotonic()

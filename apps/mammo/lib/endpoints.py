@@ -98,7 +98,7 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     def called(**given: Any) -> Any:
         if given.get("run_sync"):
             raise RequestRefused(400, "this server runs nothing long while a client waits", "Leave out run_sync")
-        _check_task(given.get("params"))
+        check_task(given.get("params"))
         name = given.get("session_id")
         if name is not None and not SESSION_NAME.fullmatch(name):
             raise unknown("session", name)
@@ -116,12 +116,16 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _check_task(params: Any) -> None:
-    """Refuse what MONAI Label would make a path of its task's process of, or could not start that process with."""
+def check_task(params: Any) -> None:
+    """Refuse what MONAI Label would make a path of its task's process of, or could not start that process with.
+
+    Raises:
+        RequestRefused: the parameters hold that (400), or are too long (413).
+    """
     if not isinstance(params, dict):
         return
     for value in params.values():
-        _check_task(value)
+        check_task(value)
     if "bundle_path" in params or not isinstance(params.get("gpus", ""), str):
         raise RequestRefused(400, "a task takes no bundle_path, and gpus as text", "Leave them out")
     if len(json.dumps(params)) > LONGEST_TASK:
@@ -203,10 +207,14 @@ def _uploads(app: MONAILabelApp) -> APIRouter:
     def save_label(
         image: str, label: UploadFile, tag: str = DefaultLabelTag.FINAL.value, params: JsonText = "{}"
     ) -> dict[str, Any]:
+        """`revision` in the parameters is that of the label which the client knew, 0 for none; the answer has the new
+        one. Without it, the reader's label is replaced whatever it is."""
         info = {**_object(params), "user": current_user.get()}
+        if type(info.get("revision", 0)) is not int:
+            raise RequestRefused(400, "'revision' is not a whole number", "Give that of the label known, 0 for none")
         with _received(label, label_extension(label.filename or "")) as path:
-            label_id = app.datastore().save_label(image, str(path), tag or DefaultLabelTag.FINAL.value, info)
-        return {**(app.on_save_label(image, label_id) or {}), "image": image, "label": label_id}
+            revision = app.datastore().keep_label(image, str(path), tag or DefaultLabelTag.FINAL.value, info)
+        return {**(app.on_save_label(image, image) or {}), "image": image, "label": image, "revision": revision}
 
     @router.put(
         "/datastore/image/info", tags=["Datastore"], summary="Add to what is known of an image", response_model=None

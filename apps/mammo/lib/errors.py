@@ -35,8 +35,10 @@ class RequestRefused(Exception):  # noqa: N818 - a refusal, and the client's fau
 
 
 def unknown(kind: str, name: str) -> RequestRefused:
-    """The 404 of an image, label, model or strategy that there is not."""
-    return RequestRefused(404, f"there is no {kind} '{name[:200]}'", "GET /info/ and /datastore/ list what there is")
+    """The 404 of an image, label, model or strategy that there is not, or no longer."""
+    if kind in ("image", "study"):  # a reader of images may have it open, and knows no routes
+        return RequestRefused(404, f"the {kind} '{name[:99]}' is not there, or no longer", "Reload the list of studies")
+    return RequestRefused(404, f"there is no {kind} '{name[:99]}'", "GET /info/ and /datastore/ list what there is")
 
 
 def refusal(error: RequestRefused) -> JSONResponse:

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ class ImageIndex:
         self._lock, self._scanning = threading.Lock(), threading.Lock()
         self._scanned = float("-inf")
         index = read_json(file)
-        kept = _images(index)
-        self._images = {image_id: kept[name] for name, image_id in index.get("ids", {}).items() if name in kept}
+        self._images = _listed(index.get("ids", {}), _images(index))
 
     def images(self) -> dict[str, ImageFile]:
         """The images as last listed; a list that has become old is renewed, an archive's in the background."""
@@ -146,8 +145,33 @@ class ImageIndex:
             entries = {file: dataclasses.asdict(image) for file, image in images.items()}
             if {"ids": ids, "images": entries} != index:
                 write_json(self._file, {"ids": ids, "images": entries})
-            self._images = {ids[file]: image for file, image in images.items()}
+            self._images = _listed(ids, images)
             self._scanned = time.monotonic()
+
+
+def _listed(ids: Mapping[str, str], images: Mapping[str, ImageFile]) -> dict[str, ImageFile]:
+    """Images by id. Of several files of one image, by its SOPInstanceUID, the first that came and is readable counts.
+
+    The others belong to no study: a case would never end with an image that is there twice.
+
+    Args:
+        ids: id by file, in the order in which the files came.
+        images: the images by file.
+    """
+    counts: dict[str, ImageFile] = {}
+    for file in ids:
+        image = images.get(file)
+        if image and image.sop and (image.sop not in counts or (counts[image.sop].problem and not image.problem)):
+            counts[image.sop] = image
+    listed = {}
+    for file, image in images.items():
+        same = counts.get(image.sop, image)
+        if same is not image:
+            problem, remedy = f"it is the same image as {same.file}", "Remove one of the two files"
+            image = dataclasses.replace(image, study="", series="", sop="", problem=problem, remedy=remedy)
+        if file in ids:
+            listed[ids[file]] = image
+    return listed
 
 
 def _images(index: dict[str, Any]) -> dict[str, ImageFile]:

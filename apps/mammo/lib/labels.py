@@ -3,6 +3,7 @@
     <folder>/<tag>/<id>.<extension>, <id>.json     the label of that tag; of `final`, the latest of any reader,
     <folder>/final/<id>.dcm                        with itself as DICOM SEG
     <folder>/.readers/<reader>/<id>.*               the final label of a reader after whom another saved one
+    <folder>/.former/<reader>/<id>/<revision>.*     the last final labels of a reader that are no longer there
     <folder>/.info/<id>.json                       verdicts, and what else clients keep of an image
 
 A label is there once its .json is. Nothing here knows where images come from, or what a mask means.
@@ -32,6 +33,9 @@ FINAL = DefaultLabelTag.FINAL.value
 QUALITY_VERDICTS = ("complete", "incomplete")
 UNNAMED = "annotator"
 """The reader of labels and verdicts from before readers were told apart."""
+
+KEPT_FORMER = 5
+"""Of a reader's final labels of an image, so many are kept that another took the place of, or that were removed."""
 
 _READERS = ".readers"
 _OWN_KEYS = ("ts", "name", "incoming", "reader", "revision", "segmentation")
@@ -109,12 +113,14 @@ class Labels:
         Killed at any moment, either the former label is the present one or this is, each with its own info.
 
         Returns:
-            its info.
+            its info, with a `revision` higher than that of every former label of this reader.
         """
         target, record = self.folder / tag / f"{image_id}{extension}", self._json(image_id, tag)
         with self.exclusively():
             former, former_file = self.info(image_id, tag), self.file(image_id, tag)
             own = self.info(image_id, tag, reader)
+            if own and tag == FINAL:
+                self._keep_former(image_id, own)
             if former and tag == FINAL and former["reader"] != reader:
                 self._set_aside(image_id, former)
             incoming = target.with_name(f".{uuid.uuid4().hex}{extension}")
@@ -122,7 +128,8 @@ class Labels:
                 shutil.copyfile(source, partial)
             kept = {key: value for key, value in info.items() if key not in _OWN_KEYS}
             kept |= {"ts": int(time.time()), "name": target.name, "reader": reader, "incoming": incoming.name}
-            kept["revision"] = int(own.get("revision", 0)) + 1
+            former_ones = self._former(image_id, reader) if tag == FINAL else []
+            kept["revision"] = max(own.get("revision", 0), *former_ones, 0) + 1
             write_json(record, kept)
             os.replace(incoming, target)
             if former_file and former_file != target:
@@ -140,6 +147,9 @@ class Labels:
     def remove(self, image_id: str, tag: str) -> None:
         """Delete a label; of the tag `final`, the latest of the other readers takes its place."""
         with self.exclusively():
+            info = self.info(image_id, tag)
+            if info and tag == FINAL:
+                self._keep_former(image_id, info)
             self._discard(self._json(image_id, tag))
             others = self.readers(image_id) if tag == FINAL else []
             if others:
@@ -215,6 +225,26 @@ class Labels:
 
     def _image_info(self, image_id: str) -> Path:
         return self.folder / ".info" / f"{image_id}.json"
+
+    def _former(self, image_id: str, reader: str) -> list[int]:
+        """Revisions of a reader's former final labels that are kept, the oldest first."""
+        stems = (file.stem for file in self._former_folder(image_id, reader).glob("*.json"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+    def _former_folder(self, image_id: str, reader: str) -> Path:
+        return self.folder / ".former" / safe_name(reader, "reader") / image_id
+
+    def _keep_former(self, image_id: str, info: dict[str, Any]) -> None:
+        """Copy a reader's final label, which is about to go, to the former ones, of which the oldest are dropped."""
+        folder, mask = self._former_folder(image_id, info["reader"]), self.file(image_id, FINAL, info["reader"])
+        name = f"{info.get('revision', 0)}{info['name'].removeprefix(image_id)}"
+        if mask and mask.is_file():
+            with replacing(folder / name) as partial:
+                shutil.copyfile(mask, partial)
+            kept = {key: value for key, value in info.items() if key not in ("incoming", "segmentation")}
+            write_json(folder / f"{info.get('revision', 0)}.json", {**kept, "name": name})
+        for revision in self._former(image_id, info["reader"])[:-KEPT_FORMER]:
+            self._discard(folder / f"{revision}.json")
 
     def _set_aside(self, image_id: str, former: dict[str, Any]) -> None:
         """Copy the present final label to those of its reader; the .json comes last."""

@@ -6,7 +6,9 @@ MONAI Label logs whole requests, uvicorn query strings and the messages of excep
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
+from types import TracebackType
 
 import pydicom.config
 from pydicom.config import IGNORE
@@ -22,6 +24,7 @@ TALKATIVE = (
     "httpx",
     "httpcore",
     "dicomweb_client",
+    "highdicom",
     "filelock",
 )
 
@@ -34,6 +37,15 @@ def keep_patients_out_of_logs() -> None:
     _filter("uvicorn.error", NoMessage())
     # Otherwise pydicom quotes the values that it complains of in its warnings.
     pydicom.config.settings.reading_validation_mode = IGNORE
+
+
+def keep_messages_out_of_tracebacks() -> None:
+    """Let an exception that ends this process be printed without its message; the server logs what its tasks print."""
+
+    def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        sys.stderr.write(f"{_without_message(kind, where)}\n")
+
+    sys.excepthook = hook
 
 
 class ShortPath(logging.Filter):
@@ -56,9 +68,13 @@ class NoMessage(logging.Filter):
         """Shorten the record; it is always logged."""
         if record.exc_info and record.exc_info[0]:
             kind, _, where = record.exc_info
-            record.exc_text = "".join([*traceback.format_tb(where), kind.__name__])
+            record.exc_text = _without_message(kind, where)
             record.exc_info = None
         return True
+
+
+def _without_message(kind: type[BaseException], where: TracebackType | None) -> str:
+    return "".join([*traceback.format_tb(where), kind.__name__])
 
 
 def _filter(logger: str, addition: logging.Filter) -> None:

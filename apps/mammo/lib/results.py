@@ -10,6 +10,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,16 +64,29 @@ class Results:
         return sum(1 for _ in self._folder.glob("[!.]*.json"))
 
     def deliver(self) -> None:
-        """Deliver what is waiting, as far as that is possible now; at once if another thread or process is at it."""
-        if not self.waiting():
-            return
-        try:
-            with self._one_at_a_time.acquire(timeout=0):
-                for entry in sorted(self._folder.glob("[!.]*.json")):
-                    if not self._delivered(entry):
-                        return
-        except Timeout:
-            return
+        """Deliver what is waiting, as far as that is possible now; at once if another thread or process is at it.
+
+        What is announced meanwhile is delivered, too: whoever announced it may have found this one at it, and gone.
+        """
+        tried: set[tuple[Path, int, int]] = set()
+        while fresh := self._announced() - tried:
+            try:
+                with self._one_at_a_time.acquire(timeout=0):
+                    for entry, *_ in sorted(fresh):
+                        if not self._delivered(entry):
+                            return
+            except Timeout:
+                return
+            tried |= fresh
+
+    def _announced(self) -> set[tuple[Path, int, int]]:
+        """What is waiting, with time and place of its file on the disk, which change when it is announced again."""
+        found = set()
+        for entry in self._folder.glob("[!.]*.json"):
+            with suppress(FileNotFoundError):  # delivered meanwhile
+                stat = entry.stat()
+                found.add((entry, stat.st_mtime_ns, stat.st_ino))
+        return found
 
     def deliver_in_background(self) -> None:
         """`deliver`, for callers who must not wait for an archive."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from .datastore import MammogramDatastore
 from .errors import unknown
 from .labels import FINAL
+from .users import current_user
 
 
 class HasDatastore(Protocol):
@@ -24,7 +25,8 @@ def install(server: FastAPI, app: HasDatastore) -> None:
 
     @router.get("/studies/{study}", summary="Mammograms of a study, and what was said of them")
     def images_of_study(study: str) -> list[dict[str, Any]]:
-        """`readers` have saved a final label, the latest first; `verdict` is the one that counts of `verdicts`."""
+        """`readers` have saved a final label, the latest first; `revision` is that of the label of whoever asks, 0 if
+        there is none; `verdict` is the one that counts of `verdicts`."""
         return study_images(app.datastore(), study)
 
     server.include_router(router)
@@ -56,6 +58,7 @@ def study_images(datastore: MammogramDatastore, study: str) -> list[dict[str, An
                 "problem": image.problem,
                 "labelled": bool(datastore.labels.info(image_id, FINAL)),
                 "readers": readers,
+                "revision": datastore.labels.info(image_id, FINAL, current_user.get()).get("revision", 0),
                 "verdict": kept.get("quality"),
                 "verdicts": {reader: said["quality"] for reader, said in kept.get("verdicts", {}).items()},
             }

@@ -46,7 +46,7 @@ KEPT = (
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # none at all would make a browser send a form of ours with `Origin: null`
     "Cross-Origin-Opener-Policy": "same-origin",
     # A viewer compiles its decoders and draws its own images; but nothing is loaded from, or sent to, anywhere else.
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
@@ -87,7 +87,7 @@ class Guard:
             if refused.status == 401:
                 response.headers["WWW-Authenticate"] = "Bearer"
                 if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-                    response = RedirectResponse(f"/login?next={quote(scope['path'])}", 303)
+                    response = RedirectResponse(f"/login?next={quote(_wanted(scope))}", 303)
             await response(scope, receive, send)
             return
         token = current_user.set(user)
@@ -145,7 +145,7 @@ def check_address(scope: Scope) -> None:
         RequestRefused: 400 (or 414): a segment of dots, an encoded slash, a backslash, a control character, a broken
             encoding; 414 if it is too long.
     """
-    path, query = bytes(scope.get("raw_path") or scope["path"].encode()), bytes(scope["query_string"])
+    path, query = _raw_path(scope), bytes(scope["query_string"])
     if len(path) > LONGEST_PATH or len(query) > LONGEST_QUERY:
         raise RequestRefused(414, "the address is too long", "Send parameters in the request's body")
     decoded = unquote_to_bytes(path)
@@ -157,6 +157,16 @@ def check_address(scope: Scope) -> None:
         plain = unquote_to_bytes(part)
         if re.search(rb"%(?![0-9A-Fa-f]{2})", part) or re.search(rb"[\x00-\x1f\x7f]", plain) or not _is_text(plain):
             raise RequestRefused(400, "the address holds control characters or a broken encoding", "Encode it as UTF-8")
+
+
+def _wanted(scope: Scope) -> str:
+    """Path and query of a request as they were sent."""
+    query = scope["query_string"].decode("latin-1")
+    return _raw_path(scope).decode("latin-1") + (f"?{query}" if query else "")
+
+
+def _raw_path(scope: Scope) -> bytes:
+    return bytes(scope.get("raw_path") or scope["path"].encode())
 
 
 def _misleading(path: bytes, decoded: bytes) -> bool:
@@ -193,7 +203,8 @@ def _cookie(headers: Headers, name: str) -> str:
 
 
 def _too_large(limit: int) -> RequestRefused:
-    return RequestRefused(413, f"the request's body has more than {limit} bytes", "Set --conf upload_limit (MiB)")
+    remedy = "Send less; --conf upload_limit (MiB) is the limit of uploaded files alone"
+    return RequestRefused(413, f"the request's body has more than {limit} bytes", remedy)
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

@@ -20,7 +20,7 @@ from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.predictor import Predictor
 
-from .datalists import MakeDatalist
+from .datalists import Datalist
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
 from .files import read_json, write_json
@@ -41,7 +41,7 @@ class BundleTraining(TrainTask):
     Args:
         bundle: the bundle's folder.
         weights: the file with the weights in service; beside it goes their history.
-        make_datalist: writes the datalist.
+        datalist: of what annotators said.
         overrides: values of the bundle's configs.
         description: for the viewers.
     """
@@ -50,12 +50,12 @@ class BundleTraining(TrainTask):
         self,
         bundle: Path,
         weights: Path,
-        make_datalist: MakeDatalist,
+        datalist: Datalist,
         overrides: dict[str, Any],
         description: str,
     ) -> None:
         super().__init__(description)
-        self.bundle, self.make_datalist, self.overrides = bundle, make_datalist, overrides
+        self.bundle, self.datalist, self.overrides = bundle, datalist, overrides
         self.history = History(weights)
 
     def config(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class BundleTraining(TrainTask):
             validation=settings["validation"],
             seed=settings["seed"],
         )
-        datalist = self.make_datalist(datastore, run / "data", divide)
+        datalist = self.datalist(datastore, run / "data", divide)
         start = self._in_service() if settings["pretrained"] else None
         from_sha256 = digest(start.weights) if start else None
         values = {name: value for name, value in settings.items() if name not in ("validation", "pretrained")}

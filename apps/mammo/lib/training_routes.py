@@ -14,8 +14,12 @@ from monailabel.endpoints import train as monailabel_train
 from monailabel.utils.async_tasks.utils import tasks
 from starlette.middleware import Middleware
 
+from monai_mammo.dicom.errors import MammogramError
+
 from .activity import RecordActivity, person
+from .endpoints import check_task
 from .errors import RequestRefused, unknown
+from .images import sentence
 from .progress import read_progress
 from .trainers import BundleTraining
 
@@ -56,9 +60,20 @@ def _training_routes(router: APIRouter, app: MammoApp) -> None:
 
     @router.post("/train/")
     def start_all(params: Params = None) -> dict[str, Any]:
-        """Train every model, one after the other; `params` holds each model's values under its name."""
-        given = params or {}
-        return {name: _start(app, name, given.get(name) or {}, enqueue=True) for name in app.info()["trainers"]}
+        """Train every model for which there are enough annotations, one after the other; `params` holds each model's
+        values under its name."""
+        given, started = params or {}, {}
+        lacking = None
+        for name in app.info()["trainers"]:
+            try:
+                started[name] = _start(app, name, given.get(name) or {}, enqueue=True)
+            except RequestRefused as refused:
+                if refused.status != 409:
+                    raise
+                lacking = refused
+        if lacking and not started:
+            raise lacking
+        return started
 
     @router.post("/train/{model}")
     def start(model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False) -> dict[str, Any]:
@@ -105,7 +120,9 @@ def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
 
 def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> dict[str, Any]:
     """Check all that can be checked at once, then hand a training to MONAI Label's queue."""
-    settings = _trainer(app, model).settings(params)
+    check_task(params)
+    trainer = _trainer(app, model)
+    settings = trainer.settings(params)
     waiting = [task for task in tasks("train") if task["status"] in ACTIVE]
     if waiting and not enqueue:
         first = waiting[0]["request"]["model"]
@@ -113,6 +130,10 @@ def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> 
         raise RequestRefused(429, f"a training of {first} is in progress", remedy)
     if len(waiting) > WAITING_AT_MOST:
         raise RequestRefused(429, f"{len(waiting)} trainings are waiting already", "Wait until some have ended")
+    try:
+        trainer.datalist.check(app.datastore())
+    except MammogramError as error:
+        raise RequestRefused(409, f"a label cannot be read: {error.reason}", sentence(error.remedy)) from error
     request = {**settings, "run": uuid.uuid4().hex, "user": person(params)}
     task: dict[str, Any] = monailabel_train.run_model(model, request, run_sync=False, enqueue=True)
     return task

@@ -112,6 +112,7 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
     def saved_mask(image: str) -> Response:
         """The tumours of a final label, the reader's own before another's, as NRRD of the image's pixels."""
         datastore, reader = app.datastore(), current_user.get()
+        datastore.image(image)
         own_label = reader if reader in datastore.labels.readers(image) else None
         mask = tumour_pixels(datastore, image, FINAL, own_label).astype(np.uint8)
         file = Path(write_mask(mask, Geometry(), {"result_extension": ".nrrd"}))
