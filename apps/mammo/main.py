@@ -24,7 +24,7 @@ from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
-from lib.logs import keep_messages_out_of_tracebacks, keep_patients_out_of_logs
+from lib.logs import keep_patients_out_of_logs, without_messages
 from lib.memory import keep_memory, mebibytes
 from lib.models import ServedModel
 from lib.routes import install as install_study_routes
@@ -216,9 +216,9 @@ class MammoApp(MONAILabelApp):
         """
         if self._server:
             raise RequestRefused(400, "this server does not train in its own process", "Leave out run_sync")
-        keep_messages_out_of_tracebacks()
         try:
-            return super().train(request)
+            with without_messages():
+                return super().train(request)
         except (RequestRefused, MammogramError) as refused:
             sys.exit(f"The training ends: {refused.reason.rstrip('.')}. {refused.remedy}")
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import pydicom.config
 from pydicom.config import IGNORE
@@ -39,13 +42,28 @@ def keep_patients_out_of_logs() -> None:
     pydicom.config.settings.reading_validation_mode = IGNORE
 
 
-def keep_messages_out_of_tracebacks() -> None:
-    """Let an exception that ends this process be printed without its message; the server logs what its tasks print."""
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """A task in a process of its own, of which the server logs all that it prints: errors lose their messages there.
+
+    MONAI and ignite log an exception on its way up, more than once; what ends the process is printed by the hook.
+    """
+
+    def bare(*args: Any, **more: Any) -> logging.LogRecord:
+        record = usual(*args, **more)
+        if record.levelno >= logging.ERROR:
+            record.msg, record.args, record.exc_info = "failed", (), None
+        return record
 
     def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         sys.stderr.write(f"{_without_message(kind, where)}\n")
 
-    sys.excepthook = hook
+    usual, sys.excepthook = logging.getLogRecordFactory(), hook
+    logging.setLogRecordFactory(bare)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(usual)
 
 
 class ShortPath(logging.Filter):
