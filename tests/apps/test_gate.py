@@ -180,6 +180,15 @@ def test_both_sides_get_every_kind_of_image_if_two_patients_have_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_four_patients_of_one_kind_each_give_both_sides_both_kinds(tmp_path: Path, seed: int) -> None:
+    """With a fifth of them validation would have one patient, of one kind, by whom no AUC can be had."""
+    classes = {"a": {0}, "b": {1}, "c": {0}, "d": {1}}
+    split = Partition(tmp_path / "p.json").divide(classes, 0.2, seed)
+    for patients in split.values():
+        assert {kind for patient in patients for kind in classes[patient]} == BOTH
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_the_only_patient_with_a_lesion_is_learned_from(tmp_path: Path, seed: int) -> None:
     classes = {**{str(number): {0} for number in range(5)}, "only": {0, 1}}
     assert "only" in Partition(tmp_path / "p.json").divide(classes, 0.4, seed)["training"]

@@ -39,7 +39,8 @@ class Partition:
         """Assign the patients who are new, in an order that depends on `seed` and the patient alone.
 
         Validation is filled up to its share of the patients, first with those who bring a kind of image that it
-        lacks; the last one of a kind is left to training as long as validation has another.
+        lacks, and beyond its share as long as it lacks one that training can spare: of one kind alone there is nothing
+        to judge by. The last one of a kind is left to training as long as validation has another.
 
         Args:
             classes: the patients that there are annotations of.
@@ -56,8 +57,10 @@ class Partition:
         sections = {patient: known[patient] for patient in classes if patient in known}
         fresh = sorted(set(classes) - set(known), key=lambda patient: _rank(patient, seed))
         wanted = min(max(1, round(validation * len(classes))), max(1, len(classes) - 1))
-        while fresh and list(sections.values()).count("validation") < wanted:
-            chosen = _next(fresh, classes, sections)
+        while fresh:
+            chosen, needed = _next(fresh, classes, sections)
+            if not needed and list(sections.values()).count("validation") >= wanted:
+                break
             fresh.remove(chosen)
             sections[chosen] = "validation"
         sections |= dict.fromkeys(fresh, "training")
@@ -72,8 +75,12 @@ class Partition:
         return split
 
 
-def _next(fresh: list[str], classes: Classes, sections: Mapping[str, str]) -> str:
-    """The first new patient who brings validation what it lacks, without taking the last of a kind from training."""
+def _next(fresh: list[str], classes: Classes, sections: Mapping[str, str]) -> tuple[str, bool]:
+    """The first new patient who brings validation what it lacks, without taking the last of a kind from training.
+
+    Returns:
+        the patient, and whether validation lacks what that one brings and training can spare it.
+    """
     validated = {kind for patient, section in sections.items() if section == "validation" for kind in classes[patient]}
 
     def left(without: str) -> set[int]:
@@ -81,8 +88,9 @@ def _next(fresh: list[str], classes: Classes, sections: Mapping[str, str]) -> st
         return {kind for patient in (*trained, *fresh) if patient != without for kind in classes[patient]}
 
     everything = {kind for kinds in classes.values() for kind in kinds}
-    harmless = [patient for patient in fresh if left(patient) == everything] or fresh
-    return max(harmless, key=lambda patient: len(set(classes[patient]) - validated))
+    spare = [patient for patient in fresh if left(patient) == everything]
+    chosen = max(spare or fresh, key=lambda patient: len(set(classes[patient]) - validated))
+    return chosen, bool(spare) and not set(classes[chosen]) <= validated
 
 
 def _rank(patient: str, seed: int) -> str:
