@@ -132,11 +132,6 @@ class BundleTraining(TrainTask):
             run / "config.json", {**settings, "initial_weights_sha256": from_sha256, "overrides": self.overrides}
         )
         self._run_bundle(run, datalist, values, progress)
-        if not (run / "weights.pt").is_file():
-            raise RuntimeError(
-                f"training {self.history.model} gave no weights: its validation metric was never a number. "
-                "Annotate more images of more patients"
-            )
         for checkpoint in (run / "output").glob("*.pt"):  # large, and of use to a training in progress only
             checkpoint.unlink()
         return self._judged(run, datalist, {**about, "settings": settings, **self._version()}, progress)
