@@ -143,6 +143,28 @@ def prepare(
         _audit(out, processes)
 
 
+@app.command()
+def datalist(
+    task: Annotated[Task, typer.Argument(help="What its labels are for.")],
+    table: Annotated[Path, typer.Argument(help="CSV with the columns image, label, patient; also section.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the datalist.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the split by patient.")] = 0,
+    check: Annotated[bool, typer.Option("--audit/--no-audit", help="End with the audit of what was made.")] = True,
+) -> None:
+    """Turn a table of your own images into a datalist, split by patient.
+
+    label: complete or incomplete (quality), or the mask's file (segmentation). Paths are relative to the table.
+    """
+    from monai_mammo.datasets.table import datalist_of_table
+
+    try:
+        console.print(f"datalist: {datalist_of_table(task.value, table, out, seed)}", soft_wrap=True, markup=False)
+    except (MammogramError, OSError) as error:
+        raise stop(str(error)) from error
+    if check:
+        _audit(out, None)
+
+
 @app.command("border-probe")
 def border_probe(
     dataset_dir: Annotated[Path, typer.Argument(help="Folder of a quality datalist, as `prepare` writes it.")],

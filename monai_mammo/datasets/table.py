@@ -1,0 +1,113 @@
+"""A hospital's own table of images (CSV) as a datalist, split by patient: what `prepare` is to the public data sets.
+
+Columns: `image` and `patient`; `label`, which is 0 or `complete`, 1 or `incomplete` for quality and the mask's file for
+segmentation; `section` (training, validation, test), where the split is decided already. Paths are relative to the
+table. Other columns go into the entries as they stand.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monai_mammo.datasets.datalist import SECTIONS, Task, write_datalist
+from monai_mammo.datasets.splits import split_patients
+from monai_mammo.dicom.errors import MammogramError, refusing
+
+REQUIRED = ("image", "label", "patient")
+LABELS: dict[Task, dict[str, str]] = {
+    "quality": {"0": "complete", "1": "incomplete"},
+    "segmentation": {"0": "background", "1": "tumour"},
+}
+Entry = dict[str, Any]
+
+
+def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path:
+    """Write `out/dataset.json` from a table.
+
+    Patients are dealt 70 / 10 / 20, those with an incomplete image by the same shares, unless the table has a column
+    `section`.
+
+    Args:
+        task: what its labels are.
+        table: CSV with a header, separated by commas, semicolons or tabs; UTF-8.
+        out: made if it does not exist.
+        seed: of the split.
+
+    Returns:
+        the file's path.
+
+    Raises:
+        MammogramError: a column is missing, a row cannot be used (it names the row), a patient has two sections, or
+            there are too few patients to split.
+    """
+    entries = list(_entries(task, table))
+    if not entries:
+        raise MammogramError(table, "it has no row below its header", "Write one row an image")
+    decided = any("section" in entry for entry in entries)
+    splits = _given(table, entries) if decided else _dealt(table, entries, seed)
+    rows = [{key: value for key, value in entry.items() if key != "section"} for entry in entries]
+    return write_datalist(out, rows, splits, name=table.stem, labels=LABELS[task])
+
+
+def _entries(task: Task, table: Path) -> Iterator[Entry]:
+    with refusing(table, "it cannot be read as a table", "Save it as CSV in UTF-8"):
+        text = table.read_text(encoding="utf-8-sig")
+        header = text.splitlines()[0] if text else ""
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        rows = list(reader)
+    if lacking := [name for name in REQUIRED if name not in names]:
+        raise MammogramError(
+            table,
+            f"it has no column {', '.join(lacking)}; its columns are {', '.join(names) or 'none'}",
+            f"Name the columns {', '.join(REQUIRED)}",
+        )
+    for number, row in enumerate(rows, start=2):
+        found = {key: value.strip() for key, value in row.items() if isinstance(key, str) and value and value.strip()}
+        yield _entry(task, table, f"line {number}", found)
+
+
+def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
+    if lacking := [name for name in REQUIRED if name not in row]:
+        raise MammogramError(table, f"{where} has no {', '.join(lacking)}", "Fill in every row, or leave it out")
+    entry: Entry = {**row, "image": _file(table, where, row["image"])}
+    if task == "segmentation":
+        return {**entry, "label": _file(table, where, row["label"])}
+    words = {word: int(number) for number, name in LABELS[task].items() for word in (number, name)}
+    label = words.get(row["label"].lower())
+    if label is None:
+        raise MammogramError(
+            table, f"{where} has the label {row['label'][:40]}", "Write complete (0) or incomplete (1)"
+        )
+    return {**entry, "label": label}
+
+
+def _file(table: Path, where: str, name: str) -> str:
+    file = (table.parent / name).resolve()
+    if not file.is_file():
+        raise MammogramError(table, f"{where}: {name} does not exist", "Write paths relative to the table's folder")
+    return str(file)
+
+
+def _dealt(table: Path, entries: list[Entry], seed: int) -> dict[str, list[str]]:
+    incomplete = {entry["patient"] for entry in entries if entry["label"] == 1}
+    try:
+        return split_patients([entry["patient"] for entry in entries], seed=seed, first=incomplete)
+    except ValueError as error:
+        raise MammogramError(table, str(error), "Add patients, or write a column `section`") from error
+
+
+def _given(table: Path, entries: list[Entry]) -> dict[str, list[str]]:
+    sections: dict[str, str] = {}
+    for entry in entries:
+        section = entry.get("section", "")
+        if section not in SECTIONS:
+            raise MammogramError(table, f"it has the section '{section[:40]}'", f"Write {', '.join(SECTIONS)}")
+        if sections.setdefault(entry["patient"], section) != section:
+            raise MammogramError(table, "a patient is in two sections", "Put all images of a patient into one")
+    return {name: [patient for patient, section in sections.items() if section == name] for name in SECTIONS}

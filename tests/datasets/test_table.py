@@ -1,0 +1,93 @@
+"""A hospital's own table as a datalist: no patient on two sides, and every slip named by its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from monai_mammo.cli import app
+from monai_mammo.datasets.datalist import SECTIONS, load_datalist
+from monai_mammo.datasets.table import datalist_of_table
+from monai_mammo.dicom.errors import MammogramError
+
+PATIENTS = 12
+
+
+def written(folder: Path, rows: list[str], encoding: str = "utf-8") -> Path:
+    """The table, beside an image and a mask of each patient."""
+    for number in range(PATIENTS):
+        for kind in ("image", "mask"):
+            picture = np.random.default_rng(number).integers(0, 255, (40, 30), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / f"{kind}, {number}.png")
+    table = folder / "Tabelle.csv"
+    table.write_text("\n".join(rows) + "\n", encoding=encoding)
+    return table
+
+
+def sections(out: Path, task: str) -> dict[str, list[dict]]:
+    return {section: load_datalist(out, section, task) for section in SECTIONS}  # type: ignore[arg-type]
+
+
+def test_a_quality_table_becomes_a_list_that_trains_split_by_patient(tmp_path: Path) -> None:
+    """As a spreadsheet saves it: semicolons, a mark at the start, words for labels, commas in names."""
+    verdicts = ("complete", "Incomplete", "0", "1")
+    rows = [f"image, {number}.png;P{number // 2};{verdicts[number % 4]};dense" for number in range(PATIENTS)]
+    table = written(tmp_path, ["image;patient;label;density", *rows], "utf-8-sig")
+    datalist_of_table("quality", table, tmp_path / "out")
+    found = sections(tmp_path / "out", "quality")
+    patients = [{entry["patient"] for entry in entries} for entries in found.values()]
+    assert all(patients)
+    assert sum(map(len, patients)) == len(set.union(*patients)) == PATIENTS // 2
+    entries = sorted((entry for part in found.values() for entry in part), key=lambda entry: entry["image"])
+    by_name = {Path(entry["image"]).name: entry for entry in entries}
+    assert [by_name[f"image, {number}.png"]["label"] for number in range(PATIENTS)] == [0, 1, 0, 1] * 3
+    assert by_name["image, 0.png"]["density"] == "dense"
+
+
+def test_a_section_that_the_table_gives_is_kept(tmp_path: Path) -> None:
+    given = [SECTIONS[number % 3] for number in range(PATIENTS)]
+    rows = [f'"image, {number}.png","mask, {number}.png",P{number},{given[number]}' for number in range(PATIENTS)]
+    datalist_of_table("segmentation", written(tmp_path, ["image,label,patient,section", *rows]), tmp_path / "out")
+    for section, entries in sections(tmp_path / "out", "segmentation").items():
+        assert [given[int(entry["patient"][1:])] for entry in entries] == [section] * (PATIENTS // 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([], "has no column image, label, patient"),
+        (["image\tlabel\tfile"], "has no column patient; its columns are image, label, file"),
+        (["image\tlabel\tpatient"], "no row below its header"),
+        (["image\tlabel\tpatient", "image, 0.png\t0\tA", "image, 1.png\t\tA"], "line 3 has no label"),
+        (["image\tlabel\tpatient", "image, 0.png\tgood\tA"], "line 2 has the label good"),
+        (["image\tlabel\tpatient", "gone.png\t0\tA"], r"line 2: gone\.png does not exist"),
+        (["image\tlabel\tpatient", "image, 0.png\t0\tA"], "at least 3 patients"),
+        (["image\tlabel\tpatient\tsection", "image, 0.png\t0\tA\ttrain"], "the section 'train'"),
+        (
+            ["image\tlabel\tpatient\tsection", "image, 0.png\t0\tA\ttest", "image, 1.png\t1\tA\ttraining"],
+            "in two sections",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, rows: list[str], reason: str) -> None:
+    with pytest.raises(MammogramError, match=reason):
+        datalist_of_table("quality", written(tmp_path, rows), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    table = written(tmp_path, ["image,label,patient", "Müller.png,0,A"], "latin-1")
+    with pytest.raises(MammogramError, match=r"cannot be read as a table.*UTF-8"):
+        datalist_of_table("quality", table, tmp_path / "out")
+
+
+def test_the_command_ends_with_the_audit(tmp_path: Path) -> None:
+    rows = [f'"image, {number}.png",{number % 2},P{number}' for number in range(PATIENTS)]
+    table = written(tmp_path, ["image,label,patient", *rows])
+    result = CliRunner().invoke(app, ["datalist", "quality", str(table), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "audit.html").is_file()
