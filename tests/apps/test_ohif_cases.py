@@ -184,7 +184,7 @@ def test_a_saved_label_that_does_not_come_is_not_overwritten(running: Server, re
     reader.button(f"image-{image}").click()
     reader.ready()
     np.testing.assert_array_equal(reader.labelmap(image, SHAPE), saved)
-    assert "submitted" in reader.image_state(image)
+    reader.page.locator(f'mammo-panel [data-key="image-{image}"]', has_text="submitted").wait_for()
     assert reader.button("submit").is_enabled()
     assert reader.page.locator("mammo-panel .notice.error").count() == 0
 
