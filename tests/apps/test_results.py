@@ -137,6 +137,23 @@ def test_a_label_saved_while_another_is_delivered_is_delivered_too(
     assert {reader for _, reader, _ in store.segmentations()} == {"ana", "ben"}
 
 
+def test_a_label_that_another_thread_has_just_delivered_is_left_alone(
+    store: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.results.announce(store.list_images()[0], "annotator")
+    found = store.results._announced
+
+    def and_then_another_delivers() -> set[tuple[Path, int, int]]:
+        waiting = found()
+        monkeypatch.setattr(store.results, "_announced", found)
+        store.results.deliver()
+        return waiting
+
+    monkeypatch.setattr(store.results, "_announced", and_then_another_delivers)
+    store.results.deliver()
+    assert store.status()["labels_to_deliver"] == 0
+
+
 def test_an_image_that_no_seg_can_refer_to_keeps_its_label(store: MammogramDatastore) -> None:
     dataset = pydicom.dcmread(write_dicom(store.labels.folder.parent / "bare.dcm", blob()[0], patient=2))
     dataset.StudyInstanceUID = ""

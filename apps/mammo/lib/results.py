@@ -69,15 +69,16 @@ class Results:
         What is announced meanwhile is delivered, too: whoever announced it may have found this one at it, and gone.
         """
         tried: set[tuple[Path, int, int]] = set()
-        while fresh := self._announced() - tried:
+        while self._announced() - tried:
             try:
                 with self._one_at_a_time.acquire(timeout=0):
+                    fresh = self._announced() - tried  # without those that another has delivered meanwhile
                     for entry, *_ in sorted(fresh):
                         if not self._delivered(entry):
                             return
+                    tried |= fresh
             except Timeout:
                 return
-            tried |= fresh
 
     def _announced(self) -> set[tuple[Path, int, int]]:
         """What is waiting, with time and place of its file on the disk, which change when it is announced again."""
