@@ -10,8 +10,10 @@ import inspect
 import math
 import os
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
+from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +27,8 @@ from monai.bundle import run as monai_run
 
 from monai_mammo.bundles import refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
+
+_LAST_IMAGES = 30.0  # s; to read what a thread has begun
 
 
 def latest_checkpoint(directory: str | Path) -> str:
@@ -122,6 +126,10 @@ def name_cause_last() -> None:
         cause = cause_of(error)
         if isinstance(cause, MammogramError):
             print(f"\nerror: {cause}", file=sys.stderr)  # noqa: T201
+        for thread in threading.enumerate():
+            # What MONAI's cache is filled by goes on after an error; torch aborts if the process ends meanwhile.
+            if isinstance(thread, DummyProcess):
+                thread.join(_LAST_IMAGES)
 
     sys.excepthook = show
 

@@ -1,7 +1,9 @@
 """What a killed or resumed training leaves behind."""
 
 import sys
+import threading
 from contextlib import nullcontext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,19 @@ def test_the_cause_is_the_last_line(monkeypatch, capsys):
     assert capsys.readouterr().err.strip().endswith("error: gone.dcm: it does not exist. Restore it.")
     with pytest.raises(RuntimeError):
         raise error
+
+
+def test_a_run_that_fails_ends_after_the_threads_that_still_read_images(monkeypatch):
+    """Else torch aborts the process in the middle of them, behind the line that says why."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    name_cause_last()
+    go_on, done = threading.Event(), []
+    reading = ThreadPool(1)
+    reading.apply_async(lambda: done.append(go_on.wait(10)))
+    reading.close()
+    threading.Timer(0.2, go_on.set).start()
+    sys.excepthook(RuntimeError, RuntimeError("a bad image"), None)
+    assert done == [True]
 
 
 @pytest.mark.parametrize(
