@@ -145,10 +145,10 @@ def write_images(studies: Path, rows: int, columns: int) -> dict[str, Path]:
     noise = np.random.default_rng(0).normal(0, 0.003, (rows, columns))
     pixels = np.clip(np.kron(small, np.ones((8, 8)))[:rows, :columns] + noise, 0, 1)
     studies.mkdir()
-    for name, syntax in SYNTAXES.items():
+    for number, (name, syntax) in enumerate(SYNTAXES.items()):  # each an image of its own
         write_mammogram(
-            studies / f"{name}.dcm", pixels, patient=1, laterality="L", view="CC", density="b", spacing=0.07, seed=0,
-            encoding=Encoding(UID(syntax), "MONOCHROME2", VOI[0]),
+            studies / f"{name}.dcm", pixels, patient=1, laterality="L", view="CC", density="b", spacing=0.07,
+            seed=number, encoding=Encoding(UID(syntax), "MONOCHROME2", VOI[0]),
         )  # fmt: skip
     return {name: studies / f"{name}.dcm" for name in SYNTAXES}
 
