@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from monai.bundle import ConfigParser
 
+from monai_mammo.datasets.datalist import Task
 from monai_mammo.dicom.errors import MammogramError
-
-Task = Literal["segmentation", "quality"]
 
 BUNDLES: dict[Task, str] = {
     "segmentation": "mammo_tumor_segmentation",

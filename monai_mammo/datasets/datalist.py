@@ -18,6 +18,11 @@ from monai_mammo.dicom.errors import MammogramError
 
 Task = Literal["quality", "segmentation"]
 SECTIONS = ("training", "validation", "test")
+LABEL_NAMES: Mapping[str, dict[str, str]] = {
+    "quality": {"0": "complete", "1": "incomplete"},
+    "segmentation": {"0": "background", "1": "tumour"},
+}
+"""What the values of a label mean, by task."""
 _CORRECT = "Correct the datalist or restore the file"
 _LABELS: Mapping[Task, tuple[Callable[[Any], bool], str]] = {
     "quality": (lambda label: type(label) is int and label in (0, 1), "Write 0 for complete, 1 for incomplete"),

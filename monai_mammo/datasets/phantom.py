@@ -19,7 +19,7 @@ from rich.progress import track
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from monai_mammo.datasets.datalist import write_datalist
+from monai_mammo.datasets.datalist import LABEL_NAMES, write_datalist
 from monai_mammo.datasets.phantom_anatomy import (
     CAUSES,
     FIELD_HEIGHT_MM,
@@ -205,9 +205,10 @@ def quality_datalist(out: Path) -> Path:
     """
     images = read_truth(out)
     entries = [_entry(image, out, label=int(not image.complete), cause=image.cause) for image in images]
-    labels = {"0": "complete", "1": "incomplete"}
     sides = _sides(out, images)
-    return write_datalist(out / "quality", entries, sides, name="phantom completeness", labels=labels, **_ABOUT)
+    return write_datalist(
+        out / "quality", entries, sides, name="phantom completeness", labels=LABEL_NAMES["quality"], **_ABOUT
+    )
 
 
 def contact_sheet(out: Path, file: Path, tile_height: int = 320) -> None:

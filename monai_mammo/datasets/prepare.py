@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from monai_mammo.datasets.datalist import SECTIONS, write_datalist, write_json, write_sections
+from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, write_datalist, write_json, write_sections
 from monai_mammo.datasets.lesions import MARGIN
 from monai_mammo.datasets.pieces import Entry, Subject
 from monai_mammo.datasets.pool import run
@@ -39,7 +39,6 @@ _LISTS = {
     "segmentation_paper": ("segmentation_paper",),
     "quality_paper": ("quality_paper",),
 }
-_LABELS = {"segmentation": {"0": "background", "1": "tumour"}, "quality": {"0": "complete", "1": "incomplete"}}
 _PAPER: Mapping[str, Callable[[Sequence[Entry], int], PaperSplit]] = {
     "segmentation": paper_segmentation,
     "quality": paper_quality,
@@ -305,7 +304,7 @@ def _write(
     originals: Sequence[Entry],
 ) -> None:
     """Write one datalist."""
-    folder, labels = plan.out / name, _LABELS[task]
+    folder, labels = plan.out / name, LABEL_NAMES[task]
     if plan.protocol == "paper":
         split = _PAPER[task](entries, plan.seed)
         about = {

@@ -13,15 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.datasets.datalist import SECTIONS, Task, write_datalist
+from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, Task, write_datalist
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.errors import MammogramError, refusing
 
 REQUIRED = ("image", "label", "patient")
-LABELS: dict[Task, dict[str, str]] = {
-    "quality": {"0": "complete", "1": "incomplete"},
-    "segmentation": {"0": "background", "1": "tumour"},
-}
 Entry = dict[str, Any]
 
 
@@ -50,7 +46,7 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
     decided = any("section" in entry for entry in entries)
     splits = _given(table, entries) if decided else _dealt(table, entries, seed)
     rows = [{key: value for key, value in entry.items() if key != "section"} for entry in entries]
-    return write_datalist(out, rows, splits, name=table.stem, labels=LABELS[task])
+    return write_datalist(out, rows, splits, name=table.stem, labels=LABEL_NAMES[task])
 
 
 def _entries(task: Task, table: Path) -> Iterator[Entry]:
@@ -78,7 +74,7 @@ def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
     entry: Entry = {**row, "image": _file(table, where, row["image"])}
     if task == "segmentation":
         return {**entry, "label": _file(table, where, row["label"])}
-    words = {word: int(number) for number, name in LABELS[task].items() for word in (number, name)}
+    words = {word: int(number) for number, name in LABEL_NAMES[task].items() for word in (number, name)}
     label = words.get(row["label"].lower())
     if label is None:
         raise MammogramError(

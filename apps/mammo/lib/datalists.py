@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
 from skimage.measure import label as connected_components
 
-from monai_mammo.datasets.datalist import write_datalist
+from monai_mammo.datasets.datalist import LABEL_NAMES, write_datalist
 from monai_mammo.dicom.reader import read_mask
 from monai_mammo.regions import bounding_box
 
@@ -30,8 +30,7 @@ Said = tuple[str, int, np.ndarray | None]
 Divide = Callable[[Mapping[str, set[int]]], dict[str, list[str]]]
 """Patients of `training` and `validation`, given by patient whether there are images without (0) and with (1) a
 lesion, or complete (0) and incomplete (1) ones."""
-SEGMENTS = {"0": "background", "1": "tumour"}
-VERDICTS = dict(zip("01", QUALITY_VERDICTS, strict=True))
+SEGMENTS, VERDICTS = LABEL_NAMES["segmentation"], LABEL_NAMES["quality"]
 
 
 @dataclass(frozen=True)
