@@ -87,6 +87,12 @@ def test_weights_that_predict_no_numbers_are_refused_even_if_nothing_is_in_servi
     assert lost.as_json()["candidate"] is None
 
 
+def test_weights_in_service_that_predict_no_numbers_do_not_stay() -> None:
+    found = judge([{"patient": "a", "candidate": 0.9, "served": math.nan}])
+    assert found.accepted
+    assert "no working weights in service" in found.reason
+
+
 def test_the_first_training_is_accepted() -> None:
     found = judge([{"patient": "a", "candidate": 0.0}])
     assert found.accepted

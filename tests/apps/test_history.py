@@ -122,6 +122,15 @@ def test_the_number_of_kept_weights_is_bounded_but_every_record_stays(
         history.restore(1, "ann")
 
 
+def test_weights_in_service_are_kept_however_many_come_later(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_REFUSED", 1)
+    train(history, b"refused", "refused")
+    history.restore(1, "ann")
+    for number in range(3):
+        train(history, f"refused {number}".encode(), "refused")
+    assert [entry["number"] for entry in history.entries() if entry["restorable"]] == [4, 1]
+
+
 def test_one_training_of_a_model_at_a_time_among_all_processes(history: History) -> None:
     with history.training():
         code = "import sys, pathlib, lib.history as h; h.History(pathlib.Path(sys.argv[1])).training().__enter__()"

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 import SimpleITK
 from lib.datastore import MammogramDatastore
+from lib.errors import RequestRefused
 from lib.results import method_of, named_masks
 from lib.users import current_user
 
@@ -119,6 +120,26 @@ def test_a_seg_that_cannot_be_written_now_is_written_later_and_the_label_is_save
     ((_, _, file),) = store.segmentations()
     np.testing.assert_array_equal(masks(store, file)["tumour"], blob()[1])
     assert store.status()["labels_to_deliver"] == 0
+
+
+@pytest.mark.parametrize(("status", "tried"), [(503, 1), (409, 2)])
+def test_an_archive_that_is_down_is_asked_once_and_one_that_refuses_a_label_for_each(
+    store: MammogramDatastore, monkeypatch: pytest.MonkeyPatch, status: int, tried: int
+) -> None:
+    asked: list[Path] = []
+
+    def refuse(file: Path) -> None:
+        asked.append(file)
+        raise RequestRefused(status, "it does not want it", "Ask it why")
+
+    monkeypatch.setattr(store.results, "deliver", lambda: None)
+    for reader in ("ana", "ben"):
+        save(store, blob()[1], reader=reader)
+    monkeypatch.undo()
+    monkeypatch.setattr(store.origin, "store", refuse)
+    store.results.deliver()
+    assert len(asked) == tried
+    assert store.status()["labels_to_deliver"] == 2
 
 
 def test_a_label_saved_while_another_is_delivered_is_delivered_too(

@@ -20,6 +20,8 @@ from lib.datastore import MammogramDatastore
 from lib.models import ServedModel
 from lib.scoring import Scoring, Worker, WorkerEnded
 
+from monai_mammo.active_learning.worker import sha256
+
 from .conftest import QUALITY, SEGMENTATION, Server, blob, write_dicom, write_png
 
 
@@ -39,7 +41,7 @@ class FakeWorker:
     def __init__(self, model: ServedModel, weights: Path) -> None:
         if FakeWorker.ends_at_start:
             raise WorkerEnded
-        self.weights = module.sha256(weights)
+        self.weights = sha256(weights)
 
     def score(self, image: Path) -> dict[str, Any]:
         FakeWorker.scored.append(image.name)
@@ -125,6 +127,8 @@ def test_an_image_that_was_replaced_is_scored_again(studies: Path, bundles: Path
     fake.scored.clear()
     write_png(studies / "b.png", 1 - blob(90, 70)[0])
     scoring.datastore.refresh()
+    assert set(scoring.scores(QUALITY)) == {"a", "c"}, "the score of the former pixels chooses no more"
+    assert scoring.status()[QUALITY]["state"] == "waiting"
     scoring.catch_up()
     assert fake.scored == ["b.png"]
 

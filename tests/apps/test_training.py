@@ -19,13 +19,13 @@ import yaml
 from lib.datalists import whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
-from lib.history import digest
 from lib.models import ServedModel
 from lib.progress import Progress, read_progress
 from lib.trainers import BundleTraining
 from main import MammoApp
 from PIL import Image
 
+from monai_mammo.active_learning.worker import sha256
 from monai_mammo.datasets.phantom import PhantomImage, read_truth, write_phantoms
 from monai_mammo.dicom.errors import MammogramError
 
@@ -127,7 +127,7 @@ def test_from_no_weights_and_no_labels_to_models_trained_on_what_was_annotated(
         assert server.infer(model, image_id).status_code == 200
         history = server.http.get(f"/mammo/models/{model}/history").json()
         assert history["serving"] == 1
-        assert history["entries"][0]["sha256"] == digest(server.weights / f"{model}.pt")
+        assert history["entries"][0]["sha256"] == sha256(server.weights / f"{model}.pt")
     # The third as the process does it that the server starts for a training.
     conf = {"bundles": str(small_bundles), "weights": str(server.weights), "device": "cpu"}
     MammoApp(str(APP), str(studies[0]), conf).train({"model": LESION, **VALUES})
@@ -300,7 +300,7 @@ def test_weights_that_are_no_worse_are_served_and_the_run_can_be_repeated(
     assert (record["user"], record["serving"], record["bundle"]) == ("ann", True, SEGMENTATION)
     run = whole.history.folder / "0001"
     config = json.loads((run / "config.json").read_text())
-    assert config["initial_weights_sha256"] == digest(whole.bundle / "models" / "model_whole.pt")
+    assert config["initial_weights_sha256"] == sha256(whole.bundle / "models" / "model_whole.pt")
     assert (run / "configs" / "train.yaml").read_text() == (whole.bundle / "configs" / "train.yaml").read_text()
     datalist = json.loads((run / "data" / "dataset.json").read_text())
     assert len(datalist["validation"]) == 2

@@ -142,6 +142,15 @@ def test_anothers_activity_takes_nothing_from_who_has_the_case(worklist: Worklis
     assert [lease["user"] for lease in worklist.in_work()] == ["bea"]
 
 
+def test_what_somebody_without_a_name_does_counts_for_who_has_the_case(worklist: Worklist, clock: Clock) -> None:
+    """Slicer names nobody while no tokens are set, though Next sample named its user."""
+    worklist.choose("ann", first)
+    clock.minutes = 29
+    worklist.active(ANYBODY, "P1-2")
+    clock.minutes = 58
+    assert [lease["user"] for lease in worklist.in_work()] == ["ann"]
+
+
 def test_who_opens_a_case_by_hand_has_it(worklist: Worklist) -> None:
     worklist.active("ann", "P1-1")
     assert case_of(worklist.choose("bea", first)) == "P2"

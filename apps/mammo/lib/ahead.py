@@ -30,14 +30,16 @@ class DecodingAhead:
         self._store = store
         self._waiting: queue.Queue[str] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def decode(self, images: Iterable[str]) -> None:
         """Have these images decoded soon; nothing happens where none are kept."""
         if not RECENT.limit:
             return
-        if self._thread is None or not self._thread.is_alive():  # whatever ended it does not end all decoding ahead
-            self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():  # whatever ended it does not end all decoding ahead
+                self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
+                self._thread.start()
         for image in images:
             try:
                 self._waiting.put_nowait(image)

@@ -11,7 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monai_mammo.active_learning.worker import sha256
+
 logger = logging.getLogger(__name__)
+
+
+class Digests:
+    """SHA-256 of files, read again only where one has changed. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def of(self, file: Path) -> str:
+        """The digest of a file's content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        stat = file.stat()
+        version = (stat.st_mtime_ns, stat.st_size)
+        known = self._known.get(file)
+        if known is None or known[0] != version:
+            known = self._known[file] = (version, sha256(file))
+        return known[1]
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def judge(records: Sequence[Record]) -> Comparison:
     """The comparison from one record an image: `patient`, `candidate` and, where something is in service, `served`."""
     images, patients = len(records), len({record["patient"] for record in records})
     candidate = _mean(records, "candidate")
-    if "served" not in records[0]:
+    if "served" not in records[0] or math.isnan(_mean(records, "served")):  # the latter do not work
         return Comparison(images, patients, candidate)
 
     def difference(sample: Sequence[Record]) -> Metrics:

@@ -12,7 +12,6 @@ former or the new ones. Not here: training, and the judgement (`gate`).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,8 +22,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from monai_mammo.active_learning.worker import sha256
+
 from .errors import RequestRefused, unknown
-from .files import append_json, read_json, read_json_lines, replacing, write_json
+from .files import Digests, append_json, read_json, read_json_lines, replacing, write_json
 
 KEPT_ACCEPTED = 10
 KEPT_REFUSED = 3
@@ -49,7 +50,7 @@ class History:
         self.served, self.model = served, served.stem
         self.folder = served.parent / "history" / self.model
         self.run = self.folder / ".run"
-        self._digests: dict[tuple[Path, int, int], str] = {}
+        self._digests = Digests()
 
     @contextmanager
     def training(self) -> Iterator[Path]:
@@ -73,7 +74,7 @@ class History:
 
     def in_service(self) -> str | None:
         """SHA-256 of the weights in service; None where these are the bundle's own, or none."""
-        return self._sha256(self.served) if self.served.is_file() else None
+        return self._digests.of(self.served) if self.served.is_file() else None
 
     def keep(self, record: dict[str, Any], compared_with: str | None) -> int:
         """Number the training in `run` (its `weights.pt` among it) and, if it was accepted, put it into service.
@@ -150,7 +151,7 @@ class History:
                 raise RequestRefused(409, f"the weights of number {number} are not kept any more", "Choose another one")
             with replacing(self.served) as partial:
                 shutil.copyfile(weights, partial)
-                if digest(partial) != self._recorded(number):
+                if sha256(partial) != self._recorded(number):
                     raise RequestRefused(409, f"the weights of number {number} are damaged", "Choose another one")
         append_json(self.folder / "service.jsonl", {"date": now(), "number": number, "user": user})
 
@@ -182,7 +183,7 @@ class History:
         weights = folder / "weights.pt"
         with weights.open("rb") as written:
             os.fsync(written.fileno())
-        about = {"date": now(), **record, "sha256": digest(weights), "bytes": weights.stat().st_size}
+        about = {"date": now(), **record, "sha256": sha256(weights), "bytes": weights.stat().st_size}
         write_json(folder / "record.json", about)
         number = max(self._numbers(), default=0) + 1
         folder.rename(self.folder / f"{number:04d}")
@@ -213,23 +214,7 @@ class History:
         """Held while weights come into service, for moments only; not while a training computes."""
         return FileLock(self.folder / ".service.lock")
 
-    def _sha256(self, file: Path) -> str:
-        stat = file.stat()
-        version = (file, stat.st_mtime_ns, stat.st_size)
-        if version not in self._digests:
-            self._digests = {version: digest(file)}
-        return self._digests[version]
-
 
 def now() -> str:
     """Date and time in UTC, to the second (ISO 8601)."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    sha256 = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()

@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from monai_mammo.active_learning.worker import decode_embedding, sha256
+from monai_mammo.active_learning.worker import decode_embedding
 
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
+from .files import Digests
 from .models import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,13 @@ class Score:
         uncertainty: see `monai_mammo.active_learning.ImageScore`; None where the image could not be scored.
         embedding: float32 (F,); None where the image could not be scored.
         problem: why it could not be scored.
+        stamp: which state of the image this is about.
     """
 
     uncertainty: float | None
     embedding: np.ndarray | None
-    problem: str | None = None
+    problem: str | None
+    stamp: str
 
 
 class ScoreBook:
@@ -76,19 +79,13 @@ class ScoreBook:
     def scores(self, model: str, weights: str, with_embeddings: bool = True) -> dict[str, Score]:
         """Scores of a model with these weights, by image."""
         column = "embedding" if with_embeddings else "NULL"
-        query = f"SELECT image, uncertainty, {column}, problem FROM scores WHERE model = ? AND weights = ?"
+        query = f"SELECT image, uncertainty, {column}, problem, stamp FROM scores WHERE model = ? AND weights = ?"
         with self._opened() as book:
             rows = book.execute(query, (model, weights)).fetchall()
         return {
-            image: Score(uncertainty, None if blob is None else np.frombuffer(blob, dtype=np.float32), problem)
-            for image, uncertainty, blob, problem in rows
+            image: Score(uncertainty, None if blob is None else np.frombuffer(blob, dtype=np.float32), problem, stamp)
+            for image, uncertainty, blob, problem, stamp in rows
         }
-
-    def stamps(self, model: str, weights: str) -> dict[str, str]:
-        """What state of each image was scored, or could not be."""
-        with self._opened() as book:
-            query = "SELECT image, stamp FROM scores WHERE model = ? AND weights = ?"
-            return dict(book.execute(query, (model, weights)).fetchall())
 
     def write(self, model: str, weights: str, image: str, stamp: str, answer: Mapping[str, Any]) -> None:
         """Keep a worker's answer on an image; it takes the place of a former one."""
@@ -175,7 +172,7 @@ class Scoring:
 
     def __init__(self, models: Mapping[str, ServedModel], datastore: MammogramDatastore, file: Path) -> None:
         self.models, self.datastore, self.book = dict(models), datastore, ScoreBook(file)
-        self._digests: dict[tuple[Path, int, int], str] = {}
+        self._digests = Digests()
         self._defaults: dict[str, Path] = {}
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -200,25 +197,21 @@ class Scoring:
 
     def weights(self, model: str) -> str | None:
         """SHA-256 of the weights that a model is served with; None where it has none."""
-        file = self._weights_file(model)
         try:
-            stat = file.stat()
-            version = (file, stat.st_mtime_ns, stat.st_size)
-            if version not in self._digests:
-                self._digests = {known: digest for known, digest in self._digests.items() if known[0] != file}
-                self._digests[version] = sha256(file)
-            return self._digests[version]
+            return self._digests.of(self._weights_file(model))
         except FileNotFoundError:
             return None
 
     def scores(self, model: str, with_embeddings: bool = True) -> dict[str, Score]:
         """Scores of images as they are now with the model's weights as they are now; empty where there are none."""
         weights = self.weights(model)
-        return self.book.scores(model, weights, with_embeddings) if weights else {}
+        scores = self.book.scores(model, weights, with_embeddings) if weights else {}
+        stamps = self._stamps(scores)
+        return {image_id: score for image_id, score in scores.items() if score.stamp == stamps.get(image_id)}
 
     def status(self) -> dict[str, Any]:
         """For each model, how far its scores are: `state`, `scored`, `images`, `unusable`, `weights`."""
-        images = set(self.datastore.list_images())
+        images = len(self.datastore.list_images())
         return {name: self._status(name, images) for name in self.models}
 
     def catch_up(self) -> None:
@@ -277,22 +270,23 @@ class Scoring:
 
     def _to_score(self, model: str) -> list[tuple[str, str]]:
         """Images, with their stamps, that have no score of theirs with the present weights; unlabelled ones first."""
-        weights = self.weights(model)
-        known = self.book.stamps(model, weights) if weights else {}
-        unlabelled = self.datastore.get_unlabeled_images()
-        images = dict.fromkeys([*unlabelled, *self.datastore.list_images()])
-        stamps = {image_id: self.datastore.image(image_id).stamp for image_id in images}
-        return [(image_id, stamp) for image_id, stamp in stamps.items() if known.get(image_id) != stamp]
+        known = self.scores(model, with_embeddings=False)
+        stamps = self._stamps([*self.datastore.get_unlabeled_images(), *self.datastore.list_images()])
+        return [(image_id, stamp) for image_id, stamp in stamps.items() if image_id not in known]
 
-    def _status(self, model: str, images: set[str]) -> dict[str, Any]:
+    def _stamps(self, images: Iterable[str]) -> dict[str, str]:
+        """The present state of those of these images that there are, in their order."""
+        there = set(self.datastore.list_images())
+        return {image_id: self.datastore.image(image_id).stamp for image_id in images if image_id in there}
+
+    def _status(self, model: str, images: int) -> dict[str, Any]:
+        known = self.scores(model, with_embeddings=False)
+        scored = sum(score.problem is None for score in known.values())
         weights = self.weights(model)
-        scores = self.book.scores(model, weights, with_embeddings=False) if weights else {}
-        known = [score for image_id, score in scores.items() if image_id in images]
-        scored = sum(score.problem is None for score in known)
         return {
-            "state": self._state(model, weights, len(known) == len(images)),
+            "state": self._state(model, weights, len(known) == images),
             "scored": scored,
-            "images": len(images),
+            "images": images,
             "unusable": len(known) - scored,
             "weights": weights,
         }

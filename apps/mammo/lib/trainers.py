@@ -16,6 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_mammo.active_learning.worker import sha256
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.predictor import Predictor
@@ -25,7 +26,7 @@ from .datastore import MammogramDatastore
 from .errors import RequestRefused
 from .files import read_json, write_json
 from .gate import Comparison, compare
-from .history import History, ServiceChanged, digest
+from .history import History, ServiceChanged
 from .models import UnloadableWeights, load
 from .partition import Partition
 from .progress import Progress, read_progress
@@ -124,7 +125,7 @@ class BundleTraining(TrainTask):
         )
         datalist = self.datalist(datastore, run / "data", divide)
         start = self._in_service() if settings["pretrained"] else None
-        from_sha256 = digest(start.weights) if start else None
+        from_sha256 = sha256(start.weights) if start else None
         values = {name: value for name, value in settings.items() if name not in ("validation", "pretrained")}
         values |= {**self.overrides, "initial_weights": str(start.weights) if start else ""}
         shutil.copytree(self.bundle / "configs", run / "configs")
