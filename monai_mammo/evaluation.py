@@ -274,8 +274,8 @@ class Report:
         console.print(table)
         for name, value in summary.items():
             if name not in ("images", "patients", "metrics"):
-                console.print(f"{name}: {value}")
-        console.print(f"written: {self.output_dir}")
+                console.print(f"{name}: {value}", markup=False)
+        console.print(f"written: {self.output_dir}", markup=False, soft_wrap=True)
 
 
 class SegmentationReport(Report):

@@ -1,9 +1,11 @@
-"""What the commands of `monai-mammo` share: the console, how one ends with an error, `--set`, and what they need."""
+"""What the commands of `monai-mammo` share: where they speak, how one ends with an error, `--set`, what they need."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,9 @@ from rich.text import Text
 from monai_mammo.dicom.errors import MammogramError
 
 console = Console()
+"""Results; what a script would read."""
+notes = Console(stderr=True)
+"""Errors and progress."""
 
 Values = Annotated[
     list[str] | None,
@@ -37,7 +42,29 @@ def stop(message: str) -> typer.Exit:
 
 def complain(message: str) -> None:
     """Show an error after which the command goes on."""
-    console.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
+    notes.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print a line of a result just as it is: names of files may hold brackets, and lines are not cut."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def ending_clearly(place: Path) -> Iterator[None]:
+    """Let what goes wrong in long work on files end the command with one line that says what to do.
+
+    Args:
+        place: the folder in question, where the system names none.
+    """
+    try:
+        yield
+    except MammogramError as error:
+        raise stop(str(error)) from error
+    except OSError as error:
+        raise stop(f"{error.filename or place}: {error.strerror}. What is done stays; run again to go on.") from error
+    except KeyboardInterrupt:
+        raise stop("interrupted; what is done stays, run again to go on") from None
 
 
 def require(*modules: str) -> None:

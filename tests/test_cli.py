@@ -43,6 +43,20 @@ def test_too_few_phantoms_for_a_split_are_written_all_the_same(tmp_path):
     assert len(list(tmp_path.rglob("*.dcm"))) == 4
 
 
+def test_a_folder_is_named_as_it_is_written(tmp_path):
+    """Rich would take [b] for a style and leave it out."""
+    out = tmp_path / "a [b] ü"
+    assert f"contact sheet: {out / 'contact_sheet.png'}" in run("phantom", out, "--patients", 1).output.splitlines()
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("phantom", tmp_path / "file", "--patients", 1)
+    assert isinstance(result.exception, SystemExit)
+    assert "error:" in result.stderr
+    assert str(tmp_path / "file") in result.stderr
+
+
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_predict_tells_and_shows_its_result(root, phantoms, weights, tmp_path, bundle):
     image = sorted(phantoms.glob("phantom-*/*/L_CC.dcm"))[0]
@@ -60,7 +74,8 @@ def test_errors_are_one_line_that_says_what_to_do(root, weights, tmp_path):
     bundle = root / "bundles" / "mammo_quality_classification"
     result = run("predict", bundle, tmp_path / "note.dcm", "--weights", weights / f"{bundle.name}.pt")
     assert result.exit_code == 1
-    assert "note.dcm" in result.output
+    assert "note.dcm" in result.stderr
+    assert result.stdout == "", "a script that reads results reads no errors"
     assert "Traceback" not in result.output
     result = run("predict", tmp_path, tmp_path / "note.dcm")
     assert result.exit_code == 1
@@ -90,6 +105,13 @@ def test_a_slip_is_named_before_anything_is_computed(root, weights, monkeypatch,
     assert result.exit_code in (1, 2)
     assert isinstance(result.exception, SystemExit)
     assert said in result.output
+
+
+@pytest.mark.parametrize("option", [["--point", 3, 4], ["--mode", "roi"]])
+def test_the_quality_bundle_takes_no_place(root, option):
+    result = run("predict", root / "bundles" / "mammo_quality_classification", "a.dcm", *option)
+    assert result.exit_code == 1
+    assert "Leave out --mode and --point" in result.output
 
 
 def test_a_network_of_another_width_is_named_by_its_values(root, phantoms, untrained, tmp_path):

@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.text import Text
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.terminal import REPORTING, TRAINING, Values, console, require, stop, values_of
+from monai_mammo.terminal import (
+    REPORTING,
+    TRAINING,
+    Values,
+    complain,
+    console,
+    ending_clearly,
+    require,
+    say,
+    stop,
+    values_of,
+)
 
 if TYPE_CHECKING:
     from monai_mammo.benchmark.plan import Plan
@@ -139,12 +149,9 @@ def report(
     require(*REPORTING)
     from monai_mammo.benchmark.report import write_report
 
-    try:
-        files = write_report(folders, out or folders[0], reference=reference, resamples=resamples)
-    except MammogramError as error:
-        raise stop(str(error)) from error
-    for file in files:
-        console.print(str(file), soft_wrap=True, highlight=False)
+    with ending_clearly(out or folders[0]):
+        for file in write_report(folders, out or folders[0], reference=reference, resamples=resamples):
+            say(str(file))
 
 
 @app.command()
@@ -158,11 +165,9 @@ def records(
     require(*REPORTING)
     from monai_mammo.benchmark.records import keep_records
 
-    try:
+    with ending_clearly(out):
         for folder in keep_records(folders, out):
-            console.print(str(folder), soft_wrap=True, highlight=False)
-    except MammogramError as error:
-        raise stop(str(error)) from error
+            say(str(folder))
 
 
 def _plan(
@@ -201,17 +206,11 @@ def _run(out: Path, plan: Callable[[], Plan], processes: int | None, at_once: in
     require(*TRAINING)
     from monai_mammo.benchmark.work import run_benchmark
 
-    try:
+    with ending_clearly(out):
         failed = run_benchmark(out, plan(), bundles=bundles, processes=processes, at_once=at_once, console=console)
-    except MammogramError as error:
-        raise stop(str(error)) from error
-    except OSError as error:
-        raise stop(f"{error.filename or out}: {error.strerror}. What is done stays; run again to go on.") from error
-    except KeyboardInterrupt:
-        raise stop("interrupted; what is done stays, run again to go on") from None
     for name, reason in failed.items():
-        console.print(Text.assemble((f"{name} failed: ", "red"), reason), soft_wrap=True)
-    console.print(f"report: monai-mammo benchmark report {out}", highlight=False, soft_wrap=True)
+        complain(f"{name} failed: {reason}")
+    say(f"report: monai-mammo benchmark report {out}")
     if failed:
         raise stop(f"{len(failed)} not done; the rest is. Run again to try them again.")
 

@@ -157,7 +157,7 @@ def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
         if file.is_file() and file.suffix.lower() not in _NOT_IMAGES and not file.name.startswith(".")
     )
     if not files:
-        raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms as dataset_dir")
+        raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms")
     return [{"image": str(file)} for file in files]
 
 

@@ -50,6 +50,8 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
 
 
 def _entries(task: Task, table: Path) -> Iterator[Entry]:
+    if not table.is_file():
+        raise MammogramError(table, "there is no such file", "Check the path")
     with refusing(table, "it cannot be read as a table", "Save it as CSV in UTF-8"):
         text = table.read_text(encoding="utf-8-sig")
         header = text.splitlines()[0] if text else ""

@@ -8,8 +8,8 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from monai_mammo import cli
 from monai_mammo.cli import app
+from monai_mammo.datasets import cli
 from monai_mammo.datasets.border_probe import LIMIT, border_probe, field_shape, frame_statistics, frame_strips
 from monai_mammo.datasets.truncation import complete_sample, incomplete_sample
 from monai_mammo.dicom import MammogramError

@@ -85,9 +85,16 @@ def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
         datalist_of_table("quality", table, tmp_path / "out")
 
 
-def test_the_command_ends_with_the_audit(tmp_path: Path) -> None:
+def test_the_command_ends_with_the_audit_and_its_errors_are_in_the_status(tmp_path: Path) -> None:
+    """So that `monai-mammo datalist ... && <training>` stops: here validation has one class only."""
     rows = [f'"image, {number}.png",{number % 2},P{number}' for number in range(PATIENTS)]
     table = written(tmp_path, ["image,label,patient", *rows])
     result = CliRunner().invoke(app, ["datalist", "quality", str(table), str(tmp_path / "out")])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1
+    assert "validation: no label 0" in result.output
     assert (tmp_path / "out" / "audit.html").is_file()
+
+
+def test_a_table_that_is_not_there_is_not_called_badly_encoded(tmp_path: Path) -> None:
+    with pytest.raises(MammogramError, match="there is no such file"):
+        datalist_of_table("quality", tmp_path / "gone.csv", tmp_path / "out")
