@@ -156,6 +156,7 @@ def _image(
         lesions=tuple(lesions),
         spacing=header.spacing,
         normal=looked_at and not lesions,
+        part=header.shows_part,
         attributes={key: value for key, value in attributes.items() if value != ""},
     )
 

@@ -21,7 +21,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.dicom.views import read_laterality, read_view, shows_breast
+from monai_mammo.dicom.views import PARTIAL_MODIFIERS, read_laterality, read_view, shows_breast
 
 FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
@@ -106,6 +106,11 @@ class MammogramHeader:
     burned_in_annotation: bool | None = None
     implant: bool | None = None
     horizontal_flip: bool | None = None
+
+    @property
+    def shows_part(self) -> bool:
+        """Whether it says of itself that it shows a part of the breast: by PartialView, or as a spot compression."""
+        return bool(self.partial_view) or not PARTIAL_MODIFIERS.isdisjoint(self.view_modifiers)
 
 
 class PixelElement(NamedTuple):
