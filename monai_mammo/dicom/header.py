@@ -52,7 +52,7 @@ _KEYWORDS = (
 )  # fmt: skip
 TAGS = [Tag(int(tag_for_keyword(keyword) or 0)) for keyword in _KEYWORDS]
 """The attributes that are read; no other enters the program."""
-_PIXEL_GROUP = 0x7FE0
+_PIXELS = {Tag(0x7FE0, element) for element in (0x0008, 0x0009, 0x0010)}  # a length or an offset table may precede
 _LARGEST_VALUE = 2**20  # bytes; no attribute of ours is longer, and a hostile length must not reserve memory
 _LARGEST_MAGNIFICATION = 5.0
 _EXPORT_AGAIN = "Export or download the file again"
@@ -141,7 +141,7 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
     found: list[PixelElement] = []
 
     def at_pixels(tag: Any, vr: str | None, length: int) -> bool:
-        if BaseTag(tag).group == _PIXEL_GROUP:
+        if tag in _PIXELS:
             found.append(PixelElement(BaseTag(tag), vr, length))
         return bool(found)
 
