@@ -23,7 +23,7 @@ from .conftest import Server, blob, write_dicom, write_png
 
 pytestmark = pytest.mark.slow
 J2K, RLE, LOSSLESS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.70"
-EXPLICIT = "1.2.840.10008.1.2.1"
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 STORED = ("application/octet-stream", "*")
 
 
@@ -148,6 +148,28 @@ def test_frames_hold_the_stored_pixels(client: DICOMwebClient, studies: dict[str
     )
     np.testing.assert_array_equal(np.frombuffer(decoded, "<u2").reshape(stored.pixel_array.shape), stored.pixel_array)
     assert raw in stored.PixelData
+
+
+@pytest.mark.parametrize("fault", ["no meta information", "pixels of VR UN"])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_files_that_are_not_quite_as_they_should_be_give_their_pixels(tmp_path: Path, fault: str, syntax: str) -> None:
+    from lib.wado import stored_frames, syntax_of
+
+    path = write_dicom(tmp_path / "odd.dcm", blob()[0], syntax=syntax)
+    dataset = pydicom.dcmread(path)
+    if fault == "pixels of VR UN":
+        dataset["PixelData"].VR = "UN"
+        dataset.save_as(path)
+    else:
+        strip(path)
+    assert syntax_of(path) == syntax
+    assert stored_frames(path, [1]) == [dataset.PixelData]
+
+
+def strip(path: Path) -> None:
+    """Leave the data set alone of a file, without preamble and meta information, as old archives hold it."""
+    content = path.read_bytes()
+    path.write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
 
 
 def test_a_whole_study_and_series_come_in_one_answer(client: DICOMwebClient) -> None:
