@@ -255,7 +255,7 @@ def _frames(file: Path) -> np.ndarray:
 def _image_header(path: Path) -> Dataset:
     """The whole header of a mammogram, which its results repeat; nothing of it is shown to anybody."""
     with disable_value_validation(), refusing(path, "the image's header cannot be read", "Export the file again"):
-        source = pydicom.dcmread(path, stop_before_pixels=True)
+        source = pydicom.dcmread(path, stop_before_pixels=True, force=True)  # old archives hold no preamble
         uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
         missing = [keyword for keyword in uids if not text(source, keyword)]
     if missing:

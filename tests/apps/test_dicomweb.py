@@ -19,7 +19,7 @@ from pydicom.uid import generate_uid
 
 from monai_mammo.dicom.segmentation import read_segmentation, write_segmentation
 
-from .conftest import Server, blob, write_dicom, write_png
+from .conftest import Server, blob, strip, write_dicom, write_png
 
 pytestmark = pytest.mark.slow
 J2K, RLE, LOSSLESS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.70"
@@ -164,12 +164,6 @@ def test_files_that_are_not_quite_as_they_should_be_give_their_pixels(tmp_path: 
         strip(path)
     assert syntax_of(path) == syntax
     assert stored_frames(path, [1]) == [dataset.PixelData]
-
-
-def strip(path: Path) -> None:
-    """Leave the data set alone of a file, without preamble and meta information, as old archives hold it."""
-    content = path.read_bytes()
-    path.write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
 
 
 def test_a_whole_study_and_series_come_in_one_answer(client: DICOMwebClient) -> None:
