@@ -190,10 +190,19 @@ def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.
     return masks
 
 
-def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
-    """Decode what a segment of a DICOM SEG file shows of a mammogram: uint8 (rows, columns) of 0 and 1.
+def decode_segment(segment: Segment) -> np.ndarray:
+    """Decode what a segment shows of its mammogram: uint8 (rows, columns) of 0 and 1, all 0 if it marks nothing.
 
     Frames of one segment and image are united; FRACTIONAL values count from half of their maximum on (PS3.3 C.8.20.2).
+
+    Raises:
+        MammogramError: the file cannot be decoded.
+    """
+    return _frames(segment.file)[list(segment.frames)].any(axis=0).astype(np.uint8)
+
+
+def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
+    """`decode_segment` by the segment's number and the mammogram's SOPInstanceUID.
 
     Raises:
         MammogramError: the file cannot be decoded, or the segment marks no pixel.
@@ -201,7 +210,7 @@ def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
     frames = [segment for segment in segments(file) if (segment.number, segment.image) == (number, image)]
     if not frames or not frames[0].frames:
         raise MammogramError(file, f"segment {number} has no frame of this mammogram", _WRITE_AGAIN)
-    mask = _frames(file)[list(frames[0].frames)].any(axis=0).astype(np.uint8)
+    mask = decode_segment(frames[0])
     if not mask.any():
         raise MammogramError(file, f"segment {number} marks no pixel", _WRITE_AGAIN)
     return mask
