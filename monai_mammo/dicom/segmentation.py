@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -40,8 +41,7 @@ _SEG_TAGS = [
 ]  # fmt: skip
 _COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "PatientOrientation",
-    "TimezoneOffsetFromUTC",
+    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
 _WRITE_AGAIN = "Write the segmentation again"
@@ -97,8 +97,9 @@ def write_segmentation(
     """Write masks of one mammogram to a DICOM SEG file, one segment a mask, one frame a segment.
 
     A segment without any pixel keeps its frame of zeros: an object of no frame is not valid (PS3.3 C.7.6.6 asks for at
-    least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation are the image's as
-    stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and creator share a series.
+    least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation, if it is one, are
+    the image's as stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and creator
+    share a series.
 
     Args:
         path: the file to write, in one step: an interrupted call leaves no half of a file.
@@ -297,12 +298,20 @@ def _take_over(source: Dataset, segmentation: Dataset) -> None:
     for keyword in _COPIED:
         if keyword in source:
             segmentation[keyword] = source[keyword]
+    if _is_orientation(source.get("PatientOrientation")):
+        segmentation["PatientOrientation"] = source["PatientOrientation"]
     if text(source, "PatientSex") not in ("", "F", "M", "O"):
         segmentation.PatientSex = ""
     if text(source, "LossyImageCompression") == "01" and source.get("LossyImageCompressionRatio"):
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if keyword in source:
                 segmentation[keyword] = source[keyword]
+
+
+def _is_orientation(value: Any) -> bool:
+    """Whether a PatientOrientation names two directions (PS3.3 C.7.6.1.1.1); CBIS-DDSM has the view there."""
+    directions = [] if value is None or isinstance(value, str) else [str(direction) for direction in value]
+    return len(directions) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", direction) for direction in directions)
 
 
 def _description(number: int, name: str, source: Dataset, method: Method, algorithm: str) -> Any:
@@ -355,7 +364,7 @@ def _short(words: str) -> str:
 def _person(name: str) -> str:
     """A user's name as a PN value: all of it family name, unless it has components already."""
     plain = _short(name).replace("=", " ").strip()
-    return plain if "^" in plain or not plain else f"{plain}^"
+    return plain if "^" in plain or not plain else f"{plain[:63]}^"
 
 
 def _kind(item: Dataset) -> str:
