@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
 from pydicom.encaps import generate_pixel_data_frame
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
 from monai_mammo.dicom.segmentation import read_segmentation, write_segmentation
 
@@ -164,6 +165,26 @@ def test_files_that_are_not_quite_as_they_should_be_give_their_pixels(tmp_path: 
         strip(path)
     assert syntax_of(path) == syntax
     assert stored_frames(path, [1]) == [dataset.PixelData]
+
+
+@pytest.mark.parametrize("entries", [4096, 65536])
+def test_a_voi_lut_of_big_endian_arrives_in_little_endian(tmp_path: Path, entries: int) -> None:
+    from lib.dicom_json import bulk_value, metadata
+    from lib.wado import uncompressed_object
+
+    path = write_dicom(tmp_path / "big.dcm", blob()[0])
+    dataset, lut, item = pydicom.dcmread(path), np.arange(entries, dtype=">u2"), pydicom.Dataset()
+    item.LUTDescriptor = [entries % 65536, 0, 16]
+    item.add_new("LUTData", "OW", lut.tobytes())
+    dataset.VOILUTSequence = [item]
+    dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()
+    dataset.file_meta.TransferSyntaxUID, dataset.is_little_endian = ExplicitVRBigEndian, False
+    dataset.save_as(path)
+    sent = pydicom.dcmread(io.BytesIO(uncompressed_object(path))).VOILUTSequence[0]
+    assert sent.LUTData == lut.astype("<u2").tobytes()
+    (told,) = metadata(path, (0, 0), "bulk")["00283010"]["Value"]
+    inline = told["00283006"].get("InlineBinary")
+    assert (base64.b64decode(inline) if inline else bulk_value(path, "00283010.1.00283006")) == sent.LUTData
 
 
 def test_a_whole_study_and_series_come_in_one_answer(client: DICOMwebClient) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from monai_mammo.dicom.display import is_little_endian
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import parse
 from monai_mammo.dicom.pixels import check_layout, read_stored, value_offset
@@ -27,6 +28,7 @@ from monai_mammo.machine import available_cores
 from monai_mammo.recent import RECENT
 
 from .accept import NATIVE
+from .dicom_json import to_little_endian
 from .errors import RequestRefused, unknown
 
 CHUNK = 2**20
@@ -91,6 +93,9 @@ def uncompressed_object(path: Path) -> bytes:
     """The whole object in explicit little endian; errors as `uncompressed_frame`."""
     pixels = uncompressed_frame(path)
     dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    if not is_little_endian(dataset):
+        for element in dataset.iterall():
+            to_little_endian(element)
     dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.is_little_endian, dataset.is_implicit_VR = True, False
