@@ -177,14 +177,33 @@ def test_a_voi_lut_of_big_endian_arrives_in_little_endian(tmp_path: Path, entrie
     item.LUTDescriptor = [entries % 65536, 0, 16]
     item.add_new("LUTData", "OW", lut.tobytes())
     dataset.VOILUTSequence = [item]
-    dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()
-    dataset.file_meta.TransferSyntaxUID, dataset.is_little_endian = ExplicitVRBigEndian, False
-    dataset.save_as(path)
+    save_big_endian(dataset, path)
     sent = pydicom.dcmread(io.BytesIO(uncompressed_object(path))).VOILUTSequence[0]
     assert sent.LUTData == lut.astype("<u2").tobytes()
     (told,) = metadata(path, (0, 0), "bulk")["00283010"]["Value"]
     inline = told["00283006"].get("InlineBinary")
     assert (base64.b64decode(inline) if inline else bulk_value(path, "00283010.1.00283006")) == sent.LUTData
+
+
+def save_big_endian(dataset: pydicom.Dataset, path: Path) -> None:
+    """Write a little endian object in big endian."""
+    dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()
+    dataset.file_meta.TransferSyntaxUID, dataset.is_little_endian = ExplicitVRBigEndian, False
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", 'multipart/related; type="application/octet-stream"; transfer-syntax=*'])
+def test_who_accepts_anything_gets_the_frame_of_a_big_endian_object_in_little_endian(
+    server: Server, accept: str
+) -> None:
+    path = write_dicom(server.studies / "web" / "big.dcm", blob()[0], patient=73)
+    dataset = pydicom.dcmread(path)
+    pixels = dataset.PixelData
+    save_big_endian(dataset, path)
+    answer = server.http.get(f"{place_of(path)}/frames/1", headers={"Accept": accept}).raise_for_status()
+    assert f"transfer-syntax={EXPLICIT}".encode() in answer.content
+    assert pixels in answer.content
+    path.unlink()
 
 
 def test_a_whole_study_and_series_come_in_one_answer(client: DICOMwebClient) -> None:
