@@ -66,7 +66,7 @@ def to_display(
             raise MammogramError(
                 path,
                 "the image is FOR PROCESSING, for which DICOM defines no display",
-                'Give the FOR PRESENTATION image of the study, or read with for_processing="log"',
+                "Give the FOR PRESENTATION image of the same exposure",
             )
         table = _log_table(path, dataset, header, modality, _histogram(stored, 2**bits, padding))
     else:
