@@ -34,7 +34,11 @@ class BreastMask(Transform):
 
 
 class BreastMaskd(MapTransform):
-    """Add the breast's outline at the image's own pixels under `output_key`."""
+    """Add the breast's outline at the image's own pixels under `output_key`.
+
+    Raises:
+        MammogramError: no breast is found, as in a black image: there is nothing to judge.
+    """
 
     def __init__(self, keys: KeysCollection, output_key: str = "breast", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -46,6 +50,8 @@ class BreastMaskd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[self.output_key] = self.mask(d[key])
+            if not d[self.output_key].any():
+                raise MammogramError(source_of(d[key]), "no breast is found in it", "Give an image that shows a breast")
         return d
 
 

@@ -98,6 +98,14 @@ def test_the_quality_verdict_comes_with_the_breasts_outline(root, tmp_path, imag
     assert 0.1 < float(result["breast"].float().mean()) < 0.8
 
 
+@pytest.mark.parametrize("shape", [(320, 256), (1, 1), (2000, 1)])
+def test_an_image_without_a_breast_gets_no_verdict(root, tmp_path, shape):
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "black.png")
+    predictor = Predictor(root / "bundles" / "mammo_quality_classification")
+    with pytest.raises(MammogramError, match="no breast is found in it"):
+        predictor(tmp_path / "black.png")
+
+
 def test_without_weights_the_message_says_how_to_get_some(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m monai\.bundle run training"):
         Predictor(root / "bundles" / "mammo_tumor_segmentation", weights=tmp_path / "none.pt")

@@ -24,7 +24,7 @@ from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, file
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
-from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, read_segment, read_segmentation, segments
+from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, decode_segment, read_segment, segments
 
 NAME = "DICOM folder"
 LICENCE = "the owner's; nothing is known of it"
@@ -156,6 +156,7 @@ def _image(
         lesions=tuple(lesions),
         spacing=header.spacing,
         normal=looked_at and not lesions,
+        part=header.shows_part,
         attributes={key: value for key, value in attributes.items() if value != ""},
     )
 
@@ -206,10 +207,9 @@ def _lesions(
 def _is_empty(segment: Segment) -> bool:
     """Whether a segment's frames mark no pixel; what cannot be decoded is not known to be empty, and named later."""
     try:
-        masks = read_segmentation(segment.file, segment.image)
+        return not decode_segment(segment).any()
     except MammogramError:
         return False
-    return not masks[segment.label or segment.kind].any()
 
 
 def _useless(

@@ -119,7 +119,7 @@ def segmentation_paper(subject: Subject, pixels: np.ndarray) -> Made:
 
 
 def quality(subject: Subject, pixels: np.ndarray) -> Made:
-    """Complete and incomplete samples for `quality`, and what others are made of; none of one cut already."""
+    """Complete and incomplete samples for `quality`, and what others are made of; none of one that is not complete."""
     made, (pixels, mask) = Made(), _reduced(pixels)
     for index, (label, name, sample) in enumerate(_samples(subject, pixels, mask, subject.samples, made.defects)):
         file = f"quality/images/{subject.name}_{name}{f'_{index // 2 + 1}' if index > 1 else ''}.png"
@@ -177,7 +177,8 @@ def _samples(
 
     The two of a pair start from equal generators and so have the very same field (see `truncation`).
     """
-    reason = already_cut(mask, subject.image.view)
+    declared = "its header says that it shows a part of the breast" if subject.image.part else None
+    reason = declared or already_cut(mask, subject.image.view)
     if reason is not None:
         defects.append(Defect(subject.image.image, f"not complete as it is: {reason}", "left out of quality"))
         return

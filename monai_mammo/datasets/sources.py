@@ -65,6 +65,8 @@ class SourceImage:
     birads: str = ""
     normal: bool = False
     """The data set says that there is no lesion; without this, no outline means that nobody drew one."""
+    part: bool = False
+    """The data set says that a part of the breast is shown, as in a spot compression."""
     split: Literal["", "training", "test"] = ""
     """The data set's official side, where it has one."""
     attributes: Mapping[str, Any] = field(default_factory=dict)

@@ -66,7 +66,7 @@ def to_display(
             raise MammogramError(
                 path,
                 "the image is FOR PROCESSING, for which DICOM defines no display",
-                'Give the FOR PRESENTATION image of the study, or read with for_processing="log"',
+                "Give the FOR PRESENTATION image of the same exposure",
             )
         table = _log_table(path, dataset, header, modality, _histogram(stored, 2**bits, padding))
     else:
@@ -186,7 +186,7 @@ def _lut(path: Path, item: Dataset, keyword: str, inputs: tuple[float, float]) -
         if isinstance(data, bytes):
             # One word an entry; or, for tables of 8 bits, one byte.
             bytewise = bits == 8 and len(data) < 2 * entries
-            word = "<u2" if _little_endian(item) else ">u2"
+            word = "<u2" if is_little_endian(item) else ">u2"
             data = np.frombuffer(data, np.uint8) if bytewise else np.frombuffer(data[: len(data) // 2 * 2], word)
         lut = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]
     if len(lut) < entries:
@@ -199,9 +199,11 @@ def _lut(path: Path, item: Dataset, keyword: str, inputs: tuple[float, float]) -
     return first, lut, bits
 
 
-def _little_endian(item: Dataset) -> bool:
+def is_little_endian(dataset: Dataset) -> bool:
+    """Whether a data set, or an item of one, was little endian where it was read; one that was not read counts so."""
     # pydicom 3 and pydicom 2
-    return bool(item.original_encoding[1] if hasattr(item, "original_encoding") else item.read_little_endian)
+    read = dataset.original_encoding[1] if hasattr(dataset, "original_encoding") else dataset.read_little_endian
+    return read is not False
 
 
 def _log_table(

@@ -21,7 +21,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.dicom.views import read_laterality, read_view, shows_breast
+from monai_mammo.dicom.views import PARTIAL_MODIFIERS, read_laterality, read_view, shows_breast
 
 FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
@@ -52,7 +52,7 @@ _KEYWORDS = (
 )  # fmt: skip
 TAGS = [Tag(int(tag_for_keyword(keyword) or 0)) for keyword in _KEYWORDS]
 """The attributes that are read; no other enters the program."""
-_PIXEL_GROUP = 0x7FE0
+_PIXELS = {Tag(0x7FE0, element) for element in (0x0008, 0x0009, 0x0010)}  # a length or an offset table may precede
 _LARGEST_VALUE = 2**20  # bytes; no attribute of ours is longer, and a hostile length must not reserve memory
 _LARGEST_MAGNIFICATION = 5.0
 _EXPORT_AGAIN = "Export or download the file again"
@@ -107,6 +107,11 @@ class MammogramHeader:
     implant: bool | None = None
     horizontal_flip: bool | None = None
 
+    @property
+    def shows_part(self) -> bool:
+        """Whether it says of itself that it shows a part of the breast: by PartialView, or as a spot compression."""
+        return bool(self.partial_view) or not PARTIAL_MODIFIERS.isdisjoint(self.view_modifiers)
+
 
 class PixelElement(NamedTuple):
     """Where the pixel data begin: their tag, value representation (None if implicit) and length in bytes."""
@@ -136,7 +141,7 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
     found: list[PixelElement] = []
 
     def at_pixels(tag: Any, vr: str | None, length: int) -> bool:
-        if BaseTag(tag).group == _PIXEL_GROUP:
+        if tag in _PIXELS:
             found.append(PixelElement(BaseTag(tag), vr, length))
         return bool(found)
 

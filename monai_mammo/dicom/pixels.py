@@ -90,7 +90,7 @@ def check_layout(
         )
     if syntax in _NATIVE:
         claimed = shape[0] * shape[1] * allocated // 8
-        available = os.fstat(file.fileno()).st_size - file.tell() - _value_offset(element)
+        available = os.fstat(file.fileno()).st_size - file.tell() - value_offset(element)
         if min(available, element.length) < claimed:
             raise MammogramError(
                 path,
@@ -112,7 +112,7 @@ def read_stored(path: Path, file: BinaryIO, dataset: FileDataset, layout: Layout
         MammogramError: the pixels cannot be decoded, or are not what the header says.
     """
     syntax = _syntax(dataset)
-    file.seek(_value_offset(layout.element), os.SEEK_CUR)
+    file.seek(value_offset(layout.element), os.SEEK_CUR)
     if syntax in _LITTLE_ENDIAN:
         stored = _read_uncompressed(path, file, layout)
     else:
@@ -172,7 +172,8 @@ def _syntax(dataset: FileDataset) -> UID:
     return UID(str(dataset.file_meta.TransferSyntaxUID), IGNORE)
 
 
-def _value_offset(element: PixelElement) -> int:
+def value_offset(element: PixelElement) -> int:
+    """Bytes from the beginning of the pixel data element to its value (PS3.5 7.1)."""
     return 12 if element.vr in ("OB", "OW", "UN") else 8
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -40,8 +41,7 @@ _SEG_TAGS = [
 ]  # fmt: skip
 _COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "PatientOrientation",
-    "TimezoneOffsetFromUTC",
+    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
 _WRITE_AGAIN = "Write the segmentation again"
@@ -97,8 +97,9 @@ def write_segmentation(
     """Write masks of one mammogram to a DICOM SEG file, one segment a mask, one frame a segment.
 
     A segment without any pixel keeps its frame of zeros: an object of no frame is not valid (PS3.3 C.7.6.6 asks for at
-    least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation are the image's as
-    stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and creator share a series.
+    least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation, if it is one, are
+    the image's as stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and creator
+    share a series.
 
     Args:
         path: the file to write, in one step: an interrupted call leaves no half of a file.
@@ -190,10 +191,19 @@ def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.
     return masks
 
 
-def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
-    """Decode what a segment of a DICOM SEG file shows of a mammogram: uint8 (rows, columns) of 0 and 1.
+def decode_segment(segment: Segment) -> np.ndarray:
+    """Decode what a segment shows of its mammogram: uint8 (rows, columns) of 0 and 1, all 0 if it marks nothing.
 
     Frames of one segment and image are united; FRACTIONAL values count from half of their maximum on (PS3.3 C.8.20.2).
+
+    Raises:
+        MammogramError: the file cannot be decoded.
+    """
+    return _frames(segment.file)[list(segment.frames)].any(axis=0).astype(np.uint8)
+
+
+def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
+    """`decode_segment` by the segment's number and the mammogram's SOPInstanceUID.
 
     Raises:
         MammogramError: the file cannot be decoded, or the segment marks no pixel.
@@ -201,7 +211,7 @@ def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
     frames = [segment for segment in segments(file) if (segment.number, segment.image) == (number, image)]
     if not frames or not frames[0].frames:
         raise MammogramError(file, f"segment {number} has no frame of this mammogram", _WRITE_AGAIN)
-    mask = _frames(file)[list(frames[0].frames)].any(axis=0).astype(np.uint8)
+    mask = decode_segment(frames[0])
     if not mask.any():
         raise MammogramError(file, f"segment {number} marks no pixel", _WRITE_AGAIN)
     return mask
@@ -255,7 +265,7 @@ def _frames(file: Path) -> np.ndarray:
 def _image_header(path: Path) -> Dataset:
     """The whole header of a mammogram, which its results repeat; nothing of it is shown to anybody."""
     with disable_value_validation(), refusing(path, "the image's header cannot be read", "Export the file again"):
-        source = pydicom.dcmread(path, stop_before_pixels=True)
+        source = pydicom.dcmread(path, stop_before_pixels=True, force=True)  # old archives hold no preamble
         uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
         missing = [keyword for keyword in uids if not text(source, keyword)]
     if missing:
@@ -288,12 +298,20 @@ def _take_over(source: Dataset, segmentation: Dataset) -> None:
     for keyword in _COPIED:
         if keyword in source:
             segmentation[keyword] = source[keyword]
+    if _is_orientation(source.get("PatientOrientation")):
+        segmentation["PatientOrientation"] = source["PatientOrientation"]
     if text(source, "PatientSex") not in ("", "F", "M", "O"):
         segmentation.PatientSex = ""
     if text(source, "LossyImageCompression") == "01" and source.get("LossyImageCompressionRatio"):
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if keyword in source:
                 segmentation[keyword] = source[keyword]
+
+
+def _is_orientation(value: Any) -> bool:
+    """Whether a PatientOrientation names two directions (PS3.3 C.7.6.1.1.1); CBIS-DDSM has the view there."""
+    directions = [] if value is None or isinstance(value, str) else [str(direction) for direction in value]
+    return len(directions) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", direction) for direction in directions)
 
 
 def _description(number: int, name: str, source: Dataset, method: Method, algorithm: str) -> Any:
@@ -346,7 +364,7 @@ def _short(words: str) -> str:
 def _person(name: str) -> str:
     """A user's name as a PN value: all of it family name, unless it has components already."""
     plain = _short(name).replace("=", " ").strip()
-    return plain if "^" in plain or not plain else f"{plain}^"
+    return plain if "^" in plain or not plain else f"{plain[:63]}^"
 
 
 def _kind(item: Dataset) -> str:

@@ -42,6 +42,9 @@ MODIFIER_CODES = {
     "442581004": "NP", "R-40AB3": "NP",
 }  # fmt: skip
 
+PARTIAL_MODIFIERS = frozenset({"M", "S", "TAN", "AT", "AX", "CV", "IMF"})
+"""Of views that show a part of the breast, or a region beside it."""
+
 SIDE_CODES = {"7771000": "L", "G-A101": "L", "24028007": "R", "G-A100": "R"}
 
 BREAST_CODES = {"76752008", "T-04000"}

@@ -75,6 +75,12 @@ def write_dicom(path: Path, pixels: np.ndarray, patient: int = 1, spacing: float
     return path
 
 
+def strip(path: Path) -> None:
+    """Leave the data set alone of a file, without preamble and meta information, as old archives hold it."""
+    content = path.read_bytes()
+    path.write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
+
+
 def write_png(path: Path, pixels: np.ndarray) -> Path:
     """The pixels as an 8-bit grey PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -150,6 +150,7 @@ def test_an_empty_folder_is_a_datastore_without_images(tmp_path: Path) -> None:
         "unreadable_total": 0,
         "unreadable": [],
         "labels_to_deliver": 0,
+        "labels_undeliverable": [],
         "origin_problem": None,
     }
     assert datastore.get_unlabeled_images() == []

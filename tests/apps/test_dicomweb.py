@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -15,15 +16,15 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
 from pydicom.encaps import generate_pixel_data_frame
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
 from monai_mammo.dicom.segmentation import read_segmentation, write_segmentation
 
-from .conftest import Server, blob, write_dicom, write_png
+from .conftest import Server, blob, strip, write_dicom, write_png
 
 pytestmark = pytest.mark.slow
 J2K, RLE, LOSSLESS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.70"
-EXPLICIT = "1.2.840.10008.1.2.1"
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 STORED = ("application/octet-stream", "*")
 
 
@@ -148,6 +149,61 @@ def test_frames_hold_the_stored_pixels(client: DICOMwebClient, studies: dict[str
     )
     np.testing.assert_array_equal(np.frombuffer(decoded, "<u2").reshape(stored.pixel_array.shape), stored.pixel_array)
     assert raw in stored.PixelData
+
+
+@pytest.mark.parametrize("fault", ["no meta information", "pixels of VR UN"])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_files_that_are_not_quite_as_they_should_be_give_their_pixels(tmp_path: Path, fault: str, syntax: str) -> None:
+    from lib.wado import stored_frames, syntax_of
+
+    path = write_dicom(tmp_path / "odd.dcm", blob()[0], syntax=syntax)
+    dataset = pydicom.dcmread(path)
+    if fault == "pixels of VR UN":
+        dataset["PixelData"].VR = "UN"
+        dataset.save_as(path)
+    else:
+        strip(path)
+    assert syntax_of(path) == syntax
+    assert stored_frames(path, [1]) == [dataset.PixelData]
+
+
+@pytest.mark.parametrize("entries", [4096, 65536])
+def test_a_voi_lut_of_big_endian_arrives_in_little_endian(tmp_path: Path, entries: int) -> None:
+    from lib.dicom_json import bulk_value, metadata
+    from lib.wado import uncompressed_object
+
+    path = write_dicom(tmp_path / "big.dcm", blob()[0])
+    dataset, lut, item = pydicom.dcmread(path), np.arange(entries, dtype=">u2"), pydicom.Dataset()
+    item.LUTDescriptor = [entries % 65536, 0, 16]
+    item.add_new("LUTData", "OW", lut.tobytes())
+    dataset.VOILUTSequence = [item]
+    save_big_endian(dataset, path)
+    sent = pydicom.dcmread(io.BytesIO(uncompressed_object(path))).VOILUTSequence[0]
+    assert sent.LUTData == lut.astype("<u2").tobytes()
+    (told,) = metadata(path, (0, 0), "bulk")["00283010"]["Value"]
+    inline = told["00283006"].get("InlineBinary")
+    assert (base64.b64decode(inline) if inline else bulk_value(path, "00283010.1.00283006")) == sent.LUTData
+
+
+def save_big_endian(dataset: pydicom.Dataset, path: Path) -> None:
+    """Write a little endian object in big endian."""
+    dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()
+    dataset.file_meta.TransferSyntaxUID, dataset.is_little_endian = ExplicitVRBigEndian, False
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", 'multipart/related; type="application/octet-stream"; transfer-syntax=*'])
+def test_who_accepts_anything_gets_the_frame_of_a_big_endian_object_in_little_endian(
+    server: Server, accept: str
+) -> None:
+    path = write_dicom(server.studies / "web" / "big.dcm", blob()[0], patient=73)
+    dataset = pydicom.dcmread(path)
+    pixels = dataset.PixelData
+    save_big_endian(dataset, path)
+    answer = server.http.get(f"{place_of(path)}/frames/1", headers={"Accept": accept}).raise_for_status()
+    assert f"transfer-syntax={EXPLICIT}".encode() in answer.content
+    assert pixels in answer.content
+    path.unlink()
 
 
 def test_a_whole_study_and_series_come_in_one_answer(client: DICOMwebClient) -> None:

@@ -13,6 +13,7 @@ from lib.gate import NEGLIGIBLE, compare, judge, score
 from lib.partition import Partition
 from PIL import Image
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.predictor import Predictor
 
 from .conftest import QUALITY, SEGMENTATION, blob, write_png
@@ -151,6 +152,17 @@ def test_both_are_run_on_the_same_images_and_progress_is_told(bundles: Path, ima
     assert not found.accepted
     assert found.difference is not None
     assert found.difference < -NEGLIGIBLE
+
+
+def test_an_image_without_a_breast_that_somebody_judged_does_not_stop_the_comparison(
+    bundles: Path, image: Path
+) -> None:
+    black = write_png(image.with_name("black.png"), np.zeros((120, 90)))
+    model = Predictor(bundles / QUALITY)
+    entries = [{"image": str(file), "label": 1, "patient": file.name} for file in (black, image)]
+    assert compare(model, model, entries).patients == 1
+    with pytest.raises(MammogramError, match="no breast is found"):
+        compare(model, model, entries[:1])
 
 
 BOTH = {0, 1}

@@ -15,6 +15,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from monai_mammo.datasets import phantom
+from monai_mammo.dicom.views import MODIFIER_CODES, PARTIAL_MODIFIERS
 
 from .conftest import LESION, QUALITY, SEGMENTATION, Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
@@ -339,6 +340,21 @@ def test_every_image_has_a_place(reader: OhifPage, images: list[str], expected: 
         "async images => Object.fromEntries((await import('/mammo/hanging.js')).placesOf(images))", given
     )
     assert [places[str(number)] for number in range(len(images))] == expected
+
+
+def test_a_view_that_shows_a_part_of_the_breast_is_known_by_each_of_its_codes(reader: OhifPage) -> None:
+    instances = {
+        code: {"ViewCodeSequence": [{"ViewModifierCodeSequence": [{"CodeValue": code}]}]} for code in MODIFIER_CODES
+    }
+    instances |= {"declared": {"PartialView": "YES"}, "whole": {"PartialView": "NO"}}
+    partial = reader.page.evaluate(
+        """async instances => {
+          const { viewOf } = await import('/mammo/hanging.js');
+          return Object.keys(instances).filter(name => viewOf(instances[name]).partial);
+        }""",
+        instances,
+    )
+    assert set(partial) == {code for code, name in MODIFIER_CODES.items() if name in PARTIAL_MODIFIERS} | {"declared"}
 
 
 def test_a_model_learns_what_readers_say_and_can_be_stopped(running: Server, reader: OhifPage) -> None:

@@ -21,7 +21,7 @@ from monai_mammo.datasets import folder
 from monai_mammo.dicom import segmentation
 from monai_mammo.dicom.segmentation import read_segmentation
 
-from .conftest import blob, write_dicom, write_png
+from .conftest import blob, strip, write_dicom, write_png
 
 ROWS, COLUMNS = 120, 90
 
@@ -175,13 +175,31 @@ def test_a_label_that_another_thread_has_just_delivered_is_left_alone(
     assert store.status()["labels_to_deliver"] == 0
 
 
-def test_an_image_that_no_seg_can_refer_to_keeps_its_label(store: MammogramDatastore) -> None:
-    dataset = pydicom.dcmread(write_dicom(store.labels.folder.parent / "bare.dcm", blob()[0], patient=2))
-    dataset.StudyInstanceUID = ""
-    dataset.save_as(store.labels.folder.parent / "bare.dcm")
+def test_an_image_that_no_seg_can_refer_to_keeps_its_label_and_the_status_says_why_there_is_no_seg(
+    store: MammogramDatastore,
+) -> None:
+    file = write_dicom(store.labels.folder.parent / "bare.dcm", blob()[0], patient=2)
+    dataset = pydicom.dcmread(file)
+    study, dataset.StudyInstanceUID = dataset.StudyInstanceUID, ""
+    dataset.save_as(file)
     save(store, blob()[1], image="bare")
     assert store.get_labeled_images() == ["bare"]
     assert store.status()["labels_to_deliver"] == 0
+    (failed,) = store.status()["labels_undeliverable"]
+    assert failed["image"] == "bare"
+    assert "StudyInstanceUID" in failed["reason"]
+    dataset.StudyInstanceUID = study
+    dataset.save_as(file)
+    save(store, blob()[1], image="bare")
+    assert store.status()["labels_undeliverable"] == []
+    assert len(store.segmentations()) == 1
+
+
+def test_a_label_of_a_file_without_preamble_becomes_a_seg(store: MammogramDatastore) -> None:
+    strip(write_dicom(store.labels.folder.parent / "old.dcm", blob()[0], patient=3))
+    save(store, blob()[1], image="old")
+    ((image, _, _),) = store.segmentations()
+    assert image == "old"
 
 
 def test_the_labelled_folder_is_a_data_set_with_its_lesions(store: MammogramDatastore) -> None:

@@ -68,6 +68,19 @@ def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
         assert (image["labelled"], image["readers"], image["verdict"]) == (False, [], None)
 
 
+def test_what_is_measured_of_a_magnified_image_is_in_the_plane_of_the_breast(
+    client: TestClient, store: MammogramDatastore
+) -> None:
+    image = next(iter(store.dicom_images().values()))
+    path = store.image_path(image.sop)
+    dataset = pydicom.dcmread(path)
+    dataset.EstimatedRadiographicMagnificationFactor = 2
+    dataset.save_as(path)
+    store.refresh()
+    (found,) = [row for row in client.get(f"/mammo/studies/{image.study}").json() if row["sop"] == image.sop]
+    assert found["spacing"] == pytest.approx([float(mm) / 2 for mm in dataset.ImagerPixelSpacing])
+
+
 def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
     client: TestClient, store: MammogramDatastore, tmp_path: Path
 ) -> None:

@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from monai_mammo.datasets import folder
 from monai_mammo.datasets.folder import KEY_VARIABLE, images, pseudonym
+from monai_mammo.datasets.prepare import prepare
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.segmentation import segments
 
-from .folder_replica import CT, PATIENT, SHAPE, found_in, mammogram, said, save, segmentation, square
+from .conftest import entries
+from .folder_replica import CT, PATIENT, SHAPE, found_in, item, mammogram, said, save, segmentation, square
 
 
 def test_a_mammogram_is_known_by_its_header_whatever_its_files_name(tmp_path: Path) -> None:
@@ -141,6 +144,23 @@ def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) 
     assert len(found) == 1
 
 
+def test_an_image_that_is_declared_to_show_a_part_of_the_breast_makes_no_complete_sample(tmp_path: Path) -> None:
+    row, column = np.mgrid[:200, :150]
+    breast = ((row - 100) / 70) ** 2 + (column / 100) ** 2 < 1
+    shape = {"Rows": 200, "Columns": 150, "PixelData": (breast * 2000).astype("<u2").tobytes()}
+    source, parts = tmp_path / "source", []
+    for code in ("399163009", "399055006"):  # magnification, spot compression
+        view = item(CodeValue="399162004", ViewModifierCodeSequence=[item(CodeValue=code)])
+        parts.append(source / code)
+        mammogram(parts[-1], ViewCodeSequence=[view], **shape)
+    parts.append(source / "part")
+    mammogram(parts[-1], PartialView="YES", **shape)
+    mammogram(source / "whole", **shape)
+    result = prepare(folder, source, tmp_path / "out", task="quality", processes=0)
+    assert {entry["source"] for entry in entries(tmp_path / "out", "quality")} == {"whole"}
+    assert {defect.file for defect in result.defects if defect.action == "left out of quality"} == set(parts)
+
+
 @pytest.mark.parametrize("content", [None, "text"])
 def test_a_folder_without_mammograms_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
@@ -158,8 +178,8 @@ MAKERS = ("mammogram", "copy", "text", "ct", "raw", "seg", "stray seg", "picture
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(MAKERS), max_size=8))
 def test_every_file_ends_as_an_image_or_an_outline_or_a_defect(kinds: list[str]) -> None:
-    with TemporaryDirectory() as folder:
-        source = Path(folder)
+    with TemporaryDirectory() as place:
+        source = Path(place)
         first = mammogram(source / "00")
         for number, kind in enumerate(kinds, start=1):
             file = source / f"{number % 3}" / f"{number:02d}"

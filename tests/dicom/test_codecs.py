@@ -91,6 +91,23 @@ def test_several_fragments_and_an_offset_table(make):
     np.testing.assert_allclose(read_mammogram(path).pixels * 4095, pixels, atol=0.01)
 
 
+def test_a_group_length_or_an_extended_offset_table_before_the_pixels(make):
+    pixels = textured(12)
+    codestream = jpeg_2000(pixels, 12)
+    ends = {
+        "ExtendedOffsetTable": struct.pack("<Q", 0),
+        "ExtendedOffsetTableLengths": struct.pack("<Q", len(codestream)),
+    }
+    table = make(pixels, syntax=JPEG_2000_LOSSLESS, PixelData=encapsulate([codestream], has_bot=False), **ends)
+    grouped = make(pixels)
+    content = grouped.read_bytes()
+    at = content.index(b"\xe0\x7f\x10\x00OW")
+    length = b"\xe0\x7f\x00\x00UL\x04\x00" + struct.pack("<L", len(content) - at)
+    grouped.write_bytes(content[:at] + length + content[at:])
+    for path in (table, grouped):
+        np.testing.assert_allclose(read_mammogram(path).pixels * 4095, pixels, atol=0.01)
+
+
 def test_lossy_jpeg_2000(make):
     pixels = textured(12, 128, 96)
     path = make(pixels, syntax=JPEG_2000, PixelData=encapsulate([jpeg_2000(pixels, 12, [10])]))

@@ -205,9 +205,10 @@ class TestForProcessing:
         "attributes",
         [RAW, {"PresentationIntentType": "FOR PROCESSING"}, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2.1"}],
     )
-    def test_refused_by_default(self, make, attributes):
-        with pytest.raises(MammogramError, match=r"FOR PROCESSING.*for_processing"):
+    def test_refused_by_default_with_a_remedy_that_everybody_can_follow(self, make, attributes):
+        with pytest.raises(MammogramError, match="FOR PROCESSING") as refused:
             read_mammogram(make(**attributes))
+        assert refused.value.remedy == "Give the FOR PRESENTATION image of the same exposure"
 
     @pytest.mark.parametrize(
         "attributes", [{"PixelIntensityRelationshipSign": 1}, {"PhotometricInterpretation": "MONOCHROME1"}]

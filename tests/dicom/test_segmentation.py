@@ -103,6 +103,14 @@ def test_a_validator_has_nothing_against_segmentations_of_real_images(
     assert read_segment(tmp_path / "seg.dcm", number=1, image=uid_of(image)).sum() == mask.sum()
 
 
+def test_what_an_image_says_amiss_and_a_long_name_leave_a_valid_segmentation(make: MakeFile, tmp_path: Path) -> None:
+    image = make(PatientOrientation="MLO", ViewPosition="MLO")  # as in CBIS-DDSM
+    written = write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)}, creator="r" * 64)
+    assert "PatientOrientation" not in written
+    assert len(str(written.ContentCreatorName)) == 64
+    assert complaints(tmp_path / "seg.dcm", "Error", "Abort") == []
+
+
 def test_it_repeats_patient_study_and_orientation_as_the_image_has_them(make: MakeFile, tmp_path: Path) -> None:
     image = make(
         SpecificCharacterSet="ISO_IR 100",

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from .errors import RequestRefused
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+_NO_FRAMES = (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 Kind = Literal["application/dicom", "application/octet-stream"]
 _PIXEL_TYPES = {
     "image/jpeg": tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70)),
@@ -38,7 +45,7 @@ def choose(accept: str, kind: Kind, syntax: UID) -> Answer:
     """The best answer that a client accepts: what is stored if possible, else explicit little endian.
 
     A client that names no transfer syntax gets what is stored if that is not compressed (PS3.18 8.7.3.5.2), and one
-    that accepts anything gets what is stored.
+    that accepts anything gets what is stored. Frames of big endian or deflated objects are never sent as they lie.
 
     Args:
         accept: the Accept header; empty for anything.
@@ -49,18 +56,21 @@ def choose(accept: str, kind: Kind, syntax: UID) -> Answer:
         RequestRefused: neither is accepted (406).
     """
     ranges = _ranges(accept)
+    as_stored = kind == "application/dicom" or syntax not in _NO_FRAMES
     for candidate in ranges:
         if candidate.kind == "*/*":
-            return Answer(True, kind, True)
+            return Answer(as_stored, kind, True)
         compressed = kind != "application/dicom" and syntax in _PIXEL_TYPES.get(candidate.kind, ())
         if compressed and candidate.syntax in ("", "*", syntax):
             return Answer(True, candidate.kind, candidate.multipart)
-        if candidate.kind == kind and (
-            candidate.syntax in ("*", syntax) or (not candidate.syntax and syntax in NATIVE)
+        if (
+            as_stored
+            and candidate.kind == kind
+            and (candidate.syntax in ("*", syntax) or (not candidate.syntax and syntax in NATIVE))
         ):
             return Answer(True, kind, candidate.multipart)
     for candidate in ranges:
-        if candidate.kind == kind and candidate.syntax in ("", ExplicitVRLittleEndian):
+        if candidate.kind == kind and candidate.syntax in ("", "*", ExplicitVRLittleEndian):
             return Answer(False, kind, candidate.multipart)
     raise RequestRefused(
         406, f"the object is stored as {syntax.name}, which is not accepted", 'Accept with "transfer-syntax=*"'

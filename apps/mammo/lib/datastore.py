@@ -169,7 +169,7 @@ class MammogramDatastore(Datastore):
         ]
 
     def status(self) -> dict[str, Any]:
-        """Counts for the viewers, and the images that cannot be used."""
+        """Counts for the viewers, the images that cannot be used, and the labels that cannot become a DICOM SEG."""
         unreadable = self.unreadable_images()
         tags = {tag: len(self.get_labeled_images(tag)) for tag in self.labels.tags()}
         return {
@@ -179,6 +179,7 @@ class MammogramDatastore(Datastore):
             "unreadable_total": len(unreadable),
             "unreadable": unreadable[:SHOWN_UNREADABLE],
             "labels_to_deliver": self.results.waiting(),
+            "labels_undeliverable": self.results.undeliverable()[:SHOWN_UNREADABLE],
             "origin_problem": self.index.problem,
         }
 

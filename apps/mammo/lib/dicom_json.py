@@ -8,10 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from monai_mammo.dicom.display import is_little_endian
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import describe
 from monai_mammo.dicom.plane import add_plane
@@ -21,7 +23,9 @@ from .errors import unknown
 INLINE_BYTES = 2**17
 """Binary values up to this size (every VOI LUT) stand in the metadata, larger ones have an address of their own."""
 TAG_PATH = re.compile(r"[0-9A-F]{8}(\.\d{1,6}\.[0-9A-F]{8}){0,8}")
-_BINARY = ("OB", "OD", "OF", "OL", "OV", "OW", "UN")
+_WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+"""Bytes of a word, by the binary VRs that have any."""
+_BINARY = (*_WORDS, "OB", "UN")
 _PIXELS = "7FE00010"
 
 
@@ -38,6 +42,8 @@ def to_json(dataset: Dataset, bulk: str = "", prefix: str = "") -> dict[str, Any
         tag = f"{int(raw):08X}"
         try:
             element = dataset[raw]
+            if not is_little_endian(dataset):
+                to_little_endian(element)
             entry = _entry(element, bulk, f"{prefix}{tag}")
             json.dumps(entry, allow_nan=False)
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError):
@@ -47,6 +53,13 @@ def to_json(dataset: Dataset, bulk: str = "", prefix: str = "") -> dict[str, Any
     if not prefix and "00080005" in written:
         written["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}
     return dict(sorted(written.items()))
+
+
+def to_little_endian(element: DataElement) -> None:
+    """Turn round the words of a binary value of big endian; DICOMweb sends little endian."""
+    size = _WORDS.get(element.VR, 1)
+    if size > 1 and isinstance(element.value, bytes) and len(element.value) % size == 0:
+        element.value = np.frombuffer(element.value, f"u{size}").byteswap().tobytes()
 
 
 def _entry(element: DataElement, bulk: str, path: str) -> dict[str, Any] | None:
@@ -96,7 +109,10 @@ def bulk_value(path: Path, tags: str) -> bytes:
     try:
         for tag, number in zip(way[::2], way[1::2], strict=True):
             dataset = dataset[int(tag, 16)].value[int(number) - 1]
-        value = dataset[int(last, 16)].value
+        element = dataset[int(last, 16)]
+        if not is_little_endian(dataset):
+            to_little_endian(element)
+        value = element.value
     except (KeyError, IndexError, TypeError, ValueError):
         raise unknown("value", tags) from None
     if not isinstance(value, bytes):

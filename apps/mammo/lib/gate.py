@@ -11,6 +11,7 @@ patients, whom neither was trained on (`partition`). Every image gets a score fr
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +20,12 @@ from typing import Any
 import numpy as np
 from monai.utils import convert_to_numpy
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
 from monai_mammo.evaluation import Metrics, Record, patient_intervals
 from monai_mammo.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 NEGLIGIBLE = 0.01
 """A fall of the mean score by this much makes no difference to an annotator."""
@@ -107,15 +111,23 @@ def compare(
         entries: validation entries with `image`, `label`, `patient` and, for the model of marked lesions, `box`.
         progress: told the share that is done.
 
+    An image that cannot be judged, such as one without a breast, is left out, and the log says why.
+
     Raises:
-        MammogramError: an image or a mask cannot be read.
+        MammogramError: not one of the images can be judged.
     """
     records: list[Record] = []
     for number, entry in enumerate(entries, start=1):
-        scores = {"candidate": score(candidate, entry)}
-        if served:
-            scores["served"] = score(served, entry)
-        records.append({"patient": entry["patient"], **scores})
+        try:
+            scores = {"candidate": score(candidate, entry)}
+            if served:
+                scores["served"] = score(served, entry)
+        except MammogramError as error:
+            if number == len(entries) and not records:
+                raise
+            logger.warning("left out of the comparison: %s", error)
+        else:
+            records.append({"patient": entry["patient"], **scores})
         progress(number / len(entries))
     return judge(records)
 

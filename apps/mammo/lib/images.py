@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class ImageFile:
         stamp: changes with the image, so that it tells whether the image is still the one examined.
         rows: height in pixels (0 where unreadable).
         columns: width in pixels.
+        spacing: (row, column) mm in the plane of the breast; None where the header does not say.
         patient: pseudonym of the patient, equal for all images of one patient; the key of splits.
         view: CC, MLO, ... where the header says so.
         laterality: L or R where the header says so.
@@ -46,6 +47,7 @@ class ImageFile:
     stamp: str
     rows: int = 0
     columns: int = 0
+    spacing: Sequence[float] | None = None
     patient: str = ""
     view: str | None = None
     laterality: str | None = None
@@ -173,6 +175,7 @@ def described(file: str, stamp: str, header: MammogramHeader) -> ImageFile:
         stamp,
         rows=header.rows,
         columns=header.columns,
+        spacing=header.spacing,
         patient=pseudonym(patient_of(header) or stem),
         view=header.view,
         laterality=header.laterality,

@@ -63,6 +63,15 @@ class Results:
         """How many labels have not arrived yet."""
         return sum(1 for _ in self._folder.glob("[!.]*.json"))
 
+    def undeliverable(self) -> list[dict[str, str]]:
+        """Image, reason and remedy of every label that cannot become a SEG, until it is saved again."""
+        noted = [read_json(note) for note in sorted(self._folder.glob("[!.]*.failed"))]
+        return [
+            {key: entry[key] for key in ("image", "reason", "remedy")}
+            for entry in noted
+            if entry and self.labels.info(entry["image"], FINAL, entry["reader"])
+        ]
+
     def deliver(self) -> None:
         """Deliver what is waiting, as far as that is possible now; at once if another thread or process is at it.
 
@@ -98,7 +107,8 @@ class Results:
         """Deliver one label; False if the archive is down, so that there is no use in trying the next one."""
         waiting = read_json(entry)
         image_id, reader = waiting["image"], waiting["reader"]
-        sending = entry.with_name(f".{entry.stem}.dcm")
+        sending, note = entry.with_name(f".{entry.stem}.dcm"), entry.with_suffix(".failed")
+        failure: dict[str, str] = {}
         try:
             with self.labels.exclusively():
                 info, file = self.labels.info(image_id, FINAL, reader), self.labels.file(image_id, FINAL, reader)
@@ -118,10 +128,15 @@ class Results:
             return True
         except MammogramError as error:
             self._complain(entry, f"a label cannot become a DICOM SEG: {error.reason}")
+            failure = {"reason": error.reason, "remedy": error.remedy}
         finally:
             sending.unlink(missing_ok=True)
         with self.labels.exclusively():
             if self.labels.info(image_id, FINAL, reader).get("revision", 0) == info.get("revision", 0):
+                if failure:
+                    write_json(note, waiting | failure)
+                else:
+                    note.unlink(missing_ok=True)
                 entry.unlink(missing_ok=True)
         return True
 

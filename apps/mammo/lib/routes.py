@@ -55,6 +55,7 @@ def study_images(datastore: MammogramDatastore, study: str) -> list[dict[str, An
                 "laterality": image.laterality,
                 "rows": image.rows,
                 "columns": image.columns,
+                "spacing": image.spacing,
                 "problem": image.problem,
                 "labelled": bool(datastore.labels.info(image_id, FINAL)),
                 "readers": readers,

@@ -10,6 +10,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,15 +18,17 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import FileDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from monai_mammo.dicom.display import is_little_endian
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import parse
-from monai_mammo.dicom.pixels import check_layout, read_stored
+from monai_mammo.dicom.pixels import check_layout, read_stored, value_offset
 from monai_mammo.machine import available_cores
 from monai_mammo.recent import RECENT
 
 from .accept import NATIVE
+from .dicom_json import to_little_endian
 from .errors import RequestRefused, unknown
 
 CHUNK = 2**20
@@ -39,7 +42,8 @@ _decoding = threading.BoundedSemaphore(max(2, available_cores()))
 def syntax_of(path: Path) -> UID:
     """Transfer syntax of a file."""
     header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-    return UID(str(header.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    found = ImplicitVRLittleEndian if header.is_implicit_VR else ExplicitVRLittleEndian
+    return UID(str(header.file_meta.get("TransferSyntaxUID", found)))
 
 
 def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
@@ -52,18 +56,17 @@ def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
     Raises:
         RequestRefused: no such frame (404), or the file is damaged or too unusual (422).
     """
-    with path.open("rb") as file:
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
-        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    with _refusing(path), path.open("rb") as file:
+        dataset, element = parse(path, file)
         count = int(dataset.get("NumberOfFrames") or 1)
-        if any(not 1 <= number <= count for number in numbers):
+        if element is None or element.tag != _PIXEL_TAG or any(not 1 <= number <= count for number in numbers):
             raise unknown("frame", ",".join(map(str, numbers)))
-        length = _to_value(file, explicit=not syntax.is_implicit_VR)
+        file.seek(value_offset(element), os.SEEK_CUR)
         try:
-            if length == _UNDEFINED:
+            if element.length == _UNDEFINED:
                 places = _encapsulated(file, count)
                 return [b"".join(_at(file, *place) for place in places[number - 1]) for number in numbers]
-            if syntax not in NATIVE:
+            if dataset.file_meta.TransferSyntaxUID not in NATIVE:
                 raise ValueError
             return [_native(file, dataset, file.tell(), number - 1) for number in numbers]
         except (ValueError, struct.error, IndexError):
@@ -90,6 +93,9 @@ def uncompressed_object(path: Path) -> bytes:
     """The whole object in explicit little endian; errors as `uncompressed_frame`."""
     pixels = uncompressed_frame(path)
     dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    if not is_little_endian(dataset):
+        for element in dataset.iterall():
+            to_little_endian(element)
     dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.is_little_endian, dataset.is_implicit_VR = True, False
@@ -131,25 +137,19 @@ def picture(path: Path, format: str, largest: int | None) -> bytes:
 
 
 def _decoded(path: Path) -> tuple[FileDataset, np.ndarray]:
+    with _refusing(path), path.open("rb") as file, _decoding:
+        dataset, element = parse(path, file)
+        if int(dataset.get("NumberOfFrames") or 1) != 1:
+            raise RequestRefused(406, "several frames are sent as they are stored alone", "Accept what is stored")
+        return dataset, read_stored(path, file, dataset, check_layout(path, file, dataset, element))
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file, _decoding:
-            dataset, element = parse(path, file)
-            if int(dataset.get("NumberOfFrames") or 1) != 1:
-                raise RequestRefused(406, "several frames are sent as they are stored alone", "Accept what is stored")
-            return dataset, read_stored(path, file, dataset, check_layout(path, file, dataset, element))
+        yield
     except MammogramError as error:
         raise RequestRefused(422, error.reason, f"{error.remedy}.", path.name) from error
-
-
-def _to_value(file: BinaryIO, explicit: bool) -> int:
-    """Go from the beginning of the pixel data element to its value; the value's length."""
-    head = file.read(12)
-    if len(head) < 12 or struct.unpack("<HH", head[:4]) != _PIXEL_TAG:
-        raise unknown("frame", "1")
-    if explicit and head[4:6] in (b"OB", b"OW"):
-        return int(struct.unpack("<L", head[8:])[0])
-    file.seek(-4, os.SEEK_CUR)
-    return int(struct.unpack("<L", head[4:8])[0])
 
 
 def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:

@@ -9,8 +9,13 @@ export const MODALITIES = ['MG', 'RG'];
 
 // SNOMED CT and its older codes of the views in ViewCodeSequence.
 const VIEW_CODES = { 399162004: 'CC', 'R-10242': 'CC', 399368009: 'MLO', 'R-10226': 'MLO' };
-// Modifiers of a view that shows a part of the breast, or shows it larger: spot compression, magnification.
-const PARTIAL_CODES = ['399161006', 'R-102D7', '399163009', 'R-102D6'];
+// Modifiers of a view that shows a part of the breast, or a region beside it, as `PARTIAL_MODIFIERS` of views.py.
+const PARTIAL_CODES = [
+  ...['399163009', 'R-102D6', '399055006', 'R-102D7'], // magnification, spot compression
+  ...['399110001', 'R-102C2', '399011000', 'R-102D1'], // tangential, axillary tail
+  ...['442580003', 'R-40AB2', '399161006', 'R-102D2'], // axillary tissue, cleavage
+  ...['442593008', 'R-40ABE'], // inframammary fold
+];
 
 /** View and side of an image by its DICOM attributes, as OHIF names them. */
 export function viewOf(instance) {
@@ -26,7 +31,8 @@ export function viewOf(instance) {
 function isPartial(instance, code) {
   const modifiers = [].concat(code?.ViewModifierCodeSequence ?? [], instance.ViewModifierCodeSequence ?? []);
   const enlarged = Number(instance.EstimatedRadiographicMagnificationFactor) > 1.2;
-  return enlarged || modifiers.some(modifier => PARTIAL_CODES.includes(String(modifier?.CodeValue)));
+  const declared = instance.PartialView === 'YES';
+  return declared || enlarged || modifiers.some(modifier => PARTIAL_CODES.includes(String(modifier?.CodeValue)));
 }
 
 /**

@@ -20,10 +20,10 @@ export class ServerError extends Error {
 }
 
 /**
- * An image of a study as the server knows it.
+ * An image of a study as the server knows it; its spacing (row, column) is in mm of the breast, null if unknown.
  * @typedef {{id: string, study: string, series: string, sop: string, view: ?string, laterality: ?string,
- *   rows: number, columns: number, labelled: boolean, verdict: ?string, readers: string[], problem: ?string,
- *   revision: number|undefined}} ImageRow `revision` of the reader's own label, as far as the server tells it
+ *   rows: number, columns: number, spacing: ?number[], labelled: boolean, verdict: ?string, readers: string[],
+ *   problem: ?string, revision: number|undefined}} ImageRow `revision` of the reader's own label, as far as the server tells it
  */
 
 /** What the server offers: models, trainers and strategies. */

@@ -30,13 +30,6 @@ class StudyImage {
   get name() {
     return [this.laterality, this.view].filter(Boolean).join(' ') || 'Image';
   }
-
-  /** Pixel spacing in mm; null where the header gives none, for which the server says 1 so that OHIF works. */
-  get spacing() {
-    const instance = this.displaySet?.instances?.[0] ?? {};
-    const spacing = [].concat(instance.PixelSpacing ?? instance.ImagerPixelSpacing ?? []).map(Number);
-    return spacing.length === 2 && spacing.every(value => value > 0 && value !== 1) ? spacing : null;
-  }
 }
 
 export const state = {
