@@ -90,6 +90,20 @@ class Plan:
         return {**SYSTEMS[system].overrides(self.compact), **shared, **self.values, "seed": seed}
 
 
+def by_name(folders: Sequence[Path]) -> dict[str, str]:
+    """Further prepared folders as a plan's `test_data`: each under its folder's own name.
+
+    Raises:
+        MammogramError: two have one name, so that the results of one would take the other's place.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if named.setdefault(name, folder).resolve() != folder.resolve():
+            raise MammogramError(folder, f"it has the name of {named[name]}", "Rename one's folder")
+    return {name: str(folder) for name, folder in named.items()}
+
+
 def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
     """Check a plan, join it to what the folder already holds, and write it down.
 
@@ -99,22 +113,21 @@ def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
         bundle: the task's bundle.
 
     Returns:
-        the joint plan: systems, seeds and test data of both.
+        the joint plan: systems, seeds and test data of both, each once.
 
     Raises:
         MammogramError: a system or value is unknown, a datalist is unusable or has changed, or the folder holds runs
             of another task, protocol or configuration.
     """
     _refuse_impossible(plan, bundle)
-    known = read_plan(out) if (out / PLAN).is_file() else None
-    if known is not None:
-        _refuse_other(out, known, plan)
-        plan = replace(
-            plan,
-            systems=tuple(dict.fromkeys((*known.systems, *plan.systems))),
-            seeds=tuple(dict.fromkeys((*known.seeds, *plan.seeds))),
-            test_data={**known.test_data, **plan.test_data},
-        )
+    known = read_plan(out) if (out / PLAN).is_file() else plan
+    _refuse_other(out, known, plan)
+    plan = replace(
+        plan,
+        systems=tuple(dict.fromkeys((*known.systems, *plan.systems))),
+        seeds=tuple(dict.fromkeys((*known.seeds, *plan.seeds))),
+        test_data={**known.test_data, **plan.test_data},
+    )
     out.mkdir(parents=True, exist_ok=True)
     for name, (folder, section) in plan.tests.items():
         load_datalist(folder, section)
