@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from monai_mammo.benchmark.card import card
 from monai_mammo.datasets.datalist import write_json
+from monai_mammo.files import replacing
 
 HERE = Path(__file__).resolve().parent
 
@@ -154,10 +155,8 @@ def test(model: Model, weights: Path, datalist: Path) -> Path:
 def install(name: str, model: Model, weights: Path, numbers: str) -> None:
     """Copy weights into their bundle, write the sums of all that are there (`sha256sum -c` reads them) and the card."""
     models = HERE / model.bundle / "models"
-    models.mkdir(exist_ok=True)
-    partial = models / f"{model.weights}.part"
-    shutil.copyfile(weights, partial)
-    partial.replace(models / model.weights)
+    with replacing(models / model.weights) as partial:
+        shutil.copyfile(weights, partial)
     sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(models.glob("*.pt"))]
     (models / "SHA256SUMS").write_text("".join(sums))
     (HERE / model.bundle / "docs" / f"results_{name}.md").write_text(numbers)

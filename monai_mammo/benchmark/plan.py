@@ -18,6 +18,7 @@ from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.bundles import config_of, refuse_unknown
 from monai_mammo.datasets.datalist import load_datalist, write_json
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import replacing
 
 PLAN = "benchmark.json"
 OWN = "test"
@@ -192,10 +193,8 @@ def _keep_datalist(out: Path, name: str, file: Path) -> None:
         raise MammogramError(
             file, f"it is no longer the datalist of the runs in {out.name}", "Restore it, or give another --out"
         )
-    kept.parent.mkdir(exist_ok=True)
-    partial = kept.with_name(f"{kept.name}.part")
-    partial.write_bytes(file.read_bytes())
-    partial.replace(kept)
+    with replacing(kept) as partial:
+        partial.write_bytes(file.read_bytes())
 
 
 def without_folders(datalist: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,6 +209,14 @@ def test_a_mask_of_another_size_is_refused_and_the_former_file_stays(make: MakeF
     assert [file.name for file in tmp_path.iterdir()] == ["seg.dcm"]
 
 
+def test_a_file_is_as_readable_as_any_other_of_its_writer(make: MakeFile, tmp_path: Path) -> None:
+    """An archive's or a viewer's own user reads it as well."""
+    image, other = make(), tmp_path / "other"
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    other.touch()
+    assert (tmp_path / "seg.dcm").stat().st_mode == other.stat().st_mode
+
+
 def test_names_that_dicom_cannot_hold_are_shortened_and_no_error_shows_the_patient(
     make: MakeFile, tmp_path: Path, secrets: list[str]
 ) -> None:

@@ -1,31 +1,16 @@
-"""Files written so that a reader sees the old content or the new, never a part. Not here: what is written."""
+"""JSON files that a crash or a second process does not spoil. Not here: what is written."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monai_mammo.files import replacing
+
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes `path`'s place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}{path.name[-40:]}")
-    try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

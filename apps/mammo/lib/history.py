@@ -23,8 +23,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from monai_mammo.files import replacing
+
 from .errors import RequestRefused, unknown
-from .files import append_json, read_json, read_json_lines, replacing, write_json
+from .files import append_json, read_json, read_json_lines, write_json
 
 KEPT_ACCEPTED = 10
 KEPT_REFUSED = 3
