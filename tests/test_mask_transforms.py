@@ -110,3 +110,5 @@ def test_no_two_images_or_lesions_share_a_mask_s_file(tmp_path):
     plain = {f"{name}.png" for name in images[:-1]} | {"__above__/a/b.dcm.png"}
     assert written == plain | {"a/b.dcm.0-0-2-2.png", "a/b.dcm.2-2-4-4.png"}
     assert Image.open(tmp_path / "out" / "a_b.dcm.png").size == (6, 4)
+    with pytest.raises(ValueError, match="would share a file: give one"):
+        SaveMaskd(["pred", "label"], tmp_path / "out", data_root=tmp_path)
