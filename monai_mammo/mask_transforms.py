@@ -42,7 +42,7 @@ class HysteresisThresholdd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.low = low
         # scikit-image's thresholds are to be exceeded, ours to be reached.
-        self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, max(low, high)))
+        self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, high))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Lower the doubtful regions of every key."""
