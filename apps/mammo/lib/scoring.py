@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from monai_mammo.active_learning.worker import decode_embedding, sha256
+from monai_mammo.active_learning.worker import decode_embedding
+from monai_mammo.files import sha256
 
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
