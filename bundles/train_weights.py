@@ -15,7 +15,6 @@ copies the weights into the bundles and writes their `models/SHA256SUMS` and the
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 from monai_mammo.benchmark.card import card
 from monai_mammo.datasets.datalist import write_json
+from monai_mammo.files import replacing, sha256
 
 HERE = Path(__file__).resolve().parent
 
@@ -154,11 +154,9 @@ def test(model: Model, weights: Path, datalist: Path) -> Path:
 def install(name: str, model: Model, weights: Path, numbers: str) -> None:
     """Copy weights into their bundle, write the sums of all that are there (`sha256sum -c` reads them) and the card."""
     models = HERE / model.bundle / "models"
-    models.mkdir(exist_ok=True)
-    partial = models / f"{model.weights}.part"
-    shutil.copyfile(weights, partial)
-    partial.replace(models / model.weights)
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(models.glob("*.pt"))]
+    with replacing(models / model.weights) as partial:
+        shutil.copyfile(weights, partial)
+    sums = [f"{sha256(file)}  {file.name}\n" for file in sorted(models.glob("*.pt"))]
     (models / "SHA256SUMS").write_text("".join(sums))
     (HERE / model.bundle / "docs" / f"results_{name}.md").write_text(numbers)
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,12 @@ from monai.metrics import compute_hausdorff_distance
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap, rankdata
+from scipy.stats import rankdata
 
+from monai_mammo.bootstrap import Metrics, Record, patient_intervals
 from monai_mammo.detections import candidates
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import bounding_box
-
-Record = dict[str, Any]
-Metrics = dict[str, float]
 
 SEGMENTATION_TITLES = {
     "mean_dice": "Dice, mean over lesions",
@@ -43,45 +40,6 @@ SEGMENTATION_TITLES = {
     "missed": "Share of lesions without any predicted pixel",
     "false_alarm": "Share of lesion-free images with a prediction",
 }
-
-
-def patient_intervals(
-    records: Sequence[Record],
-    statistic: Callable[[Sequence[Record]], Metrics],
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile-bootstrap intervals of metrics; what is resampled is patients, with all their images.
-
-    Args:
-        records: one per image, each with a `patient`.
-        statistic: metrics of a list of records.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
-
-    Returns:
-        (low, high) by metric; NaN for both with fewer than two patients.
-    """
-    by_patient: dict[str, list[Record]] = {}
-    for record in records:
-        by_patient.setdefault(record["patient"], []).append(record)
-    groups, names = list(by_patient.values()), list(statistic(records))
-    if len(groups) < 2:
-        return dict.fromkeys(names, (math.nan, math.nan))
-
-    def of_sample(chosen: np.ndarray) -> np.ndarray:
-        metrics = statistic([record for index in chosen for record in groups[index]])
-        return np.array([metrics.get(name, math.nan) for name in names])
-
-    with warnings.catch_warnings():
-        # A metric that is the same in every sample, or undefined in all, is no cause for alarm: the interval says so.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        samples = bootstrap(
-            (np.arange(len(groups)),), of_sample, vectorized=False, n_resamples=resamples, method="percentile", rng=seed
-        ).bootstrap_distribution
-        samples = samples.reshape(len(names), -1)
-        low, high = (np.nanpercentile(samples, level, axis=1) for level in (2.5, 97.5))
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
 
 def overlap_record(

@@ -42,7 +42,7 @@ class HysteresisThresholdd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.low = low
         # scikit-image's thresholds are to be exceeded, ours to be reached.
-        self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, max(low, high)))
+        self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, high))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Lower the doubtful regions of every key."""
@@ -116,17 +116,20 @@ def _resampling_of(image: Any) -> dict[str, Any]:
 
 
 class SaveMaskd(MapTransform):
-    """Write masks as PNG files (0 and 255) of the mammogram's own rows and columns.
+    """Write a mask as a PNG file (0 and 255) of the mammogram's own rows and columns.
 
     A mask has its image's path below `data_root` with `.png` behind the whole name (`a/b.dcm` becomes `a/b.dcm.png`),
     so that no two images share one; before it comes the box where the data has one, so that two lesions of one image
     do not either (`a/b.dcm.10-20-60-80.png`). What lies above `data_root` goes to folders called `__above__`.
 
     Args:
-        keys: masks (1, rows, columns), nonzero is tumour.
+        keys: the one mask (1, rows, columns), nonzero is tumour.
         output_dir: made if it does not exist.
         data_root: folder of the images; their folders below it are kept.
         image_key: whose metadata name the image's file.
+
+    Raises:
+        ValueError: more than one key; all masks of an image would have one file.
     """
 
     def __init__(
@@ -138,10 +141,12 @@ class SaveMaskd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"the masks {self.keys} of an image would share a file: give one key")
         self.output_dir, self.data_root, self.image_key = Path(output_dir), data_root, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write every key's mask."""
+        """Write the mask."""
         d = dict(data)
         below = Path(os.path.relpath(source_of(d[self.image_key]), self.data_root))
         box = d.get("box")

@@ -32,7 +32,8 @@ class Key(NamedTuple):
 class RecentMammograms:
     """`read_mammogram` with a memory; threads that want the same image at once wait for one decoding.
 
-    Not kept: what fails, and files that are not compressed, which are as quick to read as to copy.
+    Not kept: what fails, and files of 16 bits a pixel or more that are not compressed, which are as quick to read as to
+    copy.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import os
 import sys
 import threading
 import zipfile
@@ -27,6 +26,7 @@ from monai.bundle import run as monai_run
 
 from monai_mammo.bundles import refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
+from monai_mammo.files import replacing
 
 _LAST_IMAGES = 30.0  # s; to read what a thread has begun
 
@@ -99,11 +99,9 @@ class BestWeights:
         self.best = metric
         if idist.get_rank() != 0:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".part")
         state_dict = getattr(self.network, "module", self.network).state_dict()
-        torch.save({name: value.cpu() for name, value in state_dict.items()}, partial)  # loads without a GPU, too
-        os.replace(partial, self.path)
+        with replacing(self.path) as partial:
+            torch.save({name: value.cpu() for name, value in state_dict.items()}, partial)  # loads without a GPU, too
 
     def state_dict(self) -> dict[str, float]:
         """The best value so far."""

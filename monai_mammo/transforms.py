@@ -132,9 +132,12 @@ class LesionRegiond(Transform):
         return box
 
     def _numbers(self, d: Mapping[Hashable, Any], key: str, count: int) -> list[float]:
-        values = [float(value) for value in d[key]]
+        try:
+            values = [float(value) for value in d[key]]
+        except (TypeError, ValueError, OverflowError):
+            values = []
         if len(values) != count or not all(map(math.isfinite, values)):
-            raise _unusable(d[self.image_key], f"the {key} {values} is not {count} numbers")
+            raise _unusable(d[self.image_key], f"the {key} {d[key]} is not {count} numbers")
         return values
 
     def _checked_box(self, d: Mapping[Hashable, Any], box: list[float], shape: tuple[int, ...]) -> Region:

@@ -9,6 +9,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from monai_mammo.batch import QualityTable, UsableImages
 from monai_mammo.dicom.errors import MammogramError
@@ -38,6 +39,13 @@ def test_a_folder_of_which_nothing_can_be_used_is_an_error(tmp_path):
     (tmp_path / "a").write_bytes(b"no image")
     with pytest.raises(MammogramError, match="not one of the 1 files"):
         list(UsableImages(listed(tmp_path, "a"), LOAD))
+
+
+def test_a_worker_with_nothing_usable_does_not_cost_the_others_their_results(tmp_path):
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "a").write_bytes(b"no image")
+    images = UsableImages(listed(tmp_path, "a", "b.png"), LOAD)  # the first worker gets a, the second b.png
+    assert [image["image"].shape for image in DataLoader(images, batch_size=None, num_workers=2)] == [(1, 8, 8)]
 
 
 def test_a_fault_of_the_program_is_no_unusable_image(tmp_path):

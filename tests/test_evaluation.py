@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,7 +13,6 @@ from monai_mammo.evaluation import (
     SegmentationReport,
     confusion_matrix,
     overlap_record,
-    patient_intervals,
     quality_metrics,
     segmentation_metrics,
 )
@@ -115,30 +114,3 @@ def test_one_class_alone_has_no_auc():
     metrics = quality_metrics([{"label": 1, "probability": 0.7}])
     assert math.isnan(metrics["auc_incomplete"])
     assert math.isnan(metrics["recall_complete"])
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.integers(2, 12), st.integers(0, 5))
-def test_an_interval_holds_its_value_and_comes_out_the_same_again(patients, seed):
-    rng = np.random.default_rng(seed)
-    records = [record(*rng.integers(1, 30, 4), patient=f"P{rng.integers(patients)}") for _ in range(30)]
-    records += [record(5, 1, 1, patient="Q"), record(1, 5, 5, patient="R")]
-    intervals = patient_intervals(records, segmentation_metrics, resamples=200, seed=1)
-    again = patient_intervals(records, segmentation_metrics, resamples=200, seed=1)
-    np.testing.assert_equal(intervals, again)
-    low, high = intervals["mean_dice"]
-    assert low <= segmentation_metrics(records)["mean_dice"] <= high
-
-
-def test_many_images_of_one_patient_do_not_narrow_the_interval():
-    """The same four patients seen once or fifty times say equally much about other patients."""
-    few = [record(tp, 10, 10, patient=str(tp)) for tp in (1, 10, 30, 60)]
-    once = patient_intervals(few, segmentation_metrics, resamples=500)["mean_dice"]
-    often = patient_intervals(few * 50, segmentation_metrics, resamples=500)["mean_dice"]
-    assert often == pytest.approx(once)
-
-
-def test_one_patient_alone_has_no_interval():
-    low, high = patient_intervals([record(5, 1, 1), record(4, 1, 1)], segmentation_metrics)["mean_dice"]
-    assert math.isnan(low)
-    assert math.isnan(high)

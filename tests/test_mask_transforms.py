@@ -94,6 +94,20 @@ def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spot
     assert torch.equal(result["pred"].affine, image.affine)
 
 
+def test_what_is_negligible_is_nothing_and_only_the_surroundings_of_the_rest_are_brought_back():
+    """A network gives every pixel some probability; without this a whole mammogram would be computed for each mask."""
+    data = ResampleRegiond("image", size=(64, 32))({"image": image_of(np.zeros((128, 64))), "region": [0, 0, 128, 64]})
+    found = torch.full((1, 64, 32), 0.0019)
+    found[0, 20, 10] = 0.9
+    result = RestoreMaskd()({**data, "pred": MetaTensor(found)})
+    row0, column0, row1, column1 = result["reach"]
+    assert 38 <= row0 < 41 < row1 <= 44
+    assert 18 <= column0 < 21 < column1 <= 24
+    assert not result["probability"][0, 60:].any()
+    nothing = RestoreMaskd()({**data, "pred": MetaTensor(torch.full((1, 64, 32), 0.0019))})
+    assert nothing["reach"] == [0, 0, 0, 0]
+
+
 def test_a_mask_without_the_region_that_the_network_saw_is_refused():
     with pytest.raises(MammogramError, match=r"film\.png.*which region the network was shown"):
         RestoreMaskd()({"image": image_of(np.zeros((8, 8))), "pred": torch.ones(1, 4, 4)})
@@ -110,3 +124,5 @@ def test_no_two_images_or_lesions_share_a_mask_s_file(tmp_path):
     plain = {f"{name}.png" for name in images[:-1]} | {"__above__/a/b.dcm.png"}
     assert written == plain | {"a/b.dcm.0-0-2-2.png", "a/b.dcm.2-2-4-4.png"}
     assert Image.open(tmp_path / "out" / "a_b.dcm.png").size == (6, 4)
+    with pytest.raises(ValueError, match="would share a file: give one"):
+        SaveMaskd(["pred", "label"], tmp_path / "out", data_root=tmp_path)

@@ -96,7 +96,7 @@ def test_nothing_is_kept_until_it_is_asked_for_or_after_it_is_switched_off(memor
     assert len(decoded) == 4
 
 
-def test_files_that_are_not_compressed_are_not_kept(memory, decoded, tmp_path):
+def test_files_of_16_bits_that_are_not_compressed_are_not_kept(memory, decoded, tmp_path):
     file = tmp_path / "a.tif"
     Image.fromarray(np.full((64, 48), 5000, np.uint16)).save(file, compression=None)
     memory.read(file)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, ScaleIntensityRangePercentilesd
 from PIL import Image
-from scipy.ndimage import center_of_mass
+from scipy.ndimage import center_of_mass, distance_transform_edt
 
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.errors import MammogramError
@@ -227,6 +227,8 @@ def test_air_is_cleared_and_every_pixel_of_the_breast_stays():
     cleared = ClearAird("image")({"image": image_of(pixels)})["image"]
     assert np.array_equal(cleared[0].numpy()[breast], pixels.astype(np.float32)[breast])
     assert not cleared[0, :, 210:].any()  # neither letters nor grey air
+    near = distance_transform_edt(~breast) <= 8  # 2 % of the longer side: the skin, which outlines tend to leave out
+    assert np.array_equal(cleared[0].numpy()[near], pixels.astype(np.float32)[near])
     assert cleared.meta["filename_or_obj"] == "film.png"
     blank = np.full((90, 70), 0.3)
     assert torch.equal(ClearAird("image")({"image": image_of(blank)})["image"], image_of(blank))
@@ -260,6 +262,10 @@ def test_a_click_gives_a_square_around_it():
         ({"box": [0, 0, 10]}, "is not 4 numbers"),
         ({"point": [10]}, "is not 2 numbers"),
         ({"point": [10, float("nan")]}, "is not 2 numbers"),
+        ({"point": 5}, "the point 5 is not 2 numbers"),
+        ({"box": [None] * 4}, "is not 4 numbers"),
+        ({"point": ["a", "b"]}, "is not 2 numbers"),
+        ({"point": [10**400, 1]}, "is not 2 numbers"),
         ({"box": [20, 0, 10, 5]}, "is no box"),
         ({"box": [200, 200, 300, 300]}, "lies outside the image"),
         ({"label": image_of(np.zeros((100, 80)))}, "nothing marks a lesion"),

@@ -73,9 +73,9 @@ def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
     return torch.special.entr(probabilities).sum(dim)
 
 
-def margin(probabilities: Tensor, dim: int = 1) -> Tensor:
+def margin(probabilities: Tensor) -> Tensor:
     """One minus the distance between the two likeliest classes: 0 where certain, 1 where both are as likely."""
-    first, second = probabilities.topk(2, dim=dim).values.unbind(dim)
+    first, second = probabilities.topk(2, dim=1).values.unbind(1)
     return 1 - (first - second)
 
 

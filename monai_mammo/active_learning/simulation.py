@@ -6,7 +6,6 @@ what the rounds show (curves).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from monai_mammo.active_learning.selection import STRATEGIES
 from monai_mammo.bundles import config_of, refuse_unknown
 from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import sha256
 from monai_mammo.machine import available_cores
 
 METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
@@ -116,7 +116,7 @@ def _claim(out: Path, setup: Setup) -> None:
         MammogramError: it is one of another.
     """
     file = out / "setup.json"
-    datalist = hashlib.sha256((Path(setup.dataset_dir) / "dataset.json").read_bytes()).hexdigest()
+    datalist = sha256(Path(setup.dataset_dir) / "dataset.json")
     wanted = json.loads(json.dumps({**asdict(setup), "datalist": datalist}))
     if not file.exists():
         write_json(file, wanted)

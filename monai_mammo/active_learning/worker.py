@@ -11,12 +11,10 @@ with the process that started it. Not here: which images, and what becomes of th
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,18 +22,10 @@ import torch
 
 from monai_mammo.active_learning.scores import score_image
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import sha256
 from monai_mammo.predictor import Predictor
 
 Answer = Callable[[dict[str, Any]], None]
-
-
-def sha256(file: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(file).open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def decode_embedding(text: str) -> np.ndarray:

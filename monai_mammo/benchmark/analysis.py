@@ -1,6 +1,6 @@
 """The numbers of a report: every system's metrics with intervals, differences, verdict tests, subgroups, checks.
 
-From records alone; how they are shown is `sections`' and `figures`'.
+From records alone; how they are shown is `tables`' and `figures`'.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 from monai_mammo.benchmark import statistics
 from monai_mammo.benchmark.results import Entrant, Test
 from monai_mammo.benchmark.statistics import Difference, McNemar
+from monai_mammo.bootstrap import Metrics, Record, interval, patient_draws, replicates
 from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.evaluation import Metrics, Record, confusion_matrix, quality_metrics, segmentation_metrics
+from monai_mammo.evaluation import confusion_matrix, quality_metrics, segmentation_metrics
 
 HEADLINE = {"quality": "auc_incomplete", "segmentation": "mean_dice"}
 """The metric that systems are ranked by."""
@@ -66,12 +67,12 @@ class Analysis:
     @cached_property
     def samples(self) -> dict[str, dict[str, np.ndarray]]:
         """By entrant and metric, the mean over seeds on every draw of the patients, float (draws,)."""
-        draws = statistics.patient_draws([str(entry["patient"]) for entry in self.test.entries], self.resamples)
+        draws = patient_draws(sorted(str(entry["patient"]) for entry in self.test.entries), self.resamples)
         found: dict[str, dict[str, np.ndarray]] = {}
         for number, entrant in enumerate(self.test.finished):
-            of_seeds = [statistics.replicates(records, self._statistic, draws) for records in entrant.records.values()]
+            of_seeds = [replicates(records, self._statistic, draws) for records in entrant.records.values()]
             found[entrant.name] = {
-                metric: statistics.over_seeds([replicates[metric] for replicates in of_seeds], seed=number)
+                metric: statistics.over_seeds([samples[metric] for samples in of_seeds], seed=number)
                 for metric in of_seeds[0]
             }
         return found
@@ -99,7 +100,7 @@ class Analysis:
         """A metric of an entrant; NaN where it is not defined."""
         of_seeds = {seed: metrics.get(metric, math.nan) for seed, metrics in self.metrics[name].items()}
         samples = self.samples[name].get(metric, np.array([math.nan]))
-        low, high = statistics.interval(samples) if self.enough_patients else (math.nan, math.nan)
+        low, high = interval(samples) if self.enough_patients else (math.nan, math.nan)
         return Estimate(float(np.mean(list(of_seeds.values()))), low, high, statistics.spread(of_seeds))
 
     def difference(self, name: str, other: str, metric: str) -> Difference:
@@ -213,9 +214,9 @@ def _group(analysis: Analysis, entrant: Entrant, kind: str, group: str, members:
     values = {seed: statistic(records)[metric] for seed, records in chosen.items()}
     low = high = math.nan
     if len(patients) > 1:
-        draws = statistics.patient_draws(patients, analysis.resamples)
-        of_seeds = [statistics.replicates(records, statistic, draws)[metric] for records in chosen.values()]
-        low, high = statistics.interval(statistics.over_seeds(of_seeds))
+        draws = patient_draws(patients, analysis.resamples)
+        of_seeds = [replicates(records, statistic, draws)[metric] for records in chosen.values()]
+        low, high = interval(statistics.over_seeds(of_seeds))
     estimate = Estimate(float(np.mean(list(values.values()))), low, high, statistics.spread(values))
     return Group(kind, group, len(members), len(patients), metric, estimate)
 

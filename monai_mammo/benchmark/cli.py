@@ -185,7 +185,7 @@ def _plan(
     """The plan that the options describe; what is wrong with them shows when it is made."""
 
     def make() -> Plan:
-        from monai_mammo.benchmark.plan import Plan
+        from monai_mammo.benchmark.plan import Plan, by_name
 
         return Plan(
             task,
@@ -196,7 +196,7 @@ def _plan(
             mode=mode.value,
             compact=compact,
             values={**({"epochs": epochs} if epochs else {}), **values_of(values)},
-            test_data={folder.resolve().name: str(folder) for folder in test_data or ()},
+            test_data=by_name(test_data or ()),
         )
 
     return make

@@ -18,6 +18,7 @@ from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.bundles import config_of, refuse_unknown
 from monai_mammo.datasets.datalist import load_datalist, write_json
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import replacing
 
 PLAN = "benchmark.json"
 OWN = "test"
@@ -90,6 +91,20 @@ class Plan:
         return {**SYSTEMS[system].overrides(self.compact), **shared, **self.values, "seed": seed}
 
 
+def by_name(folders: Sequence[Path]) -> dict[str, str]:
+    """Further prepared folders as a plan's `test_data`: each under its folder's own name.
+
+    Raises:
+        MammogramError: two have one name, so that the results of one would take the other's place.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if named.setdefault(name, folder).resolve() != folder.resolve():
+            raise MammogramError(folder, f"it has the name of {named[name]}", "Rename one's folder")
+    return {name: str(folder) for name, folder in named.items()}
+
+
 def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
     """Check a plan, join it to what the folder already holds, and write it down.
 
@@ -99,22 +114,21 @@ def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
         bundle: the task's bundle.
 
     Returns:
-        the joint plan: systems, seeds and test data of both.
+        the joint plan: systems, seeds and test data of both, each once.
 
     Raises:
         MammogramError: a system or value is unknown, a datalist is unusable or has changed, or the folder holds runs
             of another task, protocol or configuration.
     """
     _refuse_impossible(plan, bundle)
-    known = read_plan(out) if (out / PLAN).is_file() else None
-    if known is not None:
-        _refuse_other(out, known, plan)
-        plan = replace(
-            plan,
-            systems=tuple(dict.fromkeys((*known.systems, *plan.systems))),
-            seeds=tuple(dict.fromkeys((*known.seeds, *plan.seeds))),
-            test_data={**known.test_data, **plan.test_data},
-        )
+    known = read_plan(out) if (out / PLAN).is_file() else plan
+    _refuse_other(out, known, plan)
+    plan = replace(
+        plan,
+        systems=tuple(dict.fromkeys((*known.systems, *plan.systems))),
+        seeds=tuple(dict.fromkeys((*known.seeds, *plan.seeds))),
+        test_data={**known.test_data, **plan.test_data},
+    )
     out.mkdir(parents=True, exist_ok=True)
     for name, (folder, section) in plan.tests.items():
         load_datalist(folder, section)
@@ -179,10 +193,8 @@ def _keep_datalist(out: Path, name: str, file: Path) -> None:
         raise MammogramError(
             file, f"it is no longer the datalist of the runs in {out.name}", "Restore it, or give another --out"
         )
-    kept.parent.mkdir(exist_ok=True)
-    partial = kept.with_name(f"{kept.name}.part")
-    partial.write_bytes(file.read_bytes())
-    partial.replace(kept)
+    with replacing(kept) as partial:
+        partial.write_bytes(file.read_bytes())
 
 
 def without_folders(datalist: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from monai_mammo.benchmark.baselines import OF_TASK
 from monai_mammo.benchmark.plan import Plan
 from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import replacing
 
 RECORD, COSTS, PROBE = "run.json", "costs.json", "border_probe.json"
 
@@ -67,14 +68,12 @@ class Run:
             MammogramError: the folder holds a run with other values.
         """
         file = self.folder / "config.yaml"
-        self.folder.mkdir(parents=True, exist_ok=True)
         if file.is_file() and yaml.safe_load(file.read_text()) != values:
             raise MammogramError(
                 file, "the run in this folder has another configuration", "Remove the folder to train again"
             )
-        partial = file.with_name("config.yaml.part")
-        partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
-        partial.replace(file)
+        with replacing(file) as partial:
+            partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
 
 
 def runs_of(out: Path, plan: Plan) -> list[Run]:

@@ -1,47 +1,23 @@
-"""How sure a comparison is: patients drawn again, seeds drawn again, paired tests, free-response curves.
+"""How sure a comparison is: seeds drawn again, paired tests, free-response curves.
 
-What a metric is stands in `evaluation`; here it is only computed of other draws of the same patients.
+What a metric is stands in `evaluation`; how patients are drawn again, in `bootstrap`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from monai.metrics import compute_froc_curve_data
 from scipy.stats import binomtest
 
-from monai_mammo.evaluation import Metrics, Record
+from monai_mammo.bootstrap import Metrics, Record, interval
 
 RESAMPLES = 1000
 OPERATING_POINTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """False marks an image at which the sensitivity of whole images is reported."""
-
-Statistic = Callable[[Sequence[Record]], Metrics]
-Draws = Sequence[Sequence[str]]
-
-
-def patient_draws(patients: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> list[list[str]]:
-    """Draws of as many patients with replacement; every system and seed is judged on the same ones."""
-    known = sorted(set(patients))
-    generator = np.random.default_rng(seed)
-    return [[known[index] for index in generator.integers(len(known), size=len(known))] for _ in range(resamples)]
-
-
-def replicates(records: Sequence[Record], statistic: Statistic, draws: Draws) -> dict[str, np.ndarray]:
-    """The metrics of one run on every draw of the patients, with all images of a patient each time it is drawn.
-
-    Returns:
-        by metric, float (draws,); NaN where a draw leaves it undefined.
-    """
-    by_patient: dict[str, list[Record]] = {}
-    for record in records:
-        by_patient.setdefault(record["patient"], []).append(record)
-    found = [statistic([record for patient in draw for record in by_patient[patient]]) for draw in draws]
-    names = dict.fromkeys(name for metrics in found for name in metrics)
-    return {name: np.array([metrics.get(name, math.nan) for metrics in found]) for name in names}
 
 
 def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
@@ -60,15 +36,6 @@ def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     table = np.stack(of_seeds)
     chosen = np.random.default_rng([seed, 1]).integers(len(table), size=table.shape)
     return np.take_along_axis(table, chosen, axis=0).mean(axis=0)
-
-
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile; NaN for both where nothing varies because nothing is defined."""
-    defined = samples[np.isfinite(samples)]
-    if not defined.size:
-        return math.nan, math.nan
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -137,15 +104,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def expected_calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
-    """Mean gap between predicted probability and observed share, over equal bins, weighted by their images.
+def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+    """Mean gap between predicted probability and observed share, over ten equal bins, weighted by their images.
 
     Args:
         label: 0 or 1 (images,).
         probability: of label 1 (images,).
-        bins: number of equal bins of [0, 1].
     """
-    bin_of = np.minimum((probability * bins).astype(int), bins - 1)
+    bin_of = np.minimum((probability * 10).astype(int), 9)
     gaps = [
         abs(label[bin_of == number].mean() - probability[bin_of == number].mean()) * (bin_of == number).mean()
         for number in np.unique(bin_of)

@@ -33,6 +33,7 @@ from monai_mammo.datasets.audit_pixels import Job, Measure, measure
 from monai_mammo.datasets.datalist import SECTIONS
 from monai_mammo.datasets.pool import run
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import replacing
 from monai_mammo.machine import available_cores
 
 VERSION = 1
@@ -295,6 +296,5 @@ def _merged(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -24,7 +24,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from monai_mammo.datasets.exposure import chest_side
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import Mammogram, read_mammogram, read_mask
-from monai_mammo.regions import bounding_box, breast_mask
+from monai_mammo.regions import bounding_box, breast_mask, reduced
 
 THUMBNAIL = 240
 """Pixels of a thumbnail's longer side."""
@@ -103,7 +103,7 @@ def measure(job: Job) -> Measure:
         mammogram = read_mammogram(job.image)
     except MammogramError as error:
         return Measure(fault=error.reason, remedy=error.remedy)
-    small = _reduced(mammogram.pixels)
+    small = reduced(mammogram.pixels, _WORKING)
     low, high = (float(value) for value in np.percentile(small, (0.5, 99.5)))
     blank = high - low < 1e-3
     breast = np.zeros(small.shape, dtype=bool) if blank else breast_mask(small)
@@ -185,11 +185,6 @@ def _header(mammogram: Mammogram) -> dict[str, Any]:
 
 def _pair(shape: Sequence[int]) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
-
-
-def _reduced(pixels: np.ndarray, side: int = _WORKING) -> np.ndarray:
-    factor = max(1.0, max(pixels.shape) / side)
-    return _averaged(pixels, [max(1, round(length / factor)) for length in pixels.shape])
 
 
 def _averaged(pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -284,7 +279,7 @@ def _boxes(mask: np.ndarray, extent: Sequence[int]) -> tuple[tuple[int, int, int
 
 def _thumbnail(image: np.ndarray, low: float, high: float, masks: Sequence[np.ndarray]) -> bytes:
     grey = np.clip((image - low) / max(high - low, 1e-3), 0, 1)
-    small = _reduced(grey, THUMBNAIL)
+    small = reduced(grey, THUMBNAIL)
     picture = np.repeat((small * 255).astype(np.uint8)[..., None], 3, axis=2)
     for mask in masks:
         inside = _averaged(mask, small.shape) > 0.25

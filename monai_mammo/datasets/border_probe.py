@@ -7,7 +7,7 @@ pass without anatomy. Needs scikit-learn (`pip install monai-mammo[train]`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch.nn.functional import adaptive_avg_pool2d
 
+from monai_mammo.bootstrap import Metrics, Record, patient_intervals
 from monai_mammo.datasets.datalist import SECTIONS, load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
@@ -133,8 +134,10 @@ def _probe(name: str, table: np.ndarray, labels: np.ndarray, patients: np.ndarra
         for held_out in _folds(patients, seed):
             model.fit(table[~held_out], labels[~held_out])
             predicted[held_out] = model.predict(table[held_out])
-        interval = _interval(predicted == labels, labels, patients, seed)
-        found = _balanced_accuracy(predicted == labels, labels, np.ones(len(labels)))
+        judged = sorted(zip(patients.tolist(), labels.tolist(), (predicted == labels).tolist(), strict=True))
+        records = [{"patient": patient, "label": label, "right": right} for patient, label, right in judged]
+        found = _balanced_accuracy(records)["balanced_accuracy"]
+        interval = patient_intervals(records, _balanced_accuracy, seed=seed)["balanced_accuracy"]
         yield ProbeResult(name, classifier, found, interval, FEATURES[name][1])
 
 
@@ -159,22 +162,10 @@ def _folds(patients: np.ndarray, seed: int) -> list[np.ndarray]:
     return [fold[patients] == number for number in range(FOLDS)]
 
 
-def _balanced_accuracy(correct: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Mean of the two classes' shares of correct answers, each image counted `weights` times."""
-    shares = [
-        np.average(correct[labels == label], weights=weights[labels == label])
-        for label in (0, 1)
-        if weights[labels == label].sum() > 0
-    ]
-    return float(np.mean(shares))
-
-
-def _interval(correct: np.ndarray, labels: np.ndarray, patients: np.ndarray, seed: int) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 over a thousand draws of the patients with replacement."""
-    generator, number = np.random.default_rng(seed), int(patients.max()) + 1
-    draws = [np.bincount(generator.integers(number, size=number), minlength=number) for _ in range(1000)]
-    low, high = np.percentile([_balanced_accuracy(correct, labels, drawn[patients]) for drawn in draws], [2.5, 97.5])
-    return float(low), float(high)
+def _balanced_accuracy(records: Sequence[Record]) -> Metrics:
+    """Mean of the classes' shares of right answers."""
+    right = [[record["right"] for record in records if record["label"] == label] for label in (0, 1)]
+    return {"balanced_accuracy": float(np.mean([np.mean(one) for one in right if one]))}
 
 
 def _entries(dataset_dir: Path) -> list[dict[str, Any]]:

@@ -117,33 +117,6 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     return found
 
 
-def listed_images(rows: Iterable[Abnormality]) -> list[SourceImage]:
-    """The images of the CSV files as if all were on disk (their paths are mere names): to count protocols, not to read.
-
-    Args:
-        rows: of :func:`abnormalities`, all or those of interest.
-    """
-    return [
-        _image(
-            Path(name),
-            listed,
-            [SourceLesion(kind=row.kind, pathology=row.pathology, name=row.name) for row in listed],
-        )
-        for name, listed in _by_image(rows).items()
-    ]
-
-
-def shared_patients(images: Iterable[SourceImage | Abnormality]) -> set[str]:
-    """Patients on both sides of the official split: none within masses or calcifications alone, 31 in all of CBIS-DDSM.
-
-    Training and test sets made of masses and calcifications together must do without them.
-    """
-    sides: dict[str, set[str]] = {"training": set(), "test": set(), "": set()}
-    for image in images:
-        sides[image.split].add(image.patient)
-    return sides["training"] & sides["test"]
-
-
 def _files(source: Path, defects: list[Defect]) -> list[Path]:
     if not source.is_dir():
         raise MammogramError(source, "there is no such folder", _GET_IT_ALL)

@@ -215,11 +215,10 @@ def _audit(out: Path, processes: int | None) -> None:
         raise typer.Exit(code=1)
 
 
-def _show_first(result: Audit, findings: Sequence[Finding], most: int = 2) -> None:
-    """Print what is wrong where, of the first findings of one kind."""
+def _show_first(result: Audit, findings: Sequence[Finding]) -> None:
+    """Print what is wrong where, of the first two findings of one kind."""
     from monai_mammo.datasets.audit_catalogue import CHECKS
 
-    lines = [f"  {result.name(finding.files[0])}: {finding.detail}" for finding in findings[:most]]
-    more = [f"  … and {len(findings) - most} more"] if len(findings) > most else []
-    text = "\n".join([f"{CHECKS[findings[0].check].title}:", *lines, *more])
-    say(text)
+    lines = [f"  {result.name(finding.files[0])}: {finding.detail}" for finding in findings[:2]]
+    more = [f"  … and {len(findings) - 2} more"] if len(findings) > 2 else []
+    say("\n".join([f"{CHECKS[findings[0].check].title}:", *lines, *more]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import replacing
 
 Task = Literal["quality", "segmentation"]
 SECTIONS = ("training", "validation", "test")
@@ -101,9 +102,8 @@ def write_sections(
 
 def write_json(file: Path, document: Any) -> None:
     """Write a JSON file whole or not at all."""
-    partial = file.with_name(f"{file.name}.part")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = None) -> list[dict[str, Any]]:

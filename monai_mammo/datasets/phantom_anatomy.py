@@ -190,14 +190,14 @@ def _resample(line: np.ndarray, step: float = 0.4) -> np.ndarray:
     return np.stack([np.interp(at, length, line[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def _with_nipple(line: np.ndarray, tip: np.ndarray, height: float = 5.0, half_width: float = 5.0) -> np.ndarray:
-    """Raise a nipple, seen in profile, on the skin line at the point nearest to `tip`."""
+def _with_nipple(line: np.ndarray, tip: np.ndarray) -> np.ndarray:
+    """Raise a nipple of 5 mm, seen in profile, on the skin line at the point nearest to `tip`."""
     tangent = np.gradient(line, axis=0)
     normal = np.stack([tangent[:, 1], -tangent[:, 0]], axis=1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     centre = int(np.argmin(np.linalg.norm(line - tip, axis=1)))
     along = (np.arange(len(line)) - centre) * 0.4
-    return _resample(line + (height * np.exp(-((along / half_width) ** 4)))[:, None] * normal[centre])
+    return _resample(line + (5.0 * np.exp(-((along / 5.0) ** 4)))[:, None] * normal[centre])
 
 
 @dataclass(frozen=True)
@@ -225,10 +225,6 @@ class PhantomView:
         x = (np.arange(columns) + 0.5) * self.field_mm[1] / columns
         across, down = np.meshgrid(x, y)
         return across, down
-
-    def complete_twin(self) -> PhantomView:
-        """The same breast in the pose in which nothing is cut."""
-        return replace(self, pose=self.complete_pose, cause="", lost_fraction=0.0)
 
     def breast_mask(self, rows: int, columns: int) -> np.ndarray:
         """Boolean (rows, columns): inside the skin line. Drawn as a left breast."""

@@ -24,6 +24,7 @@ from monai_mammo.datasets.datalist import write_json
 from monai_mammo.datasets.pieces import MAKERS, Entry, Made, Subject
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.dicom.errors import MammogramError, refusing
+from monai_mammo.files import replacing
 
 STATE = ".state"
 """Folder of the records below the prepared folder."""
@@ -129,11 +130,9 @@ def write_png(file: Path, array: np.ndarray) -> None:
     """Write a PNG whole or not at all: bool as 1 bit, float in [0, 1] as 16 bits, uint8 as it is."""
     if array.dtype.kind == "f":
         array = np.round(np.clip(array, 0, 1) * np.float32(65535)).astype(np.uint16)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.part")
     # Higher levels cost more than decoding; looking for runs alone is faster than for matches, and smaller in noise.
-    Image.fromarray(array).save(partial, format="PNG", compress_level=1, compress_type=Z_RLE)
-    partial.replace(file)
+    with replacing(file) as partial:
+        Image.fromarray(array).save(partial, format="PNG", compress_level=1, compress_type=Z_RLE)
 
 
 def read_record(subject: Subject, maker: str) -> Record | None:

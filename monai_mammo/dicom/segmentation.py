@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from monai_mammo.dicom.header import integer, text
 from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
 from monai_mammo.dicom.plane import Plane, plane_of
 from monai_mammo.dicom.views import read_laterality
+from monai_mammo.files import replacing
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class."""
@@ -162,7 +162,8 @@ def write_segmentation(
         _take_over(source, segmentation)
         encoded = io.BytesIO()
         segmentation.save_as(encoded)
-    _save(Path(path), encoded.getvalue())
+    with replacing(Path(path)) as partial:
+        partial.write_bytes(encoded.getvalue())
     return segmentation
 
 
@@ -341,19 +342,6 @@ def _description(number: int, name: str, source: Dataset, method: Method, algori
     if side:
         description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*side)]
     return description
-
-
-def _save(path: Path, content: bytes) -> None:
-    """Write beside the target and exchange the two at the end."""
-    handle, partial = tempfile.mkstemp(prefix=".", suffix=".dcm", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def _short(words: str) -> str:

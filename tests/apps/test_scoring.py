@@ -20,7 +20,7 @@ from lib.datastore import MammogramDatastore
 from lib.models import ServedModel
 from lib.scoring import Scoring, Worker, WorkerEnded
 
-from monai_mammo.active_learning.worker import sha256
+from monai_mammo.files import sha256
 
 from .conftest import QUALITY, SEGMENTATION, Server, blob, write_dicom, write_png
 

@@ -25,9 +25,9 @@ from lib.trainers import BundleTraining
 from main import MammoApp
 from PIL import Image
 
-from monai_mammo.active_learning.worker import sha256
 from monai_mammo.datasets.phantom import PhantomImage, read_truth, write_phantoms
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import sha256
 
 from .conftest import APP, LESION, QUALITY, SEGMENTATION, Server, blob, start_server, stop_server, write_png
 

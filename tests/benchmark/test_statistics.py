@@ -15,15 +15,13 @@ from monai_mammo.benchmark.statistics import (
     froc,
     froc_metrics,
     holm,
-    interval,
     mcnemar,
     over_seeds,
-    patient_draws,
-    replicates,
     sensitivity_at,
     spread,
 )
-from monai_mammo.evaluation import quality_metrics, segmentation_metrics
+from monai_mammo.bootstrap import interval, patient_draws, replicates
+from monai_mammo.evaluation import quality_metrics
 
 
 def share_right(records):
@@ -54,20 +52,6 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_images(alone, othe
 def test_images_on_which_two_systems_agree_say_nothing():
     assert mcnemar(*outcomes(0, 0, both=40)).p == 1.0
     assert mcnemar(*outcomes(6, 1, both=0)) == mcnemar(*outcomes(6, 1, both=1000))
-
-
-def test_a_drawn_patient_comes_with_all_images():
-    records = verdicts("AAAB", "1110")
-    found = replicates(records, share_right, [["A", "A"], ["A", "B"], ["B", "B"]])
-    assert found["right"].tolist() == [1.0, 0.75, 0.0]
-
-
-def test_the_bootstrap_draws_patients_not_images():
-    """Of two patients, one always right and one always wrong, a quarter of all draws each is all right, all wrong."""
-    records = verdicts("A" * 50 + "B" * 50, "1" * 50 + "0" * 50)
-    samples = replicates(records, share_right, patient_draws("AB", 400))["right"]
-    assert set(samples) == {0.0, 0.5, 1.0}
-    assert interval(samples) == (0.0, 1.0)
 
 
 def test_seeds_are_no_further_patients():
@@ -180,12 +164,6 @@ def test_the_area_under_the_curve_is_scikit_learns(pairs):
         assert found["auc_complete"] == pytest.approx(roc_auc_score(1 - label, 1 - score))
     else:
         assert math.isnan(found["auc_incomplete"])
-
-
-def test_undefined_metrics_give_no_interval():
-    records = [{"patient": patient, "tp": 0, "fp": 3, "fn": 0, "tn": 9, "hd95": math.nan} for patient in "AB"]
-    samples = replicates(records, segmentation_metrics, patient_draws("AB", 20))["mean_dice"]
-    assert all(math.isnan(limit) for limit in interval(samples))
 
 
 def test_one_seed_has_no_spread():

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_mammo.benchmark import work
 from monai_mammo.benchmark.children import cause, launch
-from monai_mammo.benchmark.plan import Plan, command, read_plan
+from monai_mammo.benchmark.plan import Plan, by_name, command, read_plan
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.runs import read_curves, runs_of
 from monai_mammo.benchmark.work import only_one, run_benchmark
@@ -228,6 +228,20 @@ def test_seeds_systems_and_tests_can_be_added(phantoms, tmp_path):
     trained = {run for entry, run in added.calls if entry == "training"}
     assert trained == {"resnet34_kan/seed_0", "resnet34/seed_1", "resnet34_parb/seed_1", "resnet34_kan/seed_1"}
     assert all(set(run.record["tests"]) == {"test", "further"} for run in runs_of(tmp_path / "out", known))
+
+
+def test_what_is_named_twice_is_done_once(phantoms, tmp_path):
+    """Two trainings side by side in one folder would write into each other's files."""
+    bundle = Bundle()
+    assert carry_out(tmp_path, plan(phantoms, systems=("resnet34",) * 2, seeds=(0, 0)), bundle, at_once=2) == {}
+    assert bundle.calls == [("training", "resnet34/seed_0"), ("evaluating", "resnet34/seed_0")]
+
+
+def test_two_test_data_sets_of_one_name_are_refused_and_one_given_twice_is_one(tmp_path):
+    folders = [tmp_path / site / "prepared" for site in ("a", "b")]
+    with pytest.raises(MammogramError, match=r"b/prepared: it has the name of .*a/prepared\. Rename"):
+        by_name(folders)
+    assert by_name([folders[0], folders[0]]) == {"prepared": str(folders[0])}
 
 
 @pytest.mark.parametrize(

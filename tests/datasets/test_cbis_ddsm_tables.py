@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_mammo.datasets import protocols
-from monai_mammo.datasets.cbis_ddsm import Abnormality, abnormalities, images, listed_images, shared_patients
-from monai_mammo.datasets.sources import Defect
+from monai_mammo.datasets.cbis_ddsm import Abnormality, abnormalities, images
+from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion
 
 from .cbis_ddsm_replica import CALC, LEFT_CC, LEFT_MLO, MASS, TABLE, reasons, row, write_csv
 
@@ -26,7 +26,7 @@ def test_masses_and_calcifications_are_read_from_their_own_columns(tmp_path: Pat
     mass, calcification = sorted(abnormalities(tmp_path, defects), key=lambda one: one.split, reverse=True)
     assert (mass.kind, mass.split, mass.density) == ("mass", "training", "3")
     assert (calcification.kind, calcification.split, calcification.density) == ("calcification", "test", "1")
-    assert shared_patients([mass, calcification]) == {"P_00001"}
+    assert mass.patient == calcification.patient == "P_00001"
     missing = [defect.reason for defect in defects]
     assert missing == [
         "no CSV file lists the mass test cases",
@@ -182,24 +182,46 @@ def test_the_real_tables_hold_what_the_archive_says(real: list[Abnormality]) -> 
     assert sum(len(names) > 1 for names in films.values()) == 71
 
 
+def on_both_sides(rows: list[Abnormality]) -> set[str]:
+    return set.intersection(*({one.patient for one in rows if one.split == side} for side in ("training", "test")))
+
+
+def as_images(rows: list[Abnormality]) -> list[SourceImage]:
+    """The tables' images as if all were on disk."""
+    by_image: dict[str, list[Abnormality]] = {}
+    for one in rows:
+        by_image.setdefault(one.image, []).append(one)
+    return [
+        SourceImage(
+            Path(name),
+            ones[0].patient,
+            ones[0].laterality,
+            ones[0].view,
+            lesions=tuple(SourceLesion(kind=one.kind) for one in ones),
+            split=ones[0].split,
+        )
+        for name, ones in by_image.items()
+    ]
+
+
 def test_31_patients_are_on_both_sides_of_the_merged_split_and_none_within_masses_or_calcifications(
     real: list[Abnormality],
 ) -> None:
-    assert len(shared_patients(real)) == 31
+    assert len(on_both_sides(real)) == 31
     for kind in ("mass", "calcification"):
-        assert shared_patients(one for one in real if one.kind == kind) == set()
+        assert not on_both_sides([one for one in real if one.kind == kind])
 
 
 def test_paper_b_takes_the_1318_masses_of_the_training_side(real: list[Abnormality]) -> None:
-    chosen = protocols.paper_segmentation_images(listed_images(real))
+    chosen = protocols.paper_segmentation_images(as_images(real))
     assert sum(len(image.lesions) for image in chosen) == 1318
     assert sum(len(image.lesions) for image in chosen) * protocols.PAPER_VARIANTS == 17134
 
 
 def test_the_patient_protocol_keeps_the_31_patients_on_one_side(real: list[Abnormality]) -> None:
-    listed = listed_images(real)
+    listed = as_images(real)
     assert len(listed) == 3103
     sections = protocols.patient_split(listed, seed=0)
     patients = [patient for section in sections.values() for patient in section]
     assert len(patients) == len(set(patients)) == 1566
-    assert shared_patients(listed) <= set(sections["test"])
+    assert on_both_sides(real) <= set(sections["test"])

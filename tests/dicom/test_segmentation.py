@@ -125,11 +125,23 @@ def test_it_repeats_patient_study_and_orientation_as_the_image_has_them(make: Ma
     source, written = pydicom.dcmread(image), pydicom.dcmread(tmp_path / "seg.dcm")
     for keyword in ("PatientID", "PatientName", "PatientOrientation", "AccessionNumber", "StudyInstanceUID"):
         assert written[keyword].value == source[keyword].value, keyword
-    assert written.StudyDate == "20240229"
+    assert (written.StudyDate, written.PatientSex) == ("20240229", "")
     assert written.ContentCreatorName == "Rivera^Ana"
     assert written.SegmentationType == "BINARY"
     region = written.SegmentSequence[0].AnatomicRegionSequence[0]
     assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeValue) == ("76752008", "24028007")
+
+
+@pytest.mark.parametrize(("ratio", "said"), [("12.5", ("01", 12.5, "ISO_10918_1")), (None, ("00", None, None))])
+def test_a_mask_of_a_lossy_image_says_so_where_the_image_says_how_lossy(
+    make: MakeFile, tmp_path: Path, ratio: str | None, said: tuple[Any, ...]
+) -> None:
+    """Without the ratio, the statement would not be valid."""
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionMethod": "ISO_10918_1"}
+    image = make(**lossy, LossyImageCompressionRatio=ratio)
+    written = write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    keywords = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+    assert tuple(written.get(keyword) for keyword in keywords) == said
 
 
 @pytest.mark.parametrize(
@@ -215,6 +227,23 @@ def test_a_mask_of_another_size_is_refused_and_the_former_file_stays(make: MakeF
             write_segmentation(tmp_path / "seg.dcm", image, bad)
     assert (tmp_path / "seg.dcm").read_bytes() == former
     assert [file.name for file in tmp_path.iterdir()] == ["seg.dcm"]
+
+
+def test_frames_that_would_fill_the_memory_are_refused_before_they_are_decoded(make: MakeFile, tmp_path: Path) -> None:
+    image = make()
+    written = write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    written.NumberOfFrames = 700_000  # of 40 x 30 pixels
+    written.save_as(tmp_path / "seg.dcm")
+    with pytest.raises(MammogramError, match=r"claims 28000000 x 30 pixels, more than the \d+ that are allowed"):
+        read_segmentation(tmp_path / "seg.dcm", uid_of(image))
+
+
+def test_a_file_is_as_readable_as_any_other_of_its_writer(make: MakeFile, tmp_path: Path) -> None:
+    """An archive's or a viewer's own user reads it as well."""
+    image, other = make(), tmp_path / "other"
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    other.touch()
+    assert (tmp_path / "seg.dcm").stat().st_mode == other.stat().st_mode
 
 
 def test_names_that_dicom_cannot_hold_are_shortened_and_no_error_shows_the_patient(

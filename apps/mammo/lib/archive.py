@@ -30,9 +30,9 @@ from requests.adapters import HTTPAdapter
 from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import TAGS, describe
+from monai_mammo.files import replacing
 
 from .errors import RequestRefused
-from .files import replacing
 from .images import ImageFile, described
 from .names import is_uid
 

@@ -18,10 +18,10 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
+from monai_mammo.files import replacing
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
-from .files import replacing
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, sentence
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels

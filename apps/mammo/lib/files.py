@@ -1,17 +1,14 @@
-"""Files written so that a reader sees the old content or the new, never a part. Not here: what is written."""
+"""JSON files that a crash or a second process does not spoil. Not here: what is written."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.active_learning.worker import sha256
+from monai_mammo.files import replacing, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +31,6 @@ class Digests:
         if known is None or known[0] != version:
             known = self._known[file] = (version, sha256(file))
         return known[1]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes `path`'s place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}{path.name[-40:]}")
-    try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

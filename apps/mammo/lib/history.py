@@ -22,10 +22,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from monai_mammo.active_learning.worker import sha256
+from monai_mammo.files import replacing, sha256
 
 from .errors import RequestRefused, unknown
-from .files import Digests, append_json, read_json, read_json_lines, replacing, write_json
+from .files import Digests, append_json, read_json, read_json_lines, write_json
 
 KEPT_ACCEPTED = 10
 KEPT_REFUSED = 3

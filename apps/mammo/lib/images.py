@@ -14,9 +14,9 @@ from monai_mammo.datasets.folder import patient_of, pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
+from monai_mammo.files import replacing
 
 from .errors import RequestRefused
-from .files import replacing
 from .names import SAFE_NAME
 
 OWN_FOLDER = "labels"

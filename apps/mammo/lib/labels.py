@@ -25,8 +25,10 @@ from typing import Any
 from filelock import FileLock
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from monai_mammo.files import replacing
+
 from .errors import RequestRefused
-from .files import read_json, replacing, write_json
+from .files import read_json, write_json
 from .names import SAFE_NAME, safe_name
 
 FINAL = DefaultLabelTag.FINAL.value

@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from monai_mammo.files import replacing
+
 from .dicom_index import RECEIVED, UID_PATTERN, DicomIndex
 from .errors import RequestRefused
-from .files import replacing
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 REPORTS = tuple(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 50))

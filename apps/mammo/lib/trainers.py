@@ -16,9 +16,9 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_mammo.active_learning.worker import sha256
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError, cause_of
+from monai_mammo.files import sha256
 from monai_mammo.predictor import Predictor
 
 from .datalists import Datalist

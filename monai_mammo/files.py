@@ -1,0 +1,47 @@
+"""Files written whole or not at all: a reader sees the old content or the new, never a part.
+
+Also their checksum. Not here: what is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path in the same folder whose file takes `path`'s place when the block ends without an error.
+
+    It is on the disk before it does, so that a power cut leaves no empty file either. After an error nothing is left
+    beside the former file; of several writers at once the last one counts. Only a killed process leaves its hidden
+    `.part`, which no search by extension finds.
+
+    Args:
+        path: the file to write; its folder is made if it does not exist.
+
+    Raises:
+        OSError: the file cannot be written, or the block has written none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name[-40:]}.{uuid.uuid4().hex}.part")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(file: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
