@@ -16,7 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import generate_uid
+from pydicom.encaps import encapsulate, generate_pixel_data_frame
+from pydicom.uid import RLELossless, generate_uid
 
 from monai_mammo.datasets import phantom
 
@@ -26,7 +27,7 @@ from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE = range(1, 9)
+TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN = range(1, 10)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     needs_viewer()
     folder = tmp_path_factory.mktemp("cases")
     studies = folder / "studies"
-    phantom.write_phantoms(studies, patients=UNUSABLE, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    phantom.write_phantoms(studies, patients=TORN, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     for number, pattern in ((TWO_VIEWS, "L_*.dcm"), (ONE_VIEW, "[LR]_MLO.dcm"), (ONE_VIEW, "R_CC.dcm")):
         for file in files_of(studies, number, pattern):
@@ -46,6 +47,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
         copy.write_bytes(file.read_bytes())
         change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
     change(files_of(studies, UNUSABLE)[0], PresentationIntentType="FOR PROCESSING")
+    tear(files_of(studies, TORN, "R_CC.dcm")[0])
     server = start_server(studies, bundles, folder, "scoring", "off")
     yield server
     stop_server(server)
@@ -62,6 +64,16 @@ def change(file: Path, **attributes: str) -> None:
     for name, value in attributes.items():
         setattr(dataset, name, value)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.save_as(file)
+
+
+def tear(file: Path) -> None:
+    """Leave half of an image's pixels, run-length encoded: to a browser, which does not notice, the rest is black."""
+    dataset = pydicom.dcmread(file)
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.compress(RLELossless)
+    [frame] = generate_pixel_data_frame(dataset.PixelData, 1)
+    dataset.PixelData = encapsulate([frame[: len(frame) // 4 * 2]])
     dataset.save_as(file)
 
 
@@ -255,6 +267,30 @@ def test_an_image_that_cannot_be_used_says_why_and_is_no_work(running: Server, r
     assert "All images of this case are done" in reader.notice()
     labelled = {row["id"] for row in running.http.get(f"/mammo/studies/{where.uid}").json() if row["labelled"]}
     assert labelled == set(where.ids.values()) - {unusable["id"]}
+
+
+def test_an_image_without_its_pixels_is_no_normal_breast(running: Server, reader: OhifPage) -> None:
+    where = study(running, TORN)
+    torn = where.ids["RCC"]
+    reader.open(where.uid)
+    reader.choose(torn)
+    reader.press("submit")
+    [told] = [row["problem"] for row in running.http.get(f"/mammo/studies/{where.uid}").json() if row["id"] == torn]
+    assert told in reader.notice()
+    assert told in reader.image_state(torn)
+    assert reader.button("submit").is_disabled()
+    frames = f"**/{where.sops['LCC']}/frames/*"
+    reader.page.route(frames, lambda route: route.fulfill(status=500))
+    reader.open(where.uid, images=2)
+    reader.page.locator("mammo-panel .notice.error", has_text="L CC cannot be used: its pixels did not come").wait_for()
+    reader.press("submit-all")
+    assert "All images of this case are done" in reader.page.locator("mammo-panel .notice.info").inner_text()
+    reader.page.unroute(frames)
+    labelled = {row["id"] for row in running.http.get(f"/mammo/studies/{where.uid}").json() if row["labelled"]}
+    assert labelled == {where.ids["RMLO"], where.ids["LMLO"]}
+    reader.open(where.uid, images=3)
+    reader.press("submit-all")
+    assert "3 of 3 done" in reader.page.locator("mammo-panel section", has_text="Case").inner_text()
 
 
 def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: Server, reader: OhifPage) -> None:

@@ -64,6 +64,11 @@ const each = (images, text, action) =>
       changed();
       try {
         await action(image);
+      } catch (error) {
+        if (error.status === 422) { // the image may be at fault
+          await study.learnProblems();
+        }
+        throw error;
       } finally {
         image.busy = '';
       }

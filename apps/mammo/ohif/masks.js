@@ -76,8 +76,7 @@ export class Mask {
 
   async make() {
     if (!this.displaySet.imageIds) { // OHIF looks them up when it first shows an image
-      const [source] = ohif.extensionManager.getActiveDataSource();
-      this.displaySet.imageIds = source.getImageIdsForDisplaySet(this.displaySet);
+      this.displaySet.imageIds = ohif.dataSource.getImageIdsForDisplaySet(this.displaySet);
     }
     await ohif.services.segmentationService.createLabelmapForDisplaySet(this.displaySet, {
       segmentationId: this.segmentationId,

@@ -203,7 +203,7 @@ async function shown({ viewportId }) {
   try {
     hang(image, viewportId);
     await restore(image);
-    await image.mask.show(viewportId);
+    await image.mask?.show(viewportId);
   } catch (error) {
     state.problem = error;
   }
@@ -292,9 +292,11 @@ function hang(image, viewportId) {
 export function restore(image) {
   image.restoring ??= fill(image).catch(error => {
     image.restoring = null;
-    image.failed = true;
-    const text = `The mask of ${image.name} did not come: ${error.reason ?? error.message}`;
-    state.problem = Object.assign(new Error(text), { image, remedy: 'Choose the image to try again' });
+    image.failed = !image.problem;
+    const reason = error.reason ?? error.message;
+    state.problem = image.problem
+      ? Object.assign(new Error(`${image.name} cannot be used: ${reason}`), { remedy: 'Go on with the other images' })
+      : Object.assign(new Error(`The mask of ${image.name} did not come: ${reason}`), { image, remedy: 'Choose the image to try again' });
     changed();
     throw state.problem;
   });
@@ -304,6 +306,11 @@ export function restore(image) {
 async function fill(image) {
   const { mask } = image;
   image.failed = false;
+  await loaded(image);
+  await learnProblems();
+  if (image.problem) {
+    throw new Error(image.problem);
+  }
   await mask.ensure();
   const draft = drafts.get(image.id);
   if (draft) {
@@ -326,6 +333,30 @@ async function fill(image) {
     }
   }
   changed();
+}
+
+/** Wait for an image's pixels; without them it cannot be used until its study is opened again. */
+async function loaded(image) {
+  const [imageId] = image.displaySet.imageIds ?? ohif.dataSource.getImageIdsForDisplaySet(image.displaySet);
+  const { imageLoader } = ohif.libraries.cornerstone;
+  await imageLoader.loadAndCacheImage(imageId, { preScale: { enabled: true } }).catch(() => {
+    spoil(image, 'its pixels did not come, or cannot be decoded');
+  });
+}
+
+/** Learn which images the server has meanwhile found that it cannot decode; one with work that is not saved stays. */
+export async function learnProblems() {
+  for (const { id, problem } of await server.images(state.study)) {
+    const image = state.images.find(image => image.id === id);
+    if (problem && image?.mask && !image.mask.isUnsaved) {
+      spoil(image, problem);
+    }
+  }
+}
+
+/** Take an image out of the work. */
+function spoil(image, problem) {
+  Object.assign(image, { problem, mask: null, restored: false });
 }
 
 function keepDrafts() {
