@@ -27,7 +27,7 @@ from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN = range(1, 10)
+TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD = range(1, 11)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     needs_viewer()
     folder = tmp_path_factory.mktemp("cases")
     studies = folder / "studies"
-    phantom.write_phantoms(studies, patients=TORN, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    phantom.write_phantoms(studies, patients=HELD, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     for number, pattern in ((TWO_VIEWS, "L_*.dcm"), (ONE_VIEW, "[LR]_MLO.dcm"), (ONE_VIEW, "R_CC.dcm")):
         for file in files_of(studies, number, pattern):
@@ -92,6 +92,11 @@ def label_of(server: Server, image: str) -> tuple[Any, ...]:
     info = server.http.get("/datastore/label/info", params={"label": image, "tag": "final"}).json()
     [segment] = pydicom.dcmread(server.studies / "labels" / "final" / f"{image}.dcm").SegmentSequence
     return info.get("method"), info.get("model"), segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName")
+
+
+def on_screen(server: Server, study: str) -> int:
+    """How many images of a study can be drawn into at first."""
+    return min(4, [row["problem"] for row in server.http.get(f"/mammo/studies/{study}").json()].count(None))
 
 
 def stroke(reader: OhifPage, sop: str, row: int) -> None:
@@ -293,6 +298,45 @@ def test_an_image_without_its_pixels_is_no_normal_breast(running: Server, reader
     assert "3 of 3 done" in reader.page.locator("mammo-panel section", has_text="Case").inner_text()
 
 
+def test_a_key_that_is_held_or_pressed_twice_acts_once(running: Server, reader: OhifPage) -> None:
+    where, keys = study(running, HELD), reader.page.keyboard
+    saves: list[Any] = []
+    cases: list[Any] = []
+    reader.open(where.uid)
+    reader.choose(where.ids["RCC"])
+    reader.page.route("**/datastore/label?*", lambda route: saves.append(route))
+    reader.page.route("**/activelearning/*", lambda route: cases.append(route))
+    with reader.page.expect_request("**/datastore/label?*"):
+        keys.press("Control+Enter")
+    keys.press("Control+Enter")
+    keys.press("n")  # too early: what is being saved would seem unsaved
+    reader.page.locator('mammo-panel [data-key="next"]:disabled').wait_for()
+    assert (len(saves), len(cases)) == (1, 0)
+    saves[0].continue_()
+    reader.idle()
+    reader.page.unroute("**/datastore/label?*")
+    keys.down("Control")
+    for _ in range(3):
+        keys.down("Enter")
+        reader.idle()
+    keys.up("Enter")
+    keys.up("Control")
+    rows = running.http.get(f"/mammo/studies/{where.uid}").json()
+    assert {row["id"] for row in rows if row["labelled"]} == {where.ids["RCC"], where.ids["LCC"]}
+    with reader.page.expect_request("**/activelearning/*"):
+        keys.press("n")
+    keys.press("n")
+    reader.page.wait_for_timeout(200)
+    cases[0].continue_()
+    for _ in range(5):
+        keys.press("n")
+    reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=where.uid)
+    reader.ready(on_screen(running, reader.study()))
+    assert len(cases) == 1
+    assert reader.page.locator("mammo-panel .notice").count() == 0
+    reader.page.unroute("**/activelearning/*")
+
+
 def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: Server, reader: OhifPage) -> None:
     where = study(running, TWO_VIEWS)
     reader.open(where.uid, images=2)
@@ -302,7 +346,7 @@ def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: S
         reader.button("hand-back").click()
         reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=former)
         seen.append(reader.study())
-        reader.ready(len(running.http.get(f"/mammo/studies/{seen[-1]}").json()))
+        reader.ready(on_screen(running, seen[-1]))
         leased = [image for lease in running.http.get("/mammo/worklist").json() for image in lease["images"]]
         rows = running.http.get(f"/mammo/studies/{former}").json()
         assert not set(leased) & {row["id"] for row in rows}

@@ -39,6 +39,12 @@ export function say(kind, text, remedy = '') {
 /** How many actions are under way. */
 export const working = { count: 0 };
 
+/** Whether an action is under way, or another study is being opened. */
+export const isBusy = () => working.count > 0 || state.opening;
+
+/** An action that does not begin while anything is under way, itself for instance. */
+const alone = action => (...given) => (isBusy() ? undefined : action(...given));
+
 /** Run an action and say what goes wrong; nothing is lost by it. Gives what the action gives, undefined if it failed. */
 async function attempt(action) {
   say(null);
@@ -91,7 +97,7 @@ export const learn = () =>
   });
 
 /** Find tumours in the chosen images; each shows its mask at once. Of all views those that a person marked stay. */
-export async function findTumours() {
+export const findTumours = alone(async () => {
   const kept = [];
   const isKept = image => settings.allViews && (image.labelled || image.mask.hasOwnMarks);
   const done = await each(chosen(), 'finding…', async image => {
@@ -109,7 +115,7 @@ export async function findTumours() {
   if (done && kept.length) {
     say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, 'To run the model there: “this view”');
   }
-}
+});
 
 /** Move the threshold of the model's probabilities; what was drawn elsewhere stays. @param {number} threshold 1 to 255 */
 export function setThreshold(threshold) {
@@ -147,10 +153,11 @@ export async function segmentLesion(image, mark) {
 }
 
 /** Ask the model whether the chosen images show the whole breast. */
-export const checkQuality = () =>
+export const checkQuality = alone(() =>
   each(chosen(), 'checking…', async image => {
     image.quality = await server.quality(image);
-  });
+  })
+);
 
 /** Save the reader's own verdict on the active image. */
 export const judge = verdict =>
@@ -161,7 +168,10 @@ export const judge = verdict =>
   });
 
 /** Save the masks of images as they are, empty ones too; then go on to the next that is not done. */
-export async function submit(images = [state.active]) {
+export const submit = alone(async (images = [state.active].filter(image => image?.restored)) => {
+  if (!images.length) {
+    return;
+  }
   const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
     await study.restore(image);
     const pixels = image.mask.snapshot();
@@ -176,10 +186,10 @@ export async function submit(images = [state.active]) {
   } else if (done) {
     say('info', 'All images of this case are done', 'Press Next case');
   }
-}
+});
 
 /** Open the image that the strategy chooses; what is not saved is kept, and offered again. */
-export const nextCase = () =>
+export const nextCase = alone(() =>
   attempt(async () => {
     const next = await nextImage();
     if (!next) {
@@ -195,10 +205,11 @@ export const nextCase = () =>
       throw new Error(`The server chose ${next.id} but does not say in which study it is`);
     }
     openStudy(next.StudyInstanceUID, next.id);
-  });
+  })
+);
 
 /** Let others have the open case, and go on to another one. */
-export const handBack = () =>
+export const handBack = alone(() =>
   attempt(async () => {
     const [here] = state.images;
     handedBack.add(state.study);
@@ -209,7 +220,8 @@ export const handBack = () =>
     } else {
       say('info', 'Handed back; there is no other case', 'What you do here takes it up again');
     }
-  });
+  })
+);
 
 /**
  * The image that the server chooses, of a case that was handed back only if there is no other: to the server such a
@@ -232,7 +244,7 @@ async function nextImage() {
 
 /** Open a study at an image. */
 export function openStudy(uid, image = '') {
-  state.wanted = image;
+  Object.assign(state, { wanted: image, opening: uid !== state.study });
   ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${encodeURIComponent(uid)}` });
 }
 
@@ -255,12 +267,15 @@ const onMask = method => () => {
   changed();
 };
 
+/** An action behind a key, once however long that is held down. */
+const once = action => ({ evt } = {}) => (evt?.repeat ? undefined : action());
+
 /** OHIF's commands, for its keys. */
 export const commands = {
-  mammoNext: nextCase,
-  mammoRun: findTumours,
-  mammoQuality: checkQuality,
-  mammoSubmit: () => submit(),
+  mammoNext: once(nextCase),
+  mammoRun: once(findTumours),
+  mammoQuality: once(checkQuality),
+  mammoSubmit: once(submit),
   mammoLesion: () => choose('lesion'),
   mammoBrush: () => choose('brush'),
   mammoEraser: () => choose('eraser'),

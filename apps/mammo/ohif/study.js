@@ -47,6 +47,7 @@ export const state = {
   active: null,
   problem: null,
   wanted: '', // id of the image to show first
+  opening: false, // another study, which is not there yet
   hanging: 0, // how often images are being hung anew
 };
 
@@ -80,6 +81,7 @@ export async function open(studies) {
   } catch (error) {
     state.problem = error;
   }
+  state.opening = false;
   changed();
 }
 
