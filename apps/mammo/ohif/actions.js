@@ -107,33 +107,21 @@ export const findTumours = alone(async () => {
       kept.push(image.name); // or marked while the model was at it
       return;
     }
-    image.soft = found.params.probability ? found.mask : null;
-    image.threshold = image.soft ? HALF : 1;
-    const pixels = found.mask.map(value => Number(value >= image.threshold));
-    image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole });
+    const outline = found.params.probability ? { soft: found.mask, threshold: HALF } : null;
+    const pixels = found.mask.map(value => Number(value >= (outline?.threshold ?? 1)));
+    image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole }, outline);
   });
   if (done && kept.length) {
     say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, 'To run the model there: “this view”');
   }
 });
 
-/** Move the threshold of the model's probabilities; what was drawn elsewhere stays. @param {number} threshold 1 to 255 */
+/** Move the threshold of the model's probabilities. @param {number} threshold 1 to 255 */
 export function setThreshold(threshold) {
-  const image = state.active;
-  if (!image?.soft) {
-    return;
+  if (state.active?.mask?.outline) {
+    state.active.mask.moveThreshold(threshold);
+    changed();
   }
-  const pixels = image.mask.snapshot();
-  const { soft, threshold: former } = image;
-  for (let index = 0; index < soft.length; index++) {
-    const marked = soft[index] >= threshold;
-    if (marked !== soft[index] >= former) {
-      pixels[index] = Number(marked);
-    }
-  }
-  image.threshold = threshold;
-  image.mask.replace(pixels);
-  changed();
 }
 
 /** Segment the lesion at a mark, and add it to the mask. */
@@ -175,9 +163,9 @@ export const submit = alone(async (images = [state.active].filter(image => image
   const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
     await study.restore(image);
     const pixels = image.mask.snapshot();
-    const { position, origin } = image.mask;
+    const { last, origin } = image.mask;
     const { revision } = await server.saveMask(image, pixels, origin);
-    image.mask.saved(position);
+    image.mask.saved(last);
     Object.assign(image, { labelled: true, revision });
   });
   const open = ordered().find(image => !image.labelled && !image.problem);

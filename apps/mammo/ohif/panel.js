@@ -160,8 +160,9 @@ function find() {
       { className: `plain ${settings.allViews === all ? 'chosen' : ''}`, key: `scope-${all}`, pressed: settings.allViews === all }
     )
   );
-  const threshold = state.active?.soft && [
-    slider('Threshold', { min: 1, max: 99, value: percent(state.active.threshold), key: 'threshold' }, value => `${value} %`, value =>
+  const outline = state.active?.mask?.outline;
+  const threshold = outline && [
+    slider('Threshold', { min: 1, max: 99, value: percent(outline.threshold), key: 'threshold' }, value => `${value} %`, value =>
       actions.setThreshold(Math.max(1, Math.ceil((value / 100) * 255)))
     ),
   ];

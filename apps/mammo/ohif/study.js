@@ -23,8 +23,6 @@ class StudyImage {
     this.failed = false; // to get it
     this.busy = '';
     this.quality = null; // the model's verdict
-    this.soft = null; // the model's probabilities, 0 to 255, with the threshold that the mask has
-    this.threshold = 0;
   }
 
   get name() {
@@ -319,7 +317,7 @@ async function fill(image) {
     mask.replace(draft.pixels, draft.origin);
     drafts.delete(image.id);
     if (image.labelled) {
-      mask.saved(-1); // what the server has is another, even if all of this was erased
+      mask.savedAt = -1; // what the server has is another, even if all of this was erased
     }
   } else if (image.labelled) {
     const saved = await server.savedMask(image);
