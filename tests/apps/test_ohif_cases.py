@@ -27,7 +27,7 @@ from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD = range(1, 11)
+TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD, SPOT = range(1, 12)
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,15 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     needs_viewer()
     folder = tmp_path_factory.mktemp("cases")
     studies = folder / "studies"
-    phantom.write_phantoms(studies, patients=HELD, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    phantom.write_phantoms(studies, patients=SPOT, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     for number, pattern in ((TWO_VIEWS, "L_*.dcm"), (ONE_VIEW, "[LR]_MLO.dcm"), (ONE_VIEW, "R_CC.dcm")):
         for file in files_of(studies, number, pattern):
             file.unlink()
     change(files_of(studies, ONE_VIEW)[0], Modality="RG")
     for file in files_of(studies, EIGHT_VIEWS):
-        copy = file.with_name(f"{file.stem}_2.dcm")
-        copy.write_bytes(file.read_bytes())
-        change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+        copy_of(file)
+    copy_of(files_of(studies, SPOT, "R_CC.dcm")[0], EstimatedRadiographicMagnificationFactor="1.8")
     change(files_of(studies, UNUSABLE)[0], PresentationIntentType="FOR PROCESSING")
     tear(files_of(studies, TORN, "R_CC.dcm")[0])
     server = start_server(studies, bundles, folder, "scoring", "off")
@@ -65,6 +64,13 @@ def change(file: Path, **attributes: str) -> None:
         setattr(dataset, name, value)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.save_as(file)
+
+
+def copy_of(file: Path, **attributes: str) -> None:
+    """Another image of the same study, with other attributes."""
+    copy = file.with_name(f"{file.stem}_2.dcm")
+    copy.write_bytes(file.read_bytes())
+    change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid(), **attributes)
 
 
 def tear(file: Path) -> None:
@@ -135,6 +141,8 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
     reader.open(where.uid)
     reader.press("run")
     assert reader.page.locator("mammo-panel .notice").all_inner_texts() == []
+    cards = reader.page.locator("mammo-panel .image b").all_inner_texts()
+    assert cards == [f"{view} {number}" for view in ("R CC", "L CC", "R MLO", "L MLO") for number in (1, 2)]
     found = {row["id"]: reader.labelmap(row["id"], SHAPE) for row in rows}
     assert all(mask.any() for mask in found.values())
     reader.press("submit-all")
@@ -143,6 +151,20 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
     reader.press("submit-all")  # those that are on no screen keep what was saved
     for row in rows:
         np.testing.assert_array_equal(saved_mask(running, tmp_path, row["id"]), found[row["id"]])
+
+
+def test_a_spot_view_has_a_name_of_its_own_and_is_not_called_normal_unseen(running: Server, reader: OhifPage) -> None:
+    uid = study(running, SPOT).uid
+    reader.open(uid)
+    cards = reader.page.locator("mammo-panel .image b")
+    assert cards.all_inner_texts() == ["R CC", "L CC", "R MLO", "L MLO", "R CC (part)"]
+    reader.press("submit-all")
+    assert "not on the screen: R CC (part)" in reader.notice()
+    reader.page.locator('mammo-panel [data-key="submit"]', has_text="Submit R CC (part): no tumour").wait_for()
+    assert [row["labelled"] for row in running.http.get(f"/mammo/studies/{uid}").json()].count(True) == 4
+    reader.ready(1)
+    reader.press("submit")
+    assert "All images of this case are done" in reader.notice()
 
 
 def test_a_label_says_whether_a_model_or_a_person_made_it(running: Server, reader: OhifPage) -> None:

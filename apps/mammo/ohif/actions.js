@@ -155,13 +155,21 @@ export const judge = verdict =>
     image.verdict = verdict;
   });
 
-/** Save the masks of images as they are, empty ones too; then go on to the next that is not done. */
+/**
+ * Save the masks of images as they are, empty ones too, but for an image that was never on the screen: nobody knows that
+ * it is normal. Then go on to the next that is not done.
+ */
 export const submit = alone(async (images = [state.active].filter(image => image?.restored)) => {
   if (!images.length) {
     return;
   }
+  const unseen = [];
   const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
     await study.restore(image);
+    if (!image.seen && !image.labelled && !image.mask.pixels) {
+      unseen.push(image.name);
+      return;
+    }
     const pixels = image.mask.snapshot();
     const { last, origin } = image.mask;
     const { revision } = await server.saveMask(image, pixels, origin);
@@ -169,6 +177,9 @@ export const submit = alone(async (images = [state.active].filter(image => image
     Object.assign(image, { labelled: true, revision });
   });
   const open = ordered().find(image => !image.labelled && !image.problem);
+  if (unseen.length) {
+    say('info', `Not submitted, for they were not on the screen: ${unseen.join(', ')}`, 'Look at them, then submit them');
+  }
   if (done && open) {
     study.show(open);
   } else if (done) {
@@ -298,7 +309,7 @@ export function resize(factor) {
 /** The images in the order in which they hang, and last those that cannot be used. */
 export function ordered() {
   const order = ['R CC', 'L CC', 'R MLO', 'L MLO'];
-  const placed = image => (order.includes(image.name) ? order.indexOf(image.name) : order.length);
+  const placed = image => (order.includes(image.place) ? order.indexOf(image.place) : order.length);
   const rank = image => (image.problem ? order.length + 1 : placed(image));
   return [...state.images].sort((a, b) => rank(a) - rank(b));
 }

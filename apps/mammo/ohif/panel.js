@@ -270,7 +270,7 @@ function submit() {
   const busy = actions.isBusy();
   const all = button('All', () => actions.submit(actions.ordered()), {
     key: 'submit-all',
-    title: `Save all ${study.usable().length} masks as they are; an image without one is saved as normal`,
+    title: `Save all ${study.usable().length} masks as they are; an image without one that was on the screen is saved as normal`,
     disabled: busy || !study.usable().length,
   });
   const one = button(image ? `Submit ${image.name}: ${what}` : 'Submit', () => actions.submit(), {

@@ -5,7 +5,7 @@ import { ohif } from './context.js';
 import { MODALITIES, PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
-import { guardOtherViewports, installTools, setUnits } from './tools.js';
+import { followDrawing, guardOtherViewports, installTools, setUnits } from './tools.js';
 
 const STEADY_FRAMES = 20;
 const PIXELS_PER_MM = 10; // of an image that does not say it
@@ -21,12 +21,21 @@ class StudyImage {
     this.mask = null;
     this.restored = false; // has its mask as it was left
     this.failed = false; // to get it
+    this.seen = false; // has been in a viewport
     this.busy = '';
     this.quality = null; // the model's verdict
   }
 
+  /** Side, view, and whether it shows a part of the breast. */
+  get place() {
+    const instance = this.displaySet?.instances?.[0];
+    return inWords(this.laterality, this.view, instance && viewOf(instance).partial) || 'Image';
+  }
+
+  /** Its place, with a number where several images have the same. */
   get name() {
-    return [this.laterality, this.view].filter(Boolean).join(' ') || 'Image';
+    const alike = state.images.filter(({ place }) => place === this.place);
+    return alike.length > 1 ? `${this.place} ${alike.indexOf(this) + 1}` : this.place;
   }
 
   /** Pixel spacing in mm; null where the header gives none, for which the server says 1 so that OHIF works. */
@@ -36,6 +45,8 @@ class StudyImage {
     return spacing.length === 2 && spacing.every(value => value > 0 && value !== 1) ? spacing : null;
   }
 }
+
+const inWords = (laterality, view, partial) => [laterality, view, partial && '(part)'].filter(Boolean).join(' ');
 
 export const state = {
   study: '',
@@ -96,7 +107,7 @@ export function enter() {
   ];
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
   endings.push(guardOtherViewports());
-  endings.push(followDrawing(), followSizes());
+  endings.push(followDrawing(noteStroke), followSizes());
   window.addEventListener('beforeunload', warn);
 }
 
@@ -139,12 +150,10 @@ export function viewportOf(image) {
   return viewports.find(([, { displaySetInstanceUIDs = [] }]) => uid && displaySetInstanceUIDs.includes(uid))?.[0];
 }
 
-/** What stands over an image: side, view, and whether it shows a part of the breast. */
+/** What stands over an image: its name. */
 export function labelOf(instance) {
-  const image = imageOf(instance);
-  const header = viewOf(instance);
-  const name = image?.name ?? [header.laterality, header.view].filter(Boolean).join(' ');
-  return header.partial ? `${name} (part)` : name;
+  const { laterality, view, partial } = viewOf(instance);
+  return imageOf(instance)?.name ?? inWords(laterality, view, partial);
 }
 
 /** What the server knows of an image: of copies, which are one image to OHIF, the one that can be used. */
@@ -200,6 +209,7 @@ async function shown({ viewportId }) {
   if (!image?.mask) {
     return;
   }
+  image.seen = true;
   try {
     hang(image, viewportId);
     await restore(image);
@@ -368,39 +378,12 @@ function keepDrafts() {
   }
 }
 
-/** Note what tools draw, each stroke as a step, once the button is up and the tool is done. @returns what ends it */
-function followDrawing() {
-  const { cornerstone, cornerstoneTools } = ohif.libraries;
-  const touched = new Set();
-  let pressed = false;
-  const note = () => {
-    if (pressed) {
-      return;
-    }
-    const drawn = state.images.filter(image => touched.has(image.mask?.segmentationId));
-    touched.clear();
-    if (drawn.map(image => image.mask.commit()).some(Boolean)) {
-      changed();
-    }
-  };
-  const modified = ({ detail }) => {
-    touched.add(detail.segmentationId);
-    setTimeout(note);
-  };
-  const down = () => (pressed = true);
-  const up = () => {
-    pressed = false;
-    setTimeout(note);
-  };
-  const event = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
-  cornerstone.eventTarget.addEventListener(event, modified);
-  window.addEventListener('pointerdown', down, true);
-  window.addEventListener('pointerup', up, true);
-  return () => {
-    cornerstone.eventTarget.removeEventListener(event, modified);
-    window.removeEventListener('pointerdown', down, true);
-    window.removeEventListener('pointerup', up, true);
-  };
+/** Note what tools have drawn into masks, as a step of each. */
+function noteStroke(segmentationIds) {
+  const drawn = state.images.filter(image => segmentationIds.has(image.mask?.segmentationId));
+  if (drawn.map(image => image.mask.commit()).some(Boolean)) {
+    changed();
+  }
 }
 
 function warn(event) {
