@@ -52,13 +52,14 @@ def test_the_case_handed_out_is_decoded_before_anybody_asks_about_it(bundles, tm
         file = write_dicom(tmp_path / "studies" / name, blob()[0], syntax="1.2.840.10008.1.2.4.90")
     app = MammoApp(str(APP), str(tmp_path / "studies"), {"weights": str(tmp_path), "bundles": str(bundles)})
     app.datastore().refresh()
-    file.write_bytes(file.read_bytes()[:-1500])  # after it was listed: decoding it ahead fails, and nothing else
+    file.write_bytes(file.read_bytes()[:-1500])  # after it was listed: decoding it ahead fails
     recent.RECENT.keep(2**26)
     try:
         for _ in range(3):
             app.next_sample({"strategy": "random"})
         app.ahead.wait()
         assert {"cc.dcm", "mlo.dcm"} <= set(decoded)
+        assert [image["file"] for image in app.datastore().status()["unreadable"]] == ["torn.dcm"]
         before = len(decoded)
         for image in ("cc", "mlo"):
             app.infer({"model": QUALITY, "image": image, "output": "json", "result_write_to_file": False})

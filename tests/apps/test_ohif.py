@@ -146,6 +146,24 @@ def test_the_threshold_moves_the_models_outline_and_nothing_else(running: Server
     np.testing.assert_array_equal(reader.labelmap(image, SHAPE), found | drawn)
 
 
+def test_moves_of_the_threshold_are_taken_back_at_once_and_the_slider_goes_back_with_them(
+    running: Server, reader: OhifPage
+) -> None:
+    image = study(running, 1).ids["LCC"]
+    before = reader.labelmap(image, SHAPE)
+    slide(reader, "threshold", 95)
+    highest = reader.labelmap(image, SHAPE)
+    reader.press("undo")
+    for value in (60, 80, 90):
+        slide(reader, "threshold", value)
+    reader.press("undo")
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), before)
+    assert reader.button("threshold").input_value() == "50"
+    slide(reader, "threshold", 95)
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), highest)
+    reader.press("undo")
+
+
 def slide(reader: OhifPage, key: str, value: int) -> None:
     """Move a slider of the panel."""
     reader.button(key).evaluate(

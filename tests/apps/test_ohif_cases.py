@@ -16,7 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import generate_uid
+from pydicom.encaps import encapsulate, generate_pixel_data_frame
+from pydicom.uid import RLELossless, generate_uid
 
 from monai_mammo.datasets import phantom
 
@@ -26,7 +27,7 @@ from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE = range(1, 9)
+TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD, SPOT = range(1, 12)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +36,17 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     needs_viewer()
     folder = tmp_path_factory.mktemp("cases")
     studies = folder / "studies"
-    phantom.write_phantoms(studies, patients=UNUSABLE, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    phantom.write_phantoms(studies, patients=SPOT, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     for number, pattern in ((TWO_VIEWS, "L_*.dcm"), (ONE_VIEW, "[LR]_MLO.dcm"), (ONE_VIEW, "R_CC.dcm")):
         for file in files_of(studies, number, pattern):
             file.unlink()
     change(files_of(studies, ONE_VIEW)[0], Modality="RG")
     for file in files_of(studies, EIGHT_VIEWS):
-        copy = file.with_name(f"{file.stem}_2.dcm")
-        copy.write_bytes(file.read_bytes())
-        change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+        copy_of(file)
+    copy_of(files_of(studies, SPOT, "R_CC.dcm")[0], EstimatedRadiographicMagnificationFactor="1.8")
     change(files_of(studies, UNUSABLE)[0], PresentationIntentType="FOR PROCESSING")
+    tear(files_of(studies, TORN, "R_CC.dcm")[0])
     server = start_server(studies, bundles, folder, "scoring", "off")
     yield server
     stop_server(server)
@@ -65,6 +66,23 @@ def change(file: Path, **attributes: str) -> None:
     dataset.save_as(file)
 
 
+def copy_of(file: Path, **attributes: str) -> None:
+    """Another image of the same study, with other attributes."""
+    copy = file.with_name(f"{file.stem}_2.dcm")
+    copy.write_bytes(file.read_bytes())
+    change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid(), **attributes)
+
+
+def tear(file: Path) -> None:
+    """Leave half of an image's pixels, run-length encoded: to a browser, which does not notice, the rest is black."""
+    dataset = pydicom.dcmread(file)
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.compress(RLELossless)
+    [frame] = generate_pixel_data_frame(dataset.PixelData, 1)
+    dataset.PixelData = encapsulate([frame[: len(frame) // 4 * 2]])
+    dataset.save_as(file)
+
+
 @pytest.fixture(scope="module")
 def reader(running: Server) -> Iterator[OhifPage]:
     """A reader's browser."""
@@ -80,6 +98,11 @@ def label_of(server: Server, image: str) -> tuple[Any, ...]:
     info = server.http.get("/datastore/label/info", params={"label": image, "tag": "final"}).json()
     [segment] = pydicom.dcmread(server.studies / "labels" / "final" / f"{image}.dcm").SegmentSequence
     return info.get("method"), info.get("model"), segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName")
+
+
+def on_screen(server: Server, study: str) -> int:
+    """How many images of a study can be drawn into at first."""
+    return min(4, [row["problem"] for row in server.http.get(f"/mammo/studies/{study}").json()].count(None))
 
 
 def stroke(reader: OhifPage, sop: str, row: int) -> None:
@@ -118,6 +141,8 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
     reader.open(where.uid)
     reader.press("run")
     assert reader.page.locator("mammo-panel .notice").all_inner_texts() == []
+    cards = reader.page.locator("mammo-panel .image b").all_inner_texts()
+    assert cards == [f"{view} {number}" for view in ("R CC", "L CC", "R MLO", "L MLO") for number in (1, 2)]
     found = {row["id"]: reader.labelmap(row["id"], SHAPE) for row in rows}
     assert all(mask.any() for mask in found.values())
     reader.press("submit-all")
@@ -126,6 +151,20 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
     reader.press("submit-all")  # those that are on no screen keep what was saved
     for row in rows:
         np.testing.assert_array_equal(saved_mask(running, tmp_path, row["id"]), found[row["id"]])
+
+
+def test_a_spot_view_has_a_name_of_its_own_and_is_not_called_normal_unseen(running: Server, reader: OhifPage) -> None:
+    uid = study(running, SPOT).uid
+    reader.open(uid)
+    cards = reader.page.locator("mammo-panel .image b")
+    assert cards.all_inner_texts() == ["R CC", "L CC", "R MLO", "L MLO", "R CC (part)"]
+    reader.press("submit-all")
+    assert "not on the screen: R CC (part)" in reader.notice()
+    reader.page.locator('mammo-panel [data-key="submit"]', has_text="Submit R CC (part): no tumour").wait_for()
+    assert [row["labelled"] for row in running.http.get(f"/mammo/studies/{uid}").json()].count(True) == 4
+    reader.ready(1)
+    reader.press("submit")
+    assert "All images of this case are done" in reader.notice()
 
 
 def test_a_label_says_whether_a_model_or_a_person_made_it(running: Server, reader: OhifPage) -> None:
@@ -257,6 +296,69 @@ def test_an_image_that_cannot_be_used_says_why_and_is_no_work(running: Server, r
     assert labelled == set(where.ids.values()) - {unusable["id"]}
 
 
+def test_an_image_without_its_pixels_is_no_normal_breast(running: Server, reader: OhifPage) -> None:
+    where = study(running, TORN)
+    torn = where.ids["RCC"]
+    reader.open(where.uid)
+    reader.choose(torn)
+    reader.press("submit")
+    [told] = [row["problem"] for row in running.http.get(f"/mammo/studies/{where.uid}").json() if row["id"] == torn]
+    assert told in reader.notice()
+    assert told in reader.image_state(torn)
+    assert reader.button("submit").is_disabled()
+    frames = f"**/{where.sops['LCC']}/frames/*"
+    reader.page.route(frames, lambda route: route.fulfill(status=500))
+    reader.open(where.uid, images=2)
+    reader.page.locator("mammo-panel .notice.error", has_text="L CC cannot be used: its pixels did not come").wait_for()
+    reader.press("submit-all")
+    assert "All images of this case are done" in reader.page.locator("mammo-panel .notice.info").inner_text()
+    reader.page.unroute(frames)
+    labelled = {row["id"] for row in running.http.get(f"/mammo/studies/{where.uid}").json() if row["labelled"]}
+    assert labelled == {where.ids["RMLO"], where.ids["LMLO"]}
+    reader.open(where.uid, images=3)
+    reader.press("submit-all")
+    assert "3 of 3 done" in reader.page.locator("mammo-panel section", has_text="Case").inner_text()
+
+
+def test_a_key_that_is_held_or_pressed_twice_acts_once(running: Server, reader: OhifPage) -> None:
+    where, keys = study(running, HELD), reader.page.keyboard
+    saves: list[Any] = []
+    cases: list[Any] = []
+    reader.open(where.uid)
+    reader.choose(where.ids["RCC"])
+    reader.page.route("**/datastore/label?*", lambda route: saves.append(route))
+    reader.page.route("**/activelearning/*", lambda route: cases.append(route))
+    with reader.page.expect_request("**/datastore/label?*"):
+        keys.press("Control+Enter")
+    keys.press("Control+Enter")
+    keys.press("n")  # too early: what is being saved would seem unsaved
+    reader.page.locator('mammo-panel [data-key="next"]:disabled').wait_for()
+    assert (len(saves), len(cases)) == (1, 0)
+    saves[0].continue_()
+    reader.idle()
+    reader.page.unroute("**/datastore/label?*")
+    keys.down("Control")
+    for _ in range(3):
+        keys.down("Enter")
+        reader.idle()
+    keys.up("Enter")
+    keys.up("Control")
+    rows = running.http.get(f"/mammo/studies/{where.uid}").json()
+    assert {row["id"] for row in rows if row["labelled"]} == {where.ids["RCC"], where.ids["LCC"]}
+    with reader.page.expect_request("**/activelearning/*"):
+        keys.press("n")
+    keys.press("n")
+    reader.page.wait_for_timeout(200)
+    cases[0].continue_()
+    for _ in range(5):
+        keys.press("n")
+    reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=where.uid)
+    reader.ready(on_screen(running, reader.study()))
+    assert len(cases) == 1
+    assert reader.page.locator("mammo-panel .notice").count() == 0
+    reader.page.unroute("**/activelearning/*")
+
+
 def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: Server, reader: OhifPage) -> None:
     where = study(running, TWO_VIEWS)
     reader.open(where.uid, images=2)
@@ -266,7 +368,7 @@ def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: S
         reader.button("hand-back").click()
         reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=former)
         seen.append(reader.study())
-        reader.ready(len(running.http.get(f"/mammo/studies/{seen[-1]}").json()))
+        reader.ready(on_screen(running, seen[-1]))
         leased = [image for lease in running.http.get("/mammo/worklist").json() for image in lease["images"]]
         rows = running.http.get(f"/mammo/studies/{former}").json()
         assert not set(leased) & {row["id"] for row in rows}

@@ -360,6 +360,19 @@ def test_a_label_of_another_size_or_an_unsafe_tag_is_refused_and_nothing_is_writ
     assert sorted(server.studies.parent.rglob("*")) == before
 
 
+def test_an_image_that_cannot_be_decoded_takes_no_label_and_is_listed(
+    server: Server, slicer: ModuleType, client: Any, tmp_path: Path
+) -> None:
+    file = write_dicom(server.studies / "torn.dcm", blob()[0], patient=21, syntax="1.2.840.10008.1.2.4.90")
+    file.write_bytes(file.read_bytes()[:-1500])
+    with pytest.raises(slicer.MONAILabelClientException) as refused:
+        client.save_label("torn", str(write_volume(tmp_path / "label.nii.gz", np.zeros(blob()[1].shape))))
+    assert "torn.dcm" in refused.value.msg
+    assert "torn.dcm" in [image["file"] for image in server.http.get("/info/").json()["datastore"]["unreadable"]]
+    assert not list((server.studies / "labels" / "final").glob("torn*"))
+    file.unlink()
+
+
 def test_a_prediction_can_be_kept_as_a_label(server: Server, client: Any, images: dict[str, Path]) -> None:
     answer = server.infer(SEGMENTATION, "picture", save_label=True, label_tag="original")
     assert answer.status_code == 200

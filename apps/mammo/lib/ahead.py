@@ -9,18 +9,32 @@ import logging
 import queue
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.recent import RECENT
 
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
+from .images import sentence
 
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 16
 """Images; what would wait longer is decoded when it is asked about."""
+
+
+def decode(store: MammogramDatastore, image: str) -> None:
+    """Decode an image, which is then at hand; one that cannot be decoded is noted as unreadable.
+
+    Raises:
+        RequestRefused: it cannot be decoded (422), or is refused as by `MammogramDatastore.readable_image`.
+    """
+    path = store.readable_image(image)
+    try:
+        RECENT.read(path)
+    except MammogramError as error:
+        store.report_unreadable(image, error.reason, error.remedy)
+        raise RequestRefused(422, error.reason, sentence(error.remedy), store.image(image).file) from error
 
 
 class DecodingAhead:
@@ -54,8 +68,8 @@ class DecodingAhead:
         while True:
             image = self._waiting.get()
             try:
-                RECENT.read(Path(self._store.get_image_uri(image)))
-            except (MammogramError, RequestRefused, OSError) as error:  # who asks about it will be told
+                decode(self._store, image)
+            except (RequestRefused, OSError) as error:  # who asks about it will be told
                 logger.info("An image was not decoded ahead: %s", type(error).__name__)
             finally:
                 self._waiting.task_done()

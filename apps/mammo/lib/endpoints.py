@@ -30,6 +30,7 @@ from requests_toolbelt import MultipartEncoder
 
 from monai_mammo.machine import available_cores
 
+from .ahead import decode
 from .errors import RequestRefused, unknown
 from .images import image_extension
 from .masks import label_extension
@@ -208,10 +209,16 @@ def _uploads(app: MONAILabelApp) -> APIRouter:
         image: str, label: UploadFile, tag: str = DefaultLabelTag.FINAL.value, params: JsonText = "{}"
     ) -> dict[str, Any]:
         """`revision` in the parameters is that of the label which the client knew, 0 for none; the answer has the new
-        one. Without it, the reader's label is replaced whatever it is."""
+        one. Without it, the reader's label is replaced whatever it is. An image that cannot be decoded, which a viewer
+        may show all the same, takes no label."""
         info = {**_object(params), "user": current_user.get()}
         if type(info.get("revision", 0)) is not int:
             raise RequestRefused(400, "'revision' is not a whole number", "Give that of the label known, 0 for none")
+        try:
+            decode(app.datastore(), image)
+        except RequestRefused as refused:
+            if refused.status == 422:  # an archive that does not answer keeps nobody from saving
+                raise
         with _received(label, label_extension(label.filename or "")) as path:
             revision = app.datastore().keep_label(image, str(path), tag or DefaultLabelTag.FINAL.value, info)
         return {**(app.on_save_label(image, image) or {}), "image": image, "label": image, "revision": revision}

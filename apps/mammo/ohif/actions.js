@@ -39,6 +39,12 @@ export function say(kind, text, remedy = '') {
 /** How many actions are under way. */
 export const working = { count: 0 };
 
+/** Whether an action is under way, or another study is being opened. */
+export const isBusy = () => working.count > 0 || state.opening;
+
+/** An action that does not begin while anything is under way, itself for instance. */
+const alone = action => (...given) => (isBusy() ? undefined : action(...given));
+
 /** Run an action and say what goes wrong; nothing is lost by it. Gives what the action gives, undefined if it failed. */
 async function attempt(action) {
   say(null);
@@ -64,6 +70,11 @@ const each = (images, text, action) =>
       changed();
       try {
         await action(image);
+      } catch (error) {
+        if (error.status === 422) { // the image may be at fault
+          await study.learnProblems();
+        }
+        throw error;
       } finally {
         image.busy = '';
       }
@@ -86,7 +97,7 @@ export const learn = () =>
   });
 
 /** Find tumours in the chosen images; each shows its mask at once. Of all views those that a person marked stay. */
-export async function findTumours() {
+export const findTumours = alone(async () => {
   const kept = [];
   const isKept = image => settings.allViews && (image.labelled || image.mask.hasOwnMarks);
   const done = await each(chosen(), 'finding…', async image => {
@@ -96,33 +107,21 @@ export async function findTumours() {
       kept.push(image.name); // or marked while the model was at it
       return;
     }
-    image.soft = found.params.probability ? found.mask : null;
-    image.threshold = image.soft ? HALF : 1;
-    const pixels = found.mask.map(value => Number(value >= image.threshold));
-    image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole });
+    const outline = found.params.probability ? { soft: found.mask, threshold: HALF } : null;
+    const pixels = found.mask.map(value => Number(value >= (outline?.threshold ?? 1)));
+    image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole }, outline);
   });
   if (done && kept.length) {
     say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, 'To run the model there: “this view”');
   }
-}
+});
 
-/** Move the threshold of the model's probabilities; what was drawn elsewhere stays. @param {number} threshold 1 to 255 */
+/** Move the threshold of the model's probabilities. @param {number} threshold 1 to 255 */
 export function setThreshold(threshold) {
-  const image = state.active;
-  if (!image?.soft) {
-    return;
+  if (state.active?.mask?.outline) {
+    state.active.mask.moveThreshold(threshold);
+    changed();
   }
-  const pixels = image.mask.snapshot();
-  const { soft, threshold: former } = image;
-  for (let index = 0; index < soft.length; index++) {
-    const marked = soft[index] >= threshold;
-    if (marked !== soft[index] >= former) {
-      pixels[index] = Number(marked);
-    }
-  }
-  image.threshold = threshold;
-  image.mask.replace(pixels);
-  changed();
 }
 
 /** Segment the lesion at a mark, and add it to the mask. */
@@ -142,10 +141,11 @@ export async function segmentLesion(image, mark) {
 }
 
 /** Ask the model whether the chosen images show the whole breast. */
-export const checkQuality = () =>
+export const checkQuality = alone(() =>
   each(chosen(), 'checking…', async image => {
     image.quality = await server.quality(image);
-  });
+  })
+);
 
 /** Save the reader's own verdict on the active image. */
 export const judge = verdict =>
@@ -155,26 +155,40 @@ export const judge = verdict =>
     image.verdict = verdict;
   });
 
-/** Save the masks of images as they are, empty ones too; then go on to the next that is not done. */
-export async function submit(images = [state.active]) {
+/**
+ * Save the masks of images as they are, empty ones too, but for an image that was never on the screen: nobody knows that
+ * it is normal. Then go on to the next that is not done.
+ */
+export const submit = alone(async (images = [state.active].filter(image => image?.restored)) => {
+  if (!images.length) {
+    return;
+  }
+  const unseen = [];
   const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
     await study.restore(image);
+    if (!image.seen && !image.labelled && !image.mask.pixels) {
+      unseen.push(image.name);
+      return;
+    }
     const pixels = image.mask.snapshot();
-    const { position, origin } = image.mask;
+    const { last, origin } = image.mask;
     const { revision } = await server.saveMask(image, pixels, origin);
-    image.mask.saved(position);
+    image.mask.saved(last);
     Object.assign(image, { labelled: true, revision });
   });
   const open = ordered().find(image => !image.labelled && !image.problem);
+  if (unseen.length) {
+    say('info', `Not submitted, for they were not on the screen: ${unseen.join(', ')}`, 'Look at them, then submit them');
+  }
   if (done && open) {
     study.show(open);
   } else if (done) {
     say('info', 'All images of this case are done', 'Press Next case');
   }
-}
+});
 
 /** Open the image that the strategy chooses; what is not saved is kept, and offered again. */
-export const nextCase = () =>
+export const nextCase = alone(() =>
   attempt(async () => {
     const next = await nextImage();
     if (!next) {
@@ -190,10 +204,11 @@ export const nextCase = () =>
       throw new Error(`The server chose ${next.id} but does not say in which study it is`);
     }
     openStudy(next.StudyInstanceUID, next.id);
-  });
+  })
+);
 
 /** Let others have the open case, and go on to another one. */
-export const handBack = () =>
+export const handBack = alone(() =>
   attempt(async () => {
     const [here] = state.images;
     handedBack.add(state.study);
@@ -204,7 +219,8 @@ export const handBack = () =>
     } else {
       say('info', 'Handed back; there is no other case', 'What you do here takes it up again');
     }
-  });
+  })
+);
 
 /**
  * The image that the server chooses, of a case that was handed back only if there is no other: to the server such a
@@ -227,7 +243,7 @@ async function nextImage() {
 
 /** Open a study at an image. */
 export function openStudy(uid, image = '') {
-  state.wanted = image;
+  Object.assign(state, { wanted: image, opening: uid !== state.study });
   ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${encodeURIComponent(uid)}` });
 }
 
@@ -250,12 +266,15 @@ const onMask = method => () => {
   changed();
 };
 
+/** An action behind a key, once however long that is held down. */
+const once = action => ({ evt } = {}) => (evt?.repeat ? undefined : action());
+
 /** OHIF's commands, for its keys. */
 export const commands = {
-  mammoNext: nextCase,
-  mammoRun: findTumours,
-  mammoQuality: checkQuality,
-  mammoSubmit: () => submit(),
+  mammoNext: once(nextCase),
+  mammoRun: once(findTumours),
+  mammoQuality: once(checkQuality),
+  mammoSubmit: once(submit),
   mammoLesion: () => choose('lesion'),
   mammoBrush: () => choose('brush'),
   mammoEraser: () => choose('eraser'),
@@ -290,7 +309,7 @@ export function resize(factor) {
 /** The images in the order in which they hang, and last those that cannot be used. */
 export function ordered() {
   const order = ['R CC', 'L CC', 'R MLO', 'L MLO'];
-  const placed = image => (order.includes(image.name) ? order.indexOf(image.name) : order.length);
+  const placed = image => (order.includes(image.place) ? order.indexOf(image.place) : order.length);
   const rank = image => (image.problem ? order.length + 1 : placed(image));
   return [...state.images].sort((a, b) => rank(a) - rank(b));
 }

@@ -17,6 +17,11 @@ export const ohif = {
     return this.extensionManager.getModuleEntry(entry).exports.getCornerstoneLibraries();
   },
 
+  /** Where OHIF gets its images. */
+  get dataSource() {
+    return this.extensionManager.getActiveDataSource()[0];
+  },
+
   /** Run one of OHIF's commands. */
   run(name, options) {
     return this.commandsManager.runCommand(name, options);

@@ -16,13 +16,24 @@ let made = 0; // masks
  */
 const BY_HAND = { method: 'MANUAL' };
 
+/**
+ * What a model sees: probabilities, 0 to 255, row by row, and the threshold from which on they are marked.
+ * @typedef {{soft: Uint8Array, threshold: number}} Outline
+ */
+
 /** The origin of a mask once a person has changed it. @param {Origin} origin @returns {Origin} */
 export const edited = origin => (origin.model ? { ...origin, method: 'SEMIAUTOMATIC' } : origin);
 
-/** The part of a mask that one action changed. `before` and `after` are row by row; `origins` has the mask's. */
+/** The part of a mask that one action changed. `before` and `after` are row by row; `sources` has the mask's. */
 class Step {
   constructor(top, left, height, width, before, after) {
-    Object.assign(this, { top, left, height, width, before, after, origins: null });
+    Object.assign(this, { top, left, height, width, before, after, sources: null });
+  }
+
+  /** Whether only the threshold was moved. */
+  get isMove() {
+    const { before, after } = this.sources;
+    return before.outline !== after.outline && before.outline?.soft === after.outline?.soft;
   }
 }
 
@@ -44,6 +55,8 @@ export class Mask {
     this.known = null; // as it was after the last step
     /** @type {Origin} */
     this.origin = BY_HAND;
+    /** @type {?Outline} */
+    this.outline = null;
   }
 
   /** Whether there is something that the server does not have. */
@@ -76,8 +89,7 @@ export class Mask {
 
   async make() {
     if (!this.displaySet.imageIds) { // OHIF looks them up when it first shows an image
-      const [source] = ohif.extensionManager.getActiveDataSource();
-      this.displaySet.imageIds = source.getImageIdsForDisplaySet(this.displaySet);
+      this.displaySet.imageIds = ohif.dataSource.getImageIdsForDisplaySet(this.displaySet);
     }
     await ohif.services.segmentationService.createLabelmapForDisplaySet(this.displaySet, {
       segmentationId: this.segmentationId,
@@ -128,7 +140,7 @@ export class Mask {
   }
 
   /** Note what has been drawn since the last step as one step, by a person if nothing is said; true if there was. */
-  commit(origin = edited(this.origin)) {
+  commit(origin = edited(this.origin), outline = this.outline) {
     if (!this.known) {
       return false;
     }
@@ -139,8 +151,8 @@ export class Mask {
     if (this.savedAt > this.position) {
       this.savedAt = -1; // what the server has can no longer be reached
     }
-    step.origins = { before: this.origin, after: origin };
-    this.origin = origin;
+    step.sources = { before: { origin: this.origin, outline: this.outline }, after: { origin, outline } };
+    Object.assign(this, { origin, outline });
     this.steps.splice(this.position, Infinity, step);
     this.position++;
     if (this.steps.length > MOST_STEPS) {
@@ -154,14 +166,34 @@ export class Mask {
     return true;
   }
 
-  /** Give it other pixels, as one step. @param {Origin} [origin] a person's change if left out */
-  replace(pixels, origin) {
+  /**
+   * Give it other pixels, as one step.
+   * @param {Origin} [origin] a person's change if left out
+   * @param {?Outline} [outline] that they were made of; the same as before if left out
+   */
+  replace(pixels, origin, outline = this.outline) {
     this.commit();
     this.live.set(pixels);
-    if (!this.commit(origin) && origin) {
-      this.origin = origin; // the same pixels, none for instance, may come from elsewhere
+    if (!this.commit(origin, outline)) {
+      Object.assign(this, { origin: origin ?? this.origin, outline }); // the same pixels, none for instance, may come from elsewhere
     }
     this.redraw();
+  }
+
+  /** Move the threshold of the model's outline; what was drawn elsewhere stays. Moves in a row become one step. */
+  moveThreshold(threshold) {
+    const pixels = this.snapshot();
+    const { soft, threshold: former } = this.outline;
+    for (let index = 0; index < soft.length; index++) {
+      const marked = soft[index] >= threshold;
+      if (marked !== soft[index] >= former) {
+        pixels[index] = Number(marked);
+      }
+    }
+    if (this.last?.isMove && this.isUnsaved) {
+      this.undo();
+    }
+    this.replace(pixels, undefined, { soft, threshold });
   }
 
   /** Mark further pixels, as one step. */
@@ -177,9 +209,14 @@ export class Mask {
     this.forget();
   }
 
-  /** Note that the server has it as it is now, or as it was at a position. */
-  saved(position = this.position) {
-    this.savedAt = position;
+  /** The last step that is done, null if there is none. */
+  get last() {
+    return this.steps[this.position - 1] ?? null;
+  }
+
+  /** Note that the server has it as it is now, or as it was after a step, which may be gone meanwhile. */
+  saved(step = this.last) {
+    this.savedAt = step ? this.steps.indexOf(step) + 1 || -1 : 0;
   }
 
   /** No step can be taken back any more, and the server has it as it is. */
@@ -209,7 +246,7 @@ export class Mask {
     for (const target of [this.live, this.known]) {
       this.copy(step, step[to], target);
     }
-    this.origin = step.origins[to];
+    Object.assign(this, step.sources[to]);
     this.count(step[from], -1);
     this.count(step[to], 1);
     this.redraw();

@@ -60,7 +60,7 @@ function notices() {
   }
   for (const uid of new Set([...study.drafts.values()].map(draft => draft.study))) {
     const left = [...study.drafts].filter(([, draft]) => draft.study === uid);
-    const open = button('Open', () => actions.openStudy(uid, left[0][0]), { key: `draft-${uid}` });
+    const open = button('Open', () => actions.openStudy(uid, left[0][0]), { key: `draft-${uid}`, disabled: actions.isBusy() });
     const names = left.map(([, { name }]) => name).join(', ');
     const [, year, month, day] = /^(\d{4})(\d\d)(\d\d)$/.exec(left[0][1].date) ?? [];
     const which = year ? `the case of ${year}-${month}-${day}` : 'another case';
@@ -98,11 +98,12 @@ function nextCase() {
     ...options
   );
   choice.dataset.key = 'strategy';
-  const next = button('Next case', actions.nextCase, { className: 'main', key: 'next', hint: 'N', disabled: !names.length });
+  const blocked = actions.isBusy() || !names.length;
+  const next = button('Next case', actions.nextCase, { className: 'main', key: 'next', hint: 'N', disabled: blocked });
   const back = button('Hand back', actions.handBack, {
     key: 'hand-back',
     title: 'Let others have this case, and go on to another',
-    disabled: !names.length || !state.images.length || study.unsaved().length > 0,
+    disabled: blocked || !state.images.length || study.unsaved().length > 0,
   });
   const images = study.usable();
   return section('Case', `${images.filter(image => image.labelled).length} of ${images.length} done`, [
@@ -145,7 +146,7 @@ function progressOf(image) {
 }
 
 function find() {
-  const busy = actions.working.count > 0;
+  const busy = actions.isBusy();
   const scope = [
     ['all views', true],
     ['this view', false],
@@ -159,8 +160,9 @@ function find() {
       { className: `plain ${settings.allViews === all ? 'chosen' : ''}`, key: `scope-${all}`, pressed: settings.allViews === all }
     )
   );
-  const threshold = state.active?.soft && [
-    slider('Threshold', { min: 1, max: 99, value: percent(state.active.threshold), key: 'threshold' }, value => `${value} %`, value =>
+  const outline = state.active?.mask?.outline;
+  const threshold = outline && [
+    slider('Threshold', { min: 1, max: 99, value: percent(outline.threshold), key: 'threshold' }, value => `${value} %`, value =>
       actions.setThreshold(Math.max(1, Math.ceil((value / 100) * 255)))
     ),
   ];
@@ -265,10 +267,10 @@ function reasons(found) {
 function submit() {
   const image = state.active;
   const what = image?.mask?.pixels ? `tumour ${sizeOf(image)}` : 'no tumour';
-  const busy = actions.working.count > 0;
+  const busy = actions.isBusy();
   const all = button('All', () => actions.submit(actions.ordered()), {
     key: 'submit-all',
-    title: `Save all ${study.usable().length} masks as they are; an image without one is saved as normal`,
+    title: `Save all ${study.usable().length} masks as they are; an image without one that was on the screen is saved as normal`,
     disabled: busy || !study.usable().length,
   });
   const one = button(image ? `Submit ${image.name}: ${what}` : 'Submit', () => actions.submit(), {

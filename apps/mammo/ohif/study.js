@@ -5,7 +5,7 @@ import { ohif } from './context.js';
 import { MODALITIES, PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
-import { guardOtherViewports, installTools, setUnits } from './tools.js';
+import { followDrawing, guardOtherViewports, installTools, setUnits } from './tools.js';
 
 const STEADY_FRAMES = 20;
 const PIXELS_PER_MM = 10; // of an image that does not say it
@@ -21,16 +21,25 @@ class StudyImage {
     this.mask = null;
     this.restored = false; // has its mask as it was left
     this.failed = false; // to get it
+    this.seen = false; // has been in a viewport
     this.busy = '';
     this.quality = null; // the model's verdict
-    this.soft = null; // the model's probabilities, 0 to 255, with the threshold that the mask has
-    this.threshold = 0;
   }
 
+  /** Side, view, and whether it shows a part of the breast. */
+  get place() {
+    const instance = this.displaySet?.instances?.[0];
+    return inWords(this.laterality, this.view, instance && viewOf(instance).partial) || 'Image';
+  }
+
+  /** Its place, with a number where several images have the same. */
   get name() {
-    return [this.laterality, this.view].filter(Boolean).join(' ') || 'Image';
+    const alike = state.images.filter(({ place }) => place === this.place);
+    return alike.length > 1 ? `${this.place} ${alike.indexOf(this) + 1}` : this.place;
   }
 }
+
+const inWords = (laterality, view, partial) => [laterality, view, partial && '(part)'].filter(Boolean).join(' ');
 
 export const state = {
   study: '',
@@ -40,6 +49,7 @@ export const state = {
   active: null,
   problem: null,
   wanted: '', // id of the image to show first
+  opening: false, // another study, which is not there yet
   hanging: 0, // how often images are being hung anew
 };
 
@@ -73,6 +83,7 @@ export async function open(studies) {
   } catch (error) {
     state.problem = error;
   }
+  state.opening = false;
   changed();
 }
 
@@ -89,7 +100,7 @@ export function enter() {
   ];
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
   endings.push(guardOtherViewports());
-  endings.push(followDrawing(), followSizes());
+  endings.push(followDrawing(noteStroke), followSizes());
   window.addEventListener('beforeunload', warn);
 }
 
@@ -132,12 +143,10 @@ export function viewportOf(image) {
   return viewports.find(([, { displaySetInstanceUIDs = [] }]) => uid && displaySetInstanceUIDs.includes(uid))?.[0];
 }
 
-/** What stands over an image: side, view, and whether it shows a part of the breast. */
+/** What stands over an image: its name. */
 export function labelOf(instance) {
-  const image = imageOf(instance);
-  const header = viewOf(instance);
-  const name = image?.name ?? [header.laterality, header.view].filter(Boolean).join(' ');
-  return header.partial ? `${name} (part)` : name;
+  const { laterality, view, partial } = viewOf(instance);
+  return imageOf(instance)?.name ?? inWords(laterality, view, partial);
 }
 
 /** What the server knows of an image: of copies, which are one image to OHIF, the one that can be used. */
@@ -193,10 +202,11 @@ async function shown({ viewportId }) {
   if (!image?.mask) {
     return;
   }
+  image.seen = true;
   try {
     hang(image, viewportId);
     await restore(image);
-    await image.mask.show(viewportId);
+    await image.mask?.show(viewportId);
   } catch (error) {
     state.problem = error;
   }
@@ -285,9 +295,11 @@ function hang(image, viewportId) {
 export function restore(image) {
   image.restoring ??= fill(image).catch(error => {
     image.restoring = null;
-    image.failed = true;
-    const text = `The mask of ${image.name} did not come: ${error.reason ?? error.message}`;
-    state.problem = Object.assign(new Error(text), { image, remedy: 'Choose the image to try again' });
+    image.failed = !image.problem;
+    const reason = error.reason ?? error.message;
+    state.problem = image.problem
+      ? Object.assign(new Error(`${image.name} cannot be used: ${reason}`), { remedy: 'Go on with the other images' })
+      : Object.assign(new Error(`The mask of ${image.name} did not come: ${reason}`), { image, remedy: 'Choose the image to try again' });
     changed();
     throw state.problem;
   });
@@ -297,13 +309,18 @@ export function restore(image) {
 async function fill(image) {
   const { mask } = image;
   image.failed = false;
+  await loaded(image);
+  await learnProblems();
+  if (image.problem) {
+    throw new Error(image.problem);
+  }
   await mask.ensure();
   const draft = drafts.get(image.id);
   if (draft) {
     mask.replace(draft.pixels, draft.origin);
     drafts.delete(image.id);
     if (image.labelled) {
-      mask.saved(-1); // what the server has is another, even if all of this was erased
+      mask.savedAt = -1; // what the server has is another, even if all of this was erased
     }
   } else if (image.labelled) {
     const saved = await server.savedMask(image);
@@ -321,6 +338,30 @@ async function fill(image) {
   changed();
 }
 
+/** Wait for an image's pixels; without them it cannot be used until its study is opened again. */
+async function loaded(image) {
+  const [imageId] = image.displaySet.imageIds ?? ohif.dataSource.getImageIdsForDisplaySet(image.displaySet);
+  const { imageLoader } = ohif.libraries.cornerstone;
+  await imageLoader.loadAndCacheImage(imageId, { preScale: { enabled: true } }).catch(() => {
+    spoil(image, 'its pixels did not come, or cannot be decoded');
+  });
+}
+
+/** Learn which images the server has meanwhile found that it cannot decode; one with work that is not saved stays. */
+export async function learnProblems() {
+  for (const { id, problem } of await server.images(state.study)) {
+    const image = state.images.find(image => image.id === id);
+    if (problem && image?.mask && !image.mask.isUnsaved) {
+      spoil(image, problem);
+    }
+  }
+}
+
+/** Take an image out of the work. */
+function spoil(image, problem) {
+  Object.assign(image, { problem, mask: null, restored: false });
+}
+
 function keepDrafts() {
   for (const image of unsaved()) {
     const { name, mask } = image;
@@ -330,39 +371,12 @@ function keepDrafts() {
   }
 }
 
-/** Note what tools draw, each stroke as a step, once the button is up and the tool is done. @returns what ends it */
-function followDrawing() {
-  const { cornerstone, cornerstoneTools } = ohif.libraries;
-  const touched = new Set();
-  let pressed = false;
-  const note = () => {
-    if (pressed) {
-      return;
-    }
-    const drawn = state.images.filter(image => touched.has(image.mask?.segmentationId));
-    touched.clear();
-    if (drawn.map(image => image.mask.commit()).some(Boolean)) {
-      changed();
-    }
-  };
-  const modified = ({ detail }) => {
-    touched.add(detail.segmentationId);
-    setTimeout(note);
-  };
-  const down = () => (pressed = true);
-  const up = () => {
-    pressed = false;
-    setTimeout(note);
-  };
-  const event = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
-  cornerstone.eventTarget.addEventListener(event, modified);
-  window.addEventListener('pointerdown', down, true);
-  window.addEventListener('pointerup', up, true);
-  return () => {
-    cornerstone.eventTarget.removeEventListener(event, modified);
-    window.removeEventListener('pointerdown', down, true);
-    window.removeEventListener('pointerup', up, true);
-  };
+/** Note what tools have drawn into masks, as a step of each. */
+function noteStroke(segmentationIds) {
+  const drawn = state.images.filter(image => segmentationIds.has(image.mask?.segmentationId));
+  if (drawn.map(image => image.mask.commit()).some(Boolean)) {
+    changed();
+  }
 }
 
 function warn(event) {

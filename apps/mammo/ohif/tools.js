@@ -83,6 +83,41 @@ export function guardOtherViewports() {
   return () => window.removeEventListener('mousedown', guard, true);
 }
 
+/**
+ * Tell of each stroke that tools draw, once the button is up and the tool is done.
+ * @param {function(Set<string>)} drawn gets the ids of the segmentations that it changed
+ * @returns a function that ends it
+ */
+export function followDrawing(drawn) {
+  const { cornerstone, cornerstoneTools } = ohif.libraries;
+  const touched = new Set();
+  let pressed = false;
+  const note = () => {
+    if (!pressed) {
+      drawn(new Set(touched));
+      touched.clear();
+    }
+  };
+  const modified = ({ detail }) => {
+    touched.add(detail.segmentationId);
+    setTimeout(note);
+  };
+  const down = () => (pressed = true);
+  const up = () => {
+    pressed = false;
+    setTimeout(note);
+  };
+  const event = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+  cornerstone.eventTarget.addEventListener(event, modified);
+  window.addEventListener('pointerdown', down, true);
+  window.addEventListener('pointerup', up, true);
+  return () => {
+    cornerstone.eventTarget.removeEventListener(event, modified);
+    window.removeEventListener('pointerdown', down, true);
+    window.removeEventListener('pointerup', up, true);
+  };
+}
+
 /** Id of the viewport in which an element of the page lies. */
 function viewportAt(target) {
   const { cornerstone } = ohif.libraries;
