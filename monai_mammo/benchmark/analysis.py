@@ -107,6 +107,14 @@ class Analysis:
         value = self.estimate(name, metric).value - self.estimate(other, metric).value
         return statistics.difference(value, self.samples[name][metric], self.samples[other][metric])
 
+    def against_reference(self) -> list[tuple[Entrant, Difference, float]]:
+        """Every other entrant with its difference in :data:`HEADLINE` and Holm's p; none without the reference."""
+        others = [entrant for entrant in self.test.finished if entrant.name != self.reference]
+        if self.entrant(self.reference) is None or not self.enough_patients:
+            return []
+        found = [self.difference(entrant.name, self.reference, HEADLINE[self.task]) for entrant in others]
+        return list(zip(others, found, statistics.holm([difference.p for difference in found]), strict=True))
+
     def mcnemar(self, name: str, other: str) -> McNemar:
         """The verdicts of two systems on the same images; each system's is that of its seeds' mean probability."""
         return statistics.mcnemar(self._right(name), self._right(other))

@@ -14,6 +14,7 @@ from typing import Any
 
 from monai_mammo.benchmark import figures, papers, tables
 from monai_mammo.benchmark.analysis import HEADLINE, Analysis, checks, subgroups
+from monai_mammo.benchmark.claims import claims, headline
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
 from monai_mammo.benchmark.plan import OWN, command
 from monai_mammo.benchmark.results import Benchmark, Entrant, find_benchmarks, read_benchmark, title
@@ -121,49 +122,13 @@ def _opening(sections: Sequence[_Section]) -> list[Block]:
 
 def _in_short(section: _Section) -> list[str]:
     """What the numbers come to, one sentence a finding."""
-    analysis, task = section.analysis, section.analysis.task
-    ranked = analysis.ranked()
-    if not ranked:
+    analysis = section.analysis
+    if not analysis.ranked():
         return [f"**{section.title}.** Not run yet."]
     if not analysis.comparable:
         return [f"**{section.title}.** Too few test patients ({analysis.patients}) to compare systems."]
-    metric = HEADLINE[task]
-    best = analysis.estimate(ranked[0].name, metric)
-    simple = [entrant for entrant in analysis.test.finished if entrant.baseline]
-    beside = "; ".join(f"{e.title}: {tables.percent(analysis.estimate(e.name, metric).value)}" for e in simple)
-    points = [
-        f"**{section.title}.** Best {tables.NAMES[metric]}: {ranked[0].title}, {tables.percent(best.value)} "
-        f"[{tables.percent(best.low)}, {tables.percent(best.high)}]{f' ({beside})' if beside else ''}."
-    ]
-    return points + [claim for claim in _claims(analysis) if section.own]
-
-
-def _claims(analysis: Analysis) -> list[str]:
-    """Each comparison that the paper claims, with ours of the same two systems."""
-    end, metric, printed = papers.COMPARED[analysis.task]
-    reported, found = papers.REPORTED[analysis.task], []
-    rows = [(name, variant) for name in reported for variant in (name, f"{name}_common_loss") if name != end]
-    for name, variant in rows:
-        entrants = [analysis.entrant(variant), analysis.entrant(end)]
-        printed_pair = [reported[name][printed], reported[end][printed]]
-        if analysis.task == "segmentation":  # paper B claims that its system is above the others
-            entrants, printed_pair = entrants[::-1], printed_pair[::-1]
-        ours, other = entrants
-        if ours is None or other is None:
-            continue
-        claimed = 100 * (printed_pair[0] - printed_pair[1])
-        difference = analysis.difference(ours.name, other.name, metric)
-        verdict = "not established"
-        if difference.established:
-            verdict = "established" if difference.value * claimed > 0 else "the opposite is established"
-        once = [entrant.title for entrant in (ours, other) if len(entrant.records) == 1]
-        if once:  # the interval knows nothing of what another training would have given
-            verdict += f" ({' and '.join(once)} trained once)"
-        found.append(
-            f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "
-            f"{tables.NAMES[metric].lower()}, here {tables.points(difference)}: {verdict}."
-        )
-    return found
+    points = [f"**{section.title}.** {headline(analysis)}"]
+    return points + [claim for claim in claims(analysis) if section.own]
 
 
 def _blocks(section: _Section) -> list[Block]:

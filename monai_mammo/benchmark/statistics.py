@@ -16,6 +16,8 @@ from scipy.stats import binomtest
 from monai_mammo.evaluation import Metrics, Record
 
 RESAMPLES = 1000
+LEVEL = 0.05
+"""A difference is called established where its p, adjusted by :func:`holm`, is below this."""
 OPERATING_POINTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """False marks an image at which the sensitivity of whole images is reported."""
 
@@ -80,11 +82,6 @@ class Difference:
     high: float
     p: float
     """Two-sided, of the paired bootstrap; never below 2 / (draws + 1)."""
-
-    @property
-    def established(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
 
 
 def difference(value: float, system: np.ndarray, reference: np.ndarray) -> Difference:

@@ -13,12 +13,14 @@ from PIL import Image
 
 from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.card import card
+from monai_mammo.benchmark.claims import headline
 from monai_mammo.benchmark.page import Table, html, markdown
 from monai_mammo.benchmark.plan import Plan, settle
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.report import write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
+from monai_mammo.benchmark.statistics import Difference
 from monai_mammo.benchmark.tables import differences_table
 from monai_mammo.benchmark.triptychs import cases, triptychs
 from monai_mammo.bundles import find_bundle
@@ -130,7 +132,7 @@ def test_of_a_few_patients_no_system_is_called_the_best(data, tmp_path):
     benchmark(tmp_path / "b", data)
     text = report(tmp_path / "b")[".md"]
     assert "Too few test patients (3) to compare systems." in text
-    assert "Best AUC" not in text
+    assert "Highest AUC" not in text
     assert "the paper reports" not in text
 
 
@@ -215,6 +217,36 @@ def test_the_reference_can_be_chosen(data, tmp_path):
     assert table.caption.startswith("Each system less ResNet34 + KAN:")
     assert [row[0] for row in table.rows] == ["ResNet34", "ResNet34 + PARB", "breast runs along a free side"]
     assert differences_table(analysis(tmp_path / "b", "not run")) is None
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_a_difference_is_established_only_if_it_is_for_so_many_comparisons(data, tmp_path, monkeypatch):
+    """An interval that leaves zero out is not enough: here each of three comparisons has a p of 0.03, or of 0.01."""
+    benchmark(tmp_path / "b", data)
+    for p, verdict in ((0.03, "no"), (0.01, "yes")):
+        sure = Difference(0.1, 0.05, 0.15, p)
+        monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
+        text = report(tmp_path / "b")[".md"]
+        differences = [line for line in text.splitlines() if "+10.0 [+5.0, +15.0] |" in line]
+        assert [line.split(" | ")[4] for line in differences] == [verdict] * 3
+        said = [line for line in text.splitlines() if "the paper reports" in line]
+        assert said
+        assert all(("not established" in line) == (verdict == "no") for line in said)
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_the_highest_of_several_systems_is_not_called_better_than_chance_allows(data, tmp_path, monkeypatch):
+    benchmark(tmp_path / "b", data)
+    unsure = "; its lead over"
+    for p, told in ((0.03, True), (0.01, False)):
+        sure = Difference(0.1, 0.05, 0.15, p)
+        monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
+        found = analysis(tmp_path / "b", "resnet34")
+        other = next(name for name in SYSTEMS["quality"] if name != found.ranked()[0].name)
+        line = headline(analysis(tmp_path / "b", other))
+        assert line.startswith(f"Highest AUC of 3: {found.ranked()[0].title}, ")
+        assert (unsure in line) == told
+    assert unsure not in headline(analysis(tmp_path / "b", found.ranked()[0].name))
 
 
 def test_several_benchmarks_and_tests_make_one_report(data, tmp_path):
