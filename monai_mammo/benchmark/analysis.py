@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,10 +69,11 @@ class Analysis:
         """By entrant and metric, the mean over seeds on every draw of the patients, float (draws,)."""
         draws = statistics.patient_draws([str(entry["patient"]) for entry in self.test.entries], self.resamples)
         found: dict[str, dict[str, np.ndarray]] = {}
-        for number, entrant in enumerate(self.test.finished):
+        for entrant in self.test.finished:
+            own = zlib.crc32(entrant.name.encode())  # whichever other systems there are
             of_seeds = [statistics.replicates(records, self._statistic, draws) for records in entrant.records.values()]
             found[entrant.name] = {
-                metric: statistics.over_seeds([replicates[metric] for replicates in of_seeds], seed=number)
+                metric: statistics.over_seeds([replicates[metric] for replicates in of_seeds], seed=own)
                 for metric in of_seeds[0]
             }
         return found
@@ -99,7 +101,7 @@ class Analysis:
         """A metric of an entrant; NaN where it is not defined."""
         of_seeds = {seed: metrics.get(metric, math.nan) for seed, metrics in self.metrics[name].items()}
         samples = self.samples[name].get(metric, np.array([math.nan]))
-        low, high = statistics.interval(samples) if self.enough_patients else (math.nan, math.nan)
+        low, high = _interval(samples, metric) if self.enough_patients else (math.nan, math.nan)
         return Estimate(float(np.mean(list(of_seeds.values()))), low, high, statistics.spread(of_seeds))
 
     def difference(self, name: str, other: str, metric: str) -> Difference:
@@ -143,6 +145,13 @@ class Analysis:
         tables = [[record["probability"] for record in records] for records in entrant.records.values()]
         labels = np.array([record["label"] for record in next(iter(entrant.records.values()))])
         return (np.mean(tables, axis=0) >= 0.5) == (labels == 1)
+
+
+def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
+    """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value."""
+    highest = math.inf if "hd95" in metric else 1.0
+    low, high = statistics.interval(samples)
+    return max(low, 0.0), min(high, highest)
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,7 @@ def _group(analysis: Analysis, entrant: Entrant, kind: str, group: str, members:
     if len(patients) > 1:
         draws = statistics.patient_draws(patients, analysis.resamples)
         of_seeds = [statistics.replicates(records, statistic, draws)[metric] for records in chosen.values()]
-        low, high = statistics.interval(statistics.over_seeds(of_seeds))
+        low, high = _interval(statistics.over_seeds(of_seeds), metric)
     estimate = Estimate(float(np.mean(list(values.values()))), low, high, statistics.spread(values))
     return Group(kind, group, len(members), len(patients), metric, estimate)
 

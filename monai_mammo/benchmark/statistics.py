@@ -50,7 +50,12 @@ def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     """Mean over the seeds on every draw, the seeds themselves drawn with replacement each time.
 
     Several trainings are no further patients: all of them see the same draw. Drawing the seeds as well makes an
-    interval cover both who was tested and which training was had. Of one seed alone nothing is known of the latter.
+    interval allow for both who was tested and which training was had. Of one seed alone nothing is known of the latter.
+
+    n drawn seeds vary by (n - 1) / n of their variance too little, for which their deviation is enlarged here. That
+    three seeds are few to know a variance from is not allowed for. Of two systems of equal worth with three seeds each,
+    simulated (25 patients), a difference has a p below 0.05 in 7 of 100 cases where patients and seeds contribute alike
+    (without the enlargement in 9), and in 12 (20) where seeds alone make it.
 
     Args:
         of_seeds: the replicates of one metric, float (draws,), for every seed.
@@ -60,8 +65,12 @@ def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
         float (draws,).
     """
     table = np.stack(of_seeds)
-    chosen = np.random.default_rng([seed, 1]).integers(len(table), size=table.shape)
-    return np.take_along_axis(table, chosen, axis=0).mean(axis=0)
+    count, mean = len(table), table.mean(axis=0)
+    if count == 1:
+        return mean
+    chosen = np.random.default_rng([seed, 1]).integers(count, size=table.shape)
+    deviation = np.take_along_axis(table, chosen, axis=0).mean(axis=0) - mean
+    return mean + math.sqrt(count / (count - 1)) * deviation
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -208,6 +209,14 @@ def test_the_numbers_are_those_of_the_files(data, tmp_path):
     assert estimate.value == pytest.approx(np.mean(seeds))
     assert estimate.between_seeds == pytest.approx(np.std(seeds, ddof=1))
     assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_an_interval_does_not_depend_on_which_other_systems_there_are(data, tmp_path):
+    benchmark(tmp_path / "b", data)
+    everyone = analysis(tmp_path / "b", "resnet34")
+    alone = replace(everyone, test=replace(everyone.test, entrants=[everyone.entrant("resnet34_kan")]))
+    for metric in ("auc_incomplete", "accuracy"):
+        assert alone.estimate("resnet34_kan", metric) == everyone.estimate("resnet34_kan", metric)
 
 
 def test_the_reference_can_be_chosen(data, tmp_path):

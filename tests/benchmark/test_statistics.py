@@ -86,6 +86,14 @@ def test_seeds_that_differ_widen_the_interval():
     assert interval(over_seeds(constant[:1])) == (0.0, 0.0)
 
 
+def test_the_seeds_vary_as_far_as_trainings_do():
+    """Not as far as draws of so few: the mean of three seeds has a third of the variance that they show."""
+    seeds = np.array([0.2, 0.4, 0.9])
+    found = over_seeds([np.full(20000, value) for value in seeds])
+    assert found.mean() == pytest.approx(seeds.mean(), abs=0.005)
+    assert found.std() == pytest.approx(seeds.std(ddof=1) / math.sqrt(3), rel=0.02)
+
+
 def test_a_paired_difference_is_surer_than_two_intervals():
     """Hard and easy patients move both systems alike; what is left of the difference is constant."""
     rng = np.random.default_rng(0)
