@@ -18,7 +18,9 @@ from monai_mammo.benchmark.claims import claims, headline
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
 from monai_mammo.benchmark.plan import OWN, command
 from monai_mammo.benchmark.results import Benchmark, Entrant, find_benchmarks, read_benchmark, title
+from monai_mammo.benchmark.runs import read_curves
 from monai_mammo.benchmark.statistics import RESAMPLES
+from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.benchmark.triptychs import triptychs
 from monai_mammo.datasets.datalist import SECTIONS
 
@@ -31,6 +33,8 @@ _SHOWN = 4
 _TASKS = {"quality": "Complete or incomplete", "segmentation": "Tumour segmentation"}
 _SEEN = {"roi": "on crops around a lesion", "whole": "on whole mammograms"}
 _VALIDATION = {"quality": "auc", "segmentation": "mean_dice_of_images"}
+_CHANCE = {"quality": math.log(2)}
+"""The training loss (cross entropy of two classes) of who knows nothing; the segmentation losses have none such."""
 _LABEL = {"quality": "AUC", "segmentation": "Dice, mean over lesions"}
 
 
@@ -172,12 +176,44 @@ def _facts(section: _Section) -> list[str]:
         )
     values = ", ".join(f"`{name}` {value}" for name, value in plan.values.items())
     size = "compact networks, as a CPU can train them" if plan.compact else "networks of the published width"
-    facts.append(f"Configuration: {size}{f'; {values}' if values else ''}; all else as in the bundle.")
+    parts = [size, *([values] if values else []), *_beside_the_width(section.benchmark), "all else as in the bundle"]
+    facts.append(f"Configuration: {'; '.join(parts)}.")
     if trained:
         devices = ", ".join(dict.fromkeys(f"{entry['device']} (torch {entry['torch']})" for entry in trained))
         facts.append(f"Trained: {len(trained)} of {len(section.benchmark.runs)} runs, on {devices}.")
         facts += _cut_short([entry["epochs"] for entry in trained], plan.values.get("epochs"))
-    return facts
+    return facts + _did_not_learn(section.analysis)
+
+
+def _beside_the_width(benchmark: Benchmark) -> list[str]:
+    """What the trained networks had been given beyond what makes each system what it is, and its width."""
+    having: dict[str, dict[str, None]] = {}
+    for run in benchmark.runs:
+        system = SYSTEMS.get(run.system)
+        usual = {**system.network, **system.compact} if system else {}
+        for name, value in run.settings.get("network_def", {}).items():
+            if system and name not in usual:
+                having.setdefault(f"`{name}` {value}", {})[system.title] = None
+    return [f"{setting} in {', '.join(titles)}" for setting, titles in having.items()]
+
+
+def _did_not_learn(analysis: Analysis) -> list[str]:
+    """Runs that ended no better than a coin: they say nothing of their network."""
+    chance = _CHANCE.get(analysis.task, math.inf)
+    found = []
+    for entrant in analysis.test.finished:
+        curves = [read_curves(folder).get("train_loss", {}) for folder in entrant.folders.values()]
+        last = [losses[max(losses)] for losses in curves if losses]
+        unlearnt = [loss for loss in last if loss >= chance]
+        if unlearnt:
+            losses = ", ".join(f"{loss:.2f}" for loss in unlearnt)
+            found.append(f"{entrant.title} ({len(unlearnt)} of {len(last)} runs, last training loss {losses})")
+    if not found:
+        return []
+    return [
+        f"Did not learn under this recipe: {'; '.join(found)}; a coin's loss is {chance:.2f}. Their numbers and "
+        "differences are the recipe's, not the network's."
+    ]
 
 
 def _cut_short(epochs: list[int], planned: int | None) -> list[str]:

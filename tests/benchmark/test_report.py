@@ -22,6 +22,7 @@ from monai_mammo.benchmark.report import write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
 from monai_mammo.benchmark.statistics import Difference
+from monai_mammo.benchmark.systems import SYSTEMS as BENCHMARK_SYSTEMS
 from monai_mammo.benchmark.tables import differences_table
 from monai_mammo.benchmark.triptychs import cases, triptychs
 from monai_mammo.bundles import find_bundle
@@ -186,6 +187,27 @@ def test_runs_that_were_cut_short_say_so(data, tmp_path):
     benchmark(tmp_path / "whole", data, values={"epochs": 3})
     assert "Cut short: 6 of these runs ended after 3 of 4 epochs" in report(tmp_path / "short")[".md"]
     assert "Cut short" not in report(tmp_path / "whole")[".md"]
+
+
+def test_runs_that_learnt_nothing_say_so(data, tmp_path):
+    """A loss that ends at a coin's is a failed training, not a bad network."""
+    plan = benchmark(tmp_path / "b", data)
+    assert "Did not learn" not in report(tmp_path / "b")[".md"]
+    (run,) = [run for run in runs_of(tmp_path / "b", plan) if (run.system, run.seed) == ("resnet34_kan", 1)]
+    (run.folder / "curves.csv").write_text("epoch,train_loss,auc\n1,0.6,0.5\n2,0.7,0.5\n")
+    told = (
+        "Did not learn under this recipe: ResNet34 + KAN (1 of 2 runs, last training loss 0.70); a coin's loss is 0.69."
+    )
+    assert told in report(tmp_path / "b")[".md"]
+
+
+def test_what_a_network_had_beside_its_width_is_told(data, tmp_path):
+    plan = benchmark(tmp_path / "b", data, compact=False)
+    for run in runs_of(tmp_path / "b", plan):
+        run.configure(BENCHMARK_SYSTEMS[run.system].overrides(compact=False))
+    line = next(line for line in report(tmp_path / "b")[".md"].splitlines() if "Configuration:" in line)
+    told = "networks of the published width; `kan_gain` 0.2 in ResNet34 + KAN; all else as in the bundle."
+    assert line == f"- Configuration: {told}"
 
 
 def test_nothing_run_yet(data, tmp_path):
