@@ -14,16 +14,22 @@ def headline(analysis: Analysis) -> str:
     first, best = ranked[0], analysis.estimate(ranked[0].name, metric)
     simple = [entrant for entrant in analysis.test.finished if entrant.baseline]
     beside = "; ".join(f"{e.title}: {percent(analysis.estimate(e.name, metric).value)}" for e in simple)
-    name = f"Highest {NAMES[metric]} of {len(ranked)}" if len(ranked) > 1 else NAMES[metric]
+    name = f"Highest of {len(ranked)} systems by {NAMES[metric]}" if len(ranked) > 1 else NAMES[metric]
     value = f"{percent(best.value)} [{percent(best.low)}, {percent(best.high)}]"
     return f"{name}: {first.title}, {value}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
 
 
 def _unsure_lead(analysis: Analysis) -> str:
-    reference = analysis.entrant(analysis.reference)
-    adjusted = {entrant.name: p for entrant, _, p in analysis.against_reference()}
-    unsure = adjusted.get(analysis.ranked()[0].name, 0.0) >= LEVEL
-    return f"; its lead over {reference.title} is not established" if reference and unsure else ""
+    """Of the first over the reference; of a reference that is the first itself, over the next."""
+    first, *others = analysis.ranked()
+    if not others:
+        return ""
+    rival = next((entrant for entrant in others if entrant.name == analysis.reference), others[0])
+    pair = {first.name, rival.name}
+    unsure = any(
+        p >= LEVEL for entrant, _, p in analysis.against_reference() if {entrant.name, analysis.reference} == pair
+    )
+    return f"; its lead over {rival.title} is not established" if unsure else ""
 
 
 def claims(analysis: Analysis) -> list[str]:
