@@ -283,7 +283,10 @@ def _mcnemar(analysis: Analysis, entry: Entrant) -> list[str]:
 
 
 def _p(value: float) -> str:
-    return NONE if not math.isfinite(value) else "< 0.01" if value < 0.01 else f"{value:.2f}"
+    if not math.isfinite(value) or value < 0.01:
+        return "< 0.01" if value < 0.01 else NONE
+    shown = f"{value:.2f}"
+    return f"< {LEVEL}" if value < LEVEL <= float(shown) else shown  # rounding must not hide what is established
 
 
 def _brier(entrant: Entrant) -> float:

@@ -252,14 +252,14 @@ def test_the_reference_can_be_chosen(data, tmp_path):
 
 @pytest.mark.usefixtures("few_suffice")
 def test_a_difference_is_established_only_if_it_is_for_so_many_comparisons(data, tmp_path, monkeypatch):
-    """An interval that leaves zero out is not enough: here each of three comparisons has a p of 0.03, or of 0.01."""
+    """An interval that leaves zero out is not enough: here each of three comparisons has a p of 0.03, or of 0.0165."""
     benchmark(tmp_path / "b", data)
-    for p, verdict in ((0.03, "no"), (0.01, "yes")):
+    for p, adjusted, verdict in ((0.03, "0.09", "no"), (0.0165, "< 0.05", "yes")):
         sure = Difference(0.1, 0.05, 0.15, p)
         monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
         text = report(tmp_path / "b")[".md"]
         differences = [line for line in text.splitlines() if "+10.0 [+5.0, +15.0] |" in line]
-        assert [line.split(" | ")[4] for line in differences] == [verdict] * 3
+        assert [line.split(" | ")[3:5] for line in differences] == [[adjusted, verdict]] * 3
         said = [line for line in text.splitlines() if "the paper reports" in line]
         assert said
         assert all(("not established" in line) == (verdict == "no") for line in said)
