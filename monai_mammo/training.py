@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from multiprocessing.dummy import DummyProcess
 from pathlib import Path
@@ -43,10 +44,30 @@ def latest_checkpoint(directory: str | Path) -> str:
     Returns:
         the file's path, or an empty string where there is none to resume from.
     """
-    found = sorted(
-        Path(directory).glob("checkpoint_epoch=*.pt"), key=lambda file: int(file.stem.split("=")[1]), reverse=True
-    )
+    found = sorted(Path(directory).glob("checkpoint_epoch=*.pt"), key=_epoch_of, reverse=True)
     return next((str(file) for file in found if zipfile.is_zipfile(file)), "")
+
+
+def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:
+    """What one process of a training is seeded with, so that no two draw the same samples.
+
+    The weights do not depend on it: `DistributedDataParallel` gives every process those of rank 0.
+
+    Args:
+        seed: of the run.
+        rank: of the process.
+        resumed_from: the checkpoint that the run goes on from (`latest_checkpoint`). No state of the generators is
+            kept, so the seed itself would draw the first epochs' samples once more.
+
+    Returns:
+        `seed` for a run's first process, unless it is resumed; else another number for every rank and epoch.
+    """
+    epoch = _epoch_of(Path(resumed_from)) if resumed_from else 0
+    return zlib.crc32(f"{seed} {rank} {epoch}".encode()) if rank or epoch else seed
+
+
+def _epoch_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.split("=")[1])
 
 
 class TrainingProgress(ProgressBar):

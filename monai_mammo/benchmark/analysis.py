@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from monai_mammo.benchmark import statistics
 from monai_mammo.benchmark.results import Entrant, Test
 from monai_mammo.benchmark.statistics import Difference, McNemar
-from monai_mammo.bootstrap import Metrics, Record, interval, patient_draws, replicates
+from monai_mammo.bootstrap import Metrics, Record, patient_draws, replicates
 from monai_mammo.datasets.datalist import SECTIONS
 from monai_mammo.evaluation import confusion_matrix, quality_metrics, segmentation_metrics
 
@@ -69,10 +70,11 @@ class Analysis:
         """By entrant and metric, the mean over seeds on every draw of the patients, float (draws,)."""
         draws = patient_draws(sorted(str(entry["patient"]) for entry in self.test.entries), self.resamples)
         found: dict[str, dict[str, np.ndarray]] = {}
-        for number, entrant in enumerate(self.test.finished):
+        for entrant in self.test.finished:
+            own = zlib.crc32(entrant.name.encode())  # whichever other systems there are
             of_seeds = [replicates(records, self._statistic, draws) for records in entrant.records.values()]
             found[entrant.name] = {
-                metric: statistics.over_seeds([samples[metric] for samples in of_seeds], seed=number)
+                metric: statistics.over_seeds([samples[metric] for samples in of_seeds], seed=own)
                 for metric in of_seeds[0]
             }
         return found
@@ -100,13 +102,21 @@ class Analysis:
         """A metric of an entrant; NaN where it is not defined."""
         of_seeds = {seed: metrics.get(metric, math.nan) for seed, metrics in self.metrics[name].items()}
         samples = self.samples[name].get(metric, np.array([math.nan]))
-        low, high = interval(samples) if self.enough_patients else (math.nan, math.nan)
+        low, high = _interval(samples, metric) if self.enough_patients else (math.nan, math.nan)
         return Estimate(float(np.mean(list(of_seeds.values()))), low, high, statistics.spread(of_seeds))
 
     def difference(self, name: str, other: str, metric: str) -> Difference:
         """A metric of one entrant less that of another, on the same drawn patients."""
         value = self.estimate(name, metric).value - self.estimate(other, metric).value
         return statistics.difference(value, self.samples[name][metric], self.samples[other][metric])
+
+    def against_reference(self) -> list[tuple[Entrant, Difference, float]]:
+        """Every other entrant with its difference in :data:`HEADLINE` and Holm's p; none without the reference."""
+        others = [entrant for entrant in self.test.finished if entrant.name != self.reference]
+        if self.entrant(self.reference) is None or not self.enough_patients:
+            return []
+        found = [self.difference(entrant.name, self.reference, HEADLINE[self.task]) for entrant in others]
+        return list(zip(others, found, statistics.holm([difference.p for difference in found]), strict=True))
 
     def mcnemar(self, name: str, other: str) -> McNemar:
         """The verdicts of two systems on the same images; each system's is that of its seeds' mean probability."""
@@ -136,6 +146,13 @@ class Analysis:
         tables = [[record["probability"] for record in records] for records in entrant.records.values()]
         labels = np.array([record["label"] for record in next(iter(entrant.records.values()))])
         return (np.mean(tables, axis=0) >= 0.5) == (labels == 1)
+
+
+def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
+    """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value."""
+    highest = math.inf if "hd95" in metric else 1.0
+    low, high = interval(samples)
+    return max(low, 0.0), min(high, highest)
 
 
 @dataclass(frozen=True)
@@ -216,7 +233,7 @@ def _group(analysis: Analysis, entrant: Entrant, kind: str, group: str, members:
     if len(patients) > 1:
         draws = patient_draws(patients, analysis.resamples)
         of_seeds = [replicates(records, statistic, draws)[metric] for records in chosen.values()]
-        low, high = interval(statistics.over_seeds(of_seeds))
+        low, high = _interval(statistics.over_seeds(of_seeds), metric)
     estimate = Estimate(float(np.mean(list(values.values()))), low, high, statistics.spread(values))
     return Group(kind, group, len(members), len(patients), metric, estimate)
 

@@ -42,7 +42,7 @@ def card(
         patients = len({entry["patient"] for entry in entries})
         blocks += [
             Heading(3, f"{title}: {document['name']}"),
-            Text(f"{len(entries)} test entries of {patients} patients, none of whom was trained on or chose anything."),
+            Text(f"{len(entries)} test entries of {patients} patients, none of whom was trained on."),
             tables.metrics_table(analysis, "model"),
         ]
         groups: Table | None = tables.groups_table(subgroups(analysis, "model"), title)

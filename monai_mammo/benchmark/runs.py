@@ -61,6 +61,13 @@ class Run:
         """Add to the record, which is written whole or not at all."""
         write_json(self.folder / RECORD, {**self.record, **what})
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `config.yaml` says; empty where there is none."""
+        file = self.folder / "config.yaml"
+        known: dict[str, Any] = yaml.safe_load(file.read_text()) if file.is_file() else {}
+        return known
+
     def configure(self, values: Mapping[str, Any]) -> None:
         """Write `config.yaml`.
 
@@ -68,7 +75,7 @@ class Run:
             MammogramError: the folder holds a run with other values.
         """
         file = self.folder / "config.yaml"
-        if file.is_file() and yaml.safe_load(file.read_text()) != values:
+        if file.is_file() and self.settings != values:
             raise MammogramError(
                 file, "the run in this folder has another configuration", "Remove the folder to train again"
             )

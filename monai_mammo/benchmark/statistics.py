@@ -16,6 +16,8 @@ from scipy.stats import binomtest
 from monai_mammo.bootstrap import Metrics, Record, interval
 
 RESAMPLES = 1000
+LEVEL = 0.05
+"""A difference is called established where its p, adjusted by :func:`holm`, is below this."""
 OPERATING_POINTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """False marks an image at which the sensitivity of whole images is reported."""
 
@@ -24,7 +26,12 @@ def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     """Mean over the seeds on every draw, the seeds themselves drawn with replacement each time.
 
     Several trainings are no further patients: all of them see the same draw. Drawing the seeds as well makes an
-    interval cover both who was tested and which training was had. Of one seed alone nothing is known of the latter.
+    interval allow for both who was tested and which training was had. Of one seed alone nothing is known of the latter.
+
+    n drawn seeds vary by (n - 1) / n of their variance too little, for which their deviation is enlarged here. That
+    three seeds are few to know a variance from is not allowed for. Of two systems of equal worth with three seeds each,
+    simulated (25 patients), a difference has a p below 0.05 in 7 of 100 cases where patients and seeds contribute alike
+    (without the enlargement in 9), and in 12 (20) where seeds alone make it.
 
     Args:
         of_seeds: the replicates of one metric, float (draws,), for every seed.
@@ -34,8 +41,12 @@ def over_seeds(of_seeds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
         float (draws,).
     """
     table = np.stack(of_seeds)
-    chosen = np.random.default_rng([seed, 1]).integers(len(table), size=table.shape)
-    return np.take_along_axis(table, chosen, axis=0).mean(axis=0)
+    count, mean = len(table), table.mean(axis=0)
+    if count == 1:
+        return mean
+    chosen = np.random.default_rng([seed, 1]).integers(count, size=table.shape)
+    deviation = np.take_along_axis(table, chosen, axis=0).mean(axis=0) - mean
+    return mean + math.sqrt(count / (count - 1)) * deviation
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,6 @@ class Difference:
     high: float
     p: float
     """Two-sided, of the paired bootstrap; never below 2 / (draws + 1)."""
-
-    @property
-    def established(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
 
 
 def difference(value: float, system: np.ndarray, reference: np.ndarray) -> Difference:

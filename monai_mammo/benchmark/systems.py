@@ -70,7 +70,7 @@ class System:
 def _classifier(name: str, title: str, parb: bool, head: str) -> System:
     network = {"_target_": "monai_mammo.networks.ResNet34PARBKAN", **_SCORES, **_DROPOUT, "parb": parb, "head": head}
     reference = _PAPER_A if parb or head != "linear" else "He et al. 2016, arXiv 1512.03385"
-    full = {"width": 64, **({"kan_gain": 0.2} if head in ("kan1", "kan2") else {})}  # what the runs on record had
+    full = {"width": 64, **({"kan_gain": 0.2} if head in ("kan1", "kan2") else {})}  # a report says so
     return System(name, title, "quality", reference, network, full, compact={"width": 16})
 
 

@@ -13,7 +13,7 @@ from monai_mammo.benchmark.analysis import HEADLINE, Analysis, Check, Estimate, 
 from monai_mammo.benchmark.figures import calibration_error
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
-from monai_mammo.benchmark.statistics import OPERATING_POINTS, Difference, holm
+from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
 
 PAPER_COLUMNS = {
     "quality": {
@@ -130,28 +130,28 @@ def froc_table(analysis: Analysis) -> Table:
 def differences_table(analysis: Analysis) -> Table | None:
     """Every system less the reference system, on the same patients."""
     reference = analysis.entrant(analysis.reference)
-    others = [entry for entry in analysis.test.finished if entry.name != analysis.reference]
-    if reference is None or not others or not analysis.enough_patients:
+    compared = analysis.against_reference()
+    if reference is None or not compared:
         return None
-    metric = HEADLINE[analysis.task]
-    found = [analysis.difference(entry.name, analysis.reference, metric) for entry in others]
-    adjusted = holm([difference.p for difference in found])
     quality = analysis.task == "quality"
     rows: list[list[str]] = []
     marked: set[int] = set()
-    for entry, difference, p in zip(others, found, adjusted, strict=True):
+    for entry, difference, p in compared:
         if entry.baseline:
             marked.add(len(rows))
-        cells = [points(difference), _p(difference.p), _p(p), "yes" if difference.established else "no"]
+        cells = [points(difference), _p(difference.p), _p(p), "yes" if p < LEVEL else "no"]
         rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
-    head = ["System", f"{NAMES[metric]}, difference in points", "p", "p (Holm)", "Established"]
+    head = ["System", f"{NAMES[HEADLINE[analysis.task]]}, difference in points", "p", "p (Holm)", "Established"]
     head += ["Right alone : reference alone", "McNemar's p"] if quality else []
     caption = (
-        f"Each system less {reference.title}: paired bootstrap over patients (and seeds); established where the 95 % "
-        "interval leaves zero out. Holm's p allows for the number of comparisons."
+        f"Each system less {reference.title}: paired bootstrap over patients (and seeds). Established where Holm's p, "
+        f"which allows for the number of comparisons, is below {LEVEL}; the intervals do not allow for it."
     )
     if quality:
-        caption += " McNemar's exact test is on the verdicts of the seeds' mean probability, image by image."
+        caption += (
+            " McNemar's exact test is on the verdicts of the seeds' mean probability, image by image. It takes images "
+            "for independent, which views of one patient are not; the paired bootstrap does not."
+        )
     return Table(head, rows, caption, frozenset(marked))
 
 
@@ -283,7 +283,10 @@ def _mcnemar(analysis: Analysis, entry: Entrant) -> list[str]:
 
 
 def _p(value: float) -> str:
-    return NONE if not math.isfinite(value) else "< 0.01" if value < 0.01 else f"{value:.2f}"
+    if not math.isfinite(value) or value < 0.01:
+        return "< 0.01" if value < 0.01 else NONE
+    shown = f"{value:.2f}"
+    return f"< {LEVEL}" if value < LEVEL <= float(shown) else shown  # rounding must not hide what is established
 
 
 def _brier(entrant: Entrant) -> float:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from PIL import Image
 
 from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.card import card
+from monai_mammo.benchmark.claims import headline
 from monai_mammo.benchmark.page import Table, html, markdown
 from monai_mammo.benchmark.plan import Plan, settle
 from monai_mammo.benchmark.records import keep_records
 from monai_mammo.benchmark.report import write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
+from monai_mammo.benchmark.statistics import Difference
+from monai_mammo.benchmark.systems import SYSTEMS as BENCHMARK_SYSTEMS
 from monai_mammo.benchmark.tables import differences_table
 from monai_mammo.benchmark.triptychs import cases, triptychs
 from monai_mammo.bundles import find_bundle
@@ -130,7 +134,7 @@ def test_of_a_few_patients_no_system_is_called_the_best(data, tmp_path):
     benchmark(tmp_path / "b", data)
     text = report(tmp_path / "b")[".md"]
     assert "Too few test patients (3) to compare systems." in text
-    assert "Best AUC" not in text
+    assert "Highest of" not in text
     assert "the paper reports" not in text
 
 
@@ -185,6 +189,27 @@ def test_runs_that_were_cut_short_say_so(data, tmp_path):
     assert "Cut short" not in report(tmp_path / "whole")[".md"]
 
 
+def test_runs_that_learnt_nothing_say_so(data, tmp_path):
+    """A loss that ends at a coin's is a failed training, not a bad network."""
+    plan = benchmark(tmp_path / "b", data)
+    assert "Did not learn" not in report(tmp_path / "b")[".md"]
+    (run,) = [run for run in runs_of(tmp_path / "b", plan) if (run.system, run.seed) == ("resnet34_kan", 1)]
+    (run.folder / "curves.csv").write_text("epoch,train_loss,auc\n1,0.6,0.5\n2,0.7,0.5\n")
+    told = (
+        "Did not learn under this recipe: ResNet34 + KAN (1 of 2 runs, last training loss 0.70); a coin's loss is 0.69."
+    )
+    assert told in report(tmp_path / "b")[".md"]
+
+
+def test_what_a_network_had_beside_its_width_is_told(data, tmp_path):
+    plan = benchmark(tmp_path / "b", data, compact=False)
+    for run in runs_of(tmp_path / "b", plan):
+        run.configure(BENCHMARK_SYSTEMS[run.system].overrides(compact=False))
+    line = next(line for line in report(tmp_path / "b")[".md"].splitlines() if "Configuration:" in line)
+    told = "networks of the published width; `kan_gain` 0.2 in ResNet34 + KAN; all else as in the bundle."
+    assert line == f"- Configuration: {told}"
+
+
 def test_nothing_run_yet(data, tmp_path):
     benchmark(tmp_path / "b", data, done=lambda run: False)
     found = report(tmp_path / "b")
@@ -208,6 +233,14 @@ def test_the_numbers_are_those_of_the_files(data, tmp_path):
     assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_an_interval_does_not_depend_on_which_other_systems_there_are(data, tmp_path):
+    benchmark(tmp_path / "b", data)
+    everyone = analysis(tmp_path / "b", "resnet34")
+    alone = replace(everyone, test=replace(everyone.test, entrants=[everyone.entrant("resnet34_kan")]))
+    for metric in ("auc_incomplete", "accuracy"):
+        assert alone.estimate("resnet34_kan", metric) == everyone.estimate("resnet34_kan", metric)
+
+
 def test_the_reference_can_be_chosen(data, tmp_path):
     benchmark(tmp_path / "b", data)
     table = differences_table(analysis(tmp_path / "b", "resnet34_kan"))
@@ -215,6 +248,34 @@ def test_the_reference_can_be_chosen(data, tmp_path):
     assert table.caption.startswith("Each system less ResNet34 + KAN:")
     assert [row[0] for row in table.rows] == ["ResNet34", "ResNet34 + PARB", "breast runs along a free side"]
     assert differences_table(analysis(tmp_path / "b", "not run")) is None
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_a_difference_is_established_only_if_it_is_for_so_many_comparisons(data, tmp_path, monkeypatch):
+    """An interval that leaves zero out is not enough: here each of three comparisons has a p of 0.03, or of 0.0165."""
+    benchmark(tmp_path / "b", data)
+    for p, adjusted, verdict in ((0.03, "0.09", "no"), (0.0165, "< 0.05", "yes")):
+        sure = Difference(0.1, 0.05, 0.15, p)
+        monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
+        text = report(tmp_path / "b")[".md"]
+        differences = [line for line in text.splitlines() if "+10.0 [+5.0, +15.0] |" in line]
+        assert [line.split(" | ")[3:5] for line in differences] == [[adjusted, verdict]] * 3
+        said = [line for line in text.splitlines() if "the paper reports" in line]
+        assert said
+        assert all(("not established" in line) == (verdict == "no") for line in said)
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_the_highest_of_several_systems_is_not_called_better_than_chance_allows(data, tmp_path, monkeypatch):
+    benchmark(tmp_path / "b", data)
+    for p, told in ((0.03, True), (0.01, False)):
+        sure = Difference(0.1, 0.05, 0.15, p)
+        monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
+        first, second, third = analysis(tmp_path / "b", "resnet34").ranked()
+        for reference, rival in ((first, second), (second, second), (third, third)):
+            line = headline(analysis(tmp_path / "b", reference.name))
+            assert line.startswith(f"Highest of 3 systems by AUC: {first.title}, ")
+            assert (f"; its lead over {rival.title} is not established" in line) == told
 
 
 def test_several_benchmarks_and_tests_make_one_report(data, tmp_path):
@@ -293,7 +354,8 @@ def test_a_model_card_gives_every_metric_and_the_subgroups_of_one_set_of_weights
     (QualityReport if task == "quality" else SegmentationReport)(output_dir=tmp_path, resamples=20).write(records)
     written = card(task, "A model", {datalist: tmp_path}, resamples=100)
     patients = len({record["patient"] for record in records})
-    assert f"{len(records)} test entries of {patients} patients" in written
+    # What else the patients were used for, a datalist cannot tell.
+    assert f"{len(records)} test entries of {patients} patients, none of whom was trained on.\n" in written
     assert re.search(rf"\| {headline} \| \d+\.\d \[\d+\.\d, \d+\.\d\] \|", written)
     assert "| view: CC |" in written
     assert "| view: MLO |" in written

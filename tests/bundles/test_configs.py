@@ -122,6 +122,39 @@ def test_serving_prepares_an_image_as_training_does(case, bundle, phantoms):
         assert parsers["train.yaml"].get(key) == parsers["inference.yaml"].get(key)
 
 
+@pytest.fixture
+def draws(case, bundle, phantoms, tmp_path, monkeypatch):
+    """Makes four draws of one training image, as a process prepared by the configs' `initialize` has them."""
+
+    def of(*files: str, rank: int = 0, **values) -> torch.Tensor:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        parser = ConfigParser()
+        parser.read_config([str(bundle / "configs" / file) for file in files])
+        parser.update({"dataset_dir": str(phantoms / case.datalist), "output_dir": str(tmp_path), **case.values})
+        parser.update({"device": "cpu", **values})
+        parser.get_parsed_content(f"initialize#{len(parser.get('initialize')) - 1}")  # the seeding
+        prepare = parser.get_parsed_content("train#preprocessing")
+        entry = parser.get_parsed_content("train#dataset").data[0]
+        return torch.stack([torch.as_tensor(prepare(dict(entry))["image"]) for _ in range(4)])
+
+    return of
+
+
+def test_processes_that_train_together_draw_different_samples(draws):
+    alone = draws("train.yaml")
+    first, second = (draws("train.yaml", "multi_gpu_train.yaml", rank=rank) for rank in (0, 1))
+    torch.testing.assert_close(first, alone, rtol=0, atol=0)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("files", [("train.yaml",), ("train.yaml", "multi_gpu_train.yaml")])
+def test_a_resumed_run_draws_other_samples_than_its_first_epochs_had(draws, tmp_path, files):
+    torch.save({}, tmp_path / "checkpoint_epoch=3.pt")
+    torch.testing.assert_close(draws(*files, resume=False), draws(*files), rtol=0, atol=0)
+    assert not torch.equal(draws(*files, resume=True), draws(*files))
+
+
 def test_a_whole_mammogram_s_mask_is_judged_by_the_rule_that_it_is_served_by(root):
     configs = root / "bundles" / "mammo_tumor_segmentation" / "configs"
     judged, served = (

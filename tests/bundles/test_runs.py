@@ -77,8 +77,9 @@ def test_the_quality_bundle_learns_from_samples_made_anew_in_every_epoch(root, p
     assert (bundle / "models" / "model.pt").is_file()
 
 
-def test_one_epoch_from_the_command_line_leaves_weights_and_a_log(case, bundle, phantoms):
-    values = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "epochs": 1, **case.values, **SMALL}
+def test_one_epoch_from_the_command_line_on_a_named_device_leaves_weights_and_a_log(case, bundle, phantoms):
+    where = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "device": "cpu"}
+    values = {**where, "epochs": 1, **case.values, **SMALL}
     done = subprocess.run(
         [
             sys.executable,
@@ -211,7 +212,8 @@ def test_a_resumed_run_goes_on_where_the_last_whole_checkpoint_is(case, trained,
 
 
 def test_two_processes_train_together(case, bundle, phantoms):
-    values = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "epochs": 1, **case.values, **SMALL}
+    where = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "device": "cpu"}
+    values = {**where, "epochs": 1, **case.values, **SMALL}
     done = subprocess.run(
         [
             sys.executable,

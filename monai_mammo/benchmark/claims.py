@@ -1,0 +1,63 @@
+"""The report in short: which system has the highest value, and what becomes of the papers' claims."""
+
+from __future__ import annotations
+
+from monai_mammo.benchmark import papers
+from monai_mammo.benchmark.analysis import HEADLINE, Analysis
+from monai_mammo.benchmark.statistics import LEVEL, holm
+from monai_mammo.benchmark.tables import NAMES, percent, points
+
+
+def headline(analysis: Analysis) -> str:
+    """The highest of the systems' values, which its own interval does not make the best system."""
+    metric, ranked = HEADLINE[analysis.task], analysis.ranked()
+    first, best = ranked[0], analysis.estimate(ranked[0].name, metric)
+    simple = [entrant for entrant in analysis.test.finished if entrant.baseline]
+    beside = "; ".join(f"{e.title}: {percent(analysis.estimate(e.name, metric).value)}" for e in simple)
+    name = f"Highest of {len(ranked)} systems by {NAMES[metric]}" if len(ranked) > 1 else NAMES[metric]
+    value = f"{percent(best.value)} [{percent(best.low)}, {percent(best.high)}]"
+    return f"{name}: {first.title}, {value}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
+
+
+def _unsure_lead(analysis: Analysis) -> str:
+    """Of the first over the reference; of a reference that is the first itself, over the next."""
+    first, *others = analysis.ranked()
+    if not others:
+        return ""
+    rival = next((entrant for entrant in others if entrant.name == analysis.reference), others[0])
+    pair = {first.name, rival.name}
+    unsure = any(
+        p >= LEVEL for entrant, _, p in analysis.against_reference() if {entrant.name, analysis.reference} == pair
+    )
+    return f"; its lead over {rival.title} is not established" if unsure else ""
+
+
+def claims(analysis: Analysis) -> list[str]:
+    """Each comparison that the paper claims, with ours of the same two systems."""
+    end, metric, printed = papers.COMPARED[analysis.task]
+    reported = papers.REPORTED[analysis.task]
+    rows = [(name, variant) for name in reported for variant in (name, f"{name}_common_loss") if name != end]
+    compared = []
+    for name, variant in rows:
+        entrants = [analysis.entrant(variant), analysis.entrant(end)]
+        printed_pair = [reported[name][printed], reported[end][printed]]
+        if analysis.task == "segmentation":  # paper B claims that its system is above the others
+            entrants, printed_pair = entrants[::-1], printed_pair[::-1]
+        ours, other = entrants
+        if ours is not None and other is not None:
+            claimed = 100 * (printed_pair[0] - printed_pair[1])
+            compared.append((ours, other, claimed, analysis.difference(ours.name, other.name, metric)))
+    adjusted = holm([difference.p for *_, difference in compared])
+    found = []
+    for (ours, other, claimed, difference), p in zip(compared, adjusted, strict=True):
+        verdict = "not established"
+        if p < LEVEL:
+            verdict = "established" if difference.value * claimed > 0 else "the opposite is established"
+        once = [entrant.title for entrant in (ours, other) if len(entrant.records) == 1]
+        if once:  # the interval knows nothing of what another training would have given
+            verdict += f" ({' and '.join(once)} trained once)"
+        found.append(
+            f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "
+            f"{NAMES[metric].lower()}, here {points(difference)}: {verdict}."
+        )
+    return found
