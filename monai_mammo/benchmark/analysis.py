@@ -19,7 +19,7 @@ import numpy as np
 from monai_mammo.benchmark import statistics
 from monai_mammo.benchmark.results import Entrant, Test
 from monai_mammo.benchmark.statistics import Difference, McNemar
-from monai_mammo.bootstrap import Metrics, Record, patient_draws, replicates
+from monai_mammo.bootstrap import Metrics, Record, interval, patient_draws, replicates
 from monai_mammo.datasets.datalist import SECTIONS
 from monai_mammo.evaluation import confusion_matrix, quality_metrics, segmentation_metrics
 
