@@ -121,8 +121,8 @@ class BestWeights:
         if idist.get_rank() != 0:
             return
         state_dict = getattr(self.network, "module", self.network).state_dict()
-        with replacing(self.path) as partial:
-            torch.save({name: value.cpu() for name, value in state_dict.items()}, partial)  # loads without a GPU, too
+        with replacing(self.path) as partial, partial.open("wb") as file:  # torch writes a path's name into the file
+            torch.save({name: value.cpu() for name, value in state_dict.items()}, file)  # loads without a GPU, too
 
     def state_dict(self) -> dict[str, float]:
         """The best value so far."""

@@ -112,7 +112,7 @@ def test_a_seg_that_cannot_be_written_now_is_written_later_and_the_label_is_save
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(segmentation, "_save", full)
+        patched.setattr(segmentation, "replacing", full)
         save(store, blob()[1])
     assert store.get_labeled_images() == ["left"]
     assert store.segmentations() == []
