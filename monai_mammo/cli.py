@@ -75,6 +75,8 @@ def predict(
     try:
         jobs = jobs_of(images, mask, picture)
         overrides = values_of(values)
+        if mode is Mode.whole and point:
+            raise MammogramError(bundle, "whole mammograms take no point", "Leave out --mode, or --point")
         if "mode" in config_of(bundle, "inference.yaml"):
             overrides = {"mode": "roi" if point else (mode or Mode.whole).value, **overrides}
         elif mode or point:
@@ -111,7 +113,7 @@ def _predict(predictor: Predictor, job: Job, given: dict[str, Any]) -> str:
     from PIL import Image
 
     from monai_mammo.dicom.reader import read_mammogram
-    from monai_mammo.pictures import GREEN, captioned, outlined
+    from monai_mammo.pictures import GREEN, captioned, outlined, save_picture
 
     result = predictor(job.image, **given)
     segmented = "probability" in result
@@ -121,14 +123,11 @@ def _predict(predictor: Predictor, job: Job, given: dict[str, Any]) -> str:
         text = f"{int(marked.sum())} pixels marked as tumour, highest probability {highest:.2f}"
     else:
         text = ", ".join(f"{name} {float(result['pred'][index]):.2f}" for index, name in predictor.labels.items())
-    for file in (job.mask, job.picture):
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
     if job.mask is not None:
-        Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)).save(job.mask)
+        save_picture(Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)), job.mask)
     if job.picture is not None:
         shown = outlined(read_mammogram(job.image).pixels, [marked], height=600)
-        captioned(shown, [(line, GREEN) for line in text.split(", ")]).save(job.picture)
+        save_picture(captioned(shown, [(line, GREEN) for line in text.split(", ")]), job.picture)
     return text
 
 

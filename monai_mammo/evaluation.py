@@ -27,6 +27,7 @@ from scipy.stats import rankdata
 from monai_mammo.bootstrap import Metrics, Record, patient_intervals
 from monai_mammo.detections import candidates
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.pictures import save_picture
 from monai_mammo.regions import bounding_box
 
 SEGMENTATION_TITLES = {
@@ -286,8 +287,7 @@ class SegmentationReport(Report):
         """Write one predicted mask; an image with several lesions has several, numbered."""
         number = 1 + sum(record["mask"].startswith(f"masks/{image}_") for record in self.records)
         file = folder / "masks" / f"{image}_{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pred > 0).save(file)
+        save_picture(Image.fromarray(pred > 0), file)
         return f"masks/{file.name}"
 
 

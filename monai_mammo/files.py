@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path: the file to write; its folder is made if it does not exist.
 
     Raises:
-        OSError: the file cannot be written, or the block has written none.
+        OSError: the file cannot be written, or the block has written none; it names `path` if the system names none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name[-40:]}.{uuid.uuid4().hex}.part")
@@ -34,6 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk the system does not say which file it was
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from PIL import Image
 from skimage.filters import apply_hysteresis_threshold
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.pictures import save_picture
 from monai_mammo.resampling import empty_canvas, put_back
 from monai_mammo.transforms import ResampleRegiond, first_channel, source_of, without_meta
 
@@ -153,8 +154,7 @@ class SaveMaskd(MapTransform):
         place = "" if box is None else "." + "-".join(f"{float(value):g}" for value in box)
         folders = ("__above__" if folder == ".." else folder for folder in below.parts[:-1])
         file = self.output_dir.joinpath(*folders, f"{below.name}{place}.png")
-        file.parent.mkdir(parents=True, exist_ok=True)
         for key in self.key_iterator(d):
             mask = np.where(first_channel(d[key]) > 0, 255, 0).astype(np.uint8)
-            Image.fromarray(mask).save(file)
+            save_picture(Image.fromarray(mask), file)
         return d

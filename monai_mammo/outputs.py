@@ -79,8 +79,11 @@ def _check_file(file: Path, endings: Sequence[str]) -> None:
 
 
 def _refuse_overwriting(jobs: Sequence[Job]) -> None:
-    taken = {job.image.resolve() for job in jobs}
+    images, results = {job.image.resolve() for job in jobs}, set()
     for file in (file for job in jobs for file in (job.mask, job.picture) if file is not None):
-        if file.resolve() in taken:
-            raise MammogramError(file, "it would overwrite an image or another result", "Name another place")
-        taken.add(file.resolve())
+        if file.resolve() in images:
+            raise MammogramError(file, "it would overwrite an image", "Name another place")
+        if file.resolve() in results:
+            remedy = "Name other places, or the one folder that holds all the images"
+            raise MammogramError(file, "it would overwrite another result", remedy)
+        results.add(file.resolve())

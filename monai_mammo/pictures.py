@@ -1,18 +1,27 @@
-"""Pictures to look at: a mammogram with outlines and a caption. For people, never for a network."""
+"""Pictures to look at, a mammogram with outlines and a caption; and how pictures are written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation
+
+from monai_mammo.files import replacing
 
 Colour = tuple[int, int, int]
 YELLOW: Colour = (255, 210, 0)
 GREEN: Colour = (150, 220, 150)
 RED: Colour = (255, 150, 120)
 GREY: Colour = (150, 150, 150)
+
+
+def save_picture(picture: Image.Image, file: Path) -> None:
+    """Write a picture whole or not at all, in the format that the file's ending says."""
+    with replacing(file) as partial:
+        picture.save(partial, format=Image.registered_extensions()[file.suffix.lower()])
 
 
 def outlined(pixels: np.ndarray, masks: Iterable[np.ndarray] = (), height: int = 320) -> Image.Image:

@@ -44,7 +44,7 @@ def latest_checkpoint(directory: str | Path) -> str:
     Returns:
         the file's path, or an empty string where there is none to resume from.
     """
-    found = sorted(Path(directory).glob("checkpoint_epoch=*.pt"), key=_epoch_of, reverse=True)
+    found = sorted(Path(directory).glob("checkpoint_epoch=*.pt"), key=_written, reverse=True)
     return next((str(file) for file in found if zipfile.is_zipfile(file)), "")
 
 
@@ -64,6 +64,11 @@ def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:
     """
     epoch = _epoch_of(Path(resumed_from)) if resumed_from else 0
     return zlib.crc32(f"{seed} {rank} {epoch}".encode()) if rank or epoch else seed
+
+
+def _written(checkpoint: Path) -> tuple[int, int]:
+    """When: a former, longer run in the same folder has later epochs, which are not the last one's."""
+    return checkpoint.stat().st_mtime_ns, _epoch_of(checkpoint)
 
 
 def _epoch_of(checkpoint: Path) -> int:
@@ -137,20 +142,33 @@ def name_cause_last() -> None:
     """Let a bundle that fails end in the line that says why.
 
     MONAI wraps every error in one that quotes the config's expression; the cause stands far above. This prints the
-    traceback as ever and then, if a `MammogramError` is behind it, its file, reason and remedy.
+    traceback as ever and then, if a `MammogramError` or the system is behind it, the file, the reason and the remedy.
+    Of Ctrl-C it says how to go on, without a traceback.
     """
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        sys.__excepthook__(kind, error, traceback)
-        cause = cause_of(error)
-        if isinstance(cause, MammogramError):
-            print(f"\nerror: {cause}", file=sys.stderr)  # noqa: T201
+        if not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, traceback)
+        if line := _in_one_line(error):
+            print(f"\nerror: {line}", file=sys.stderr)  # noqa: T201
         for thread in threading.enumerate():
             # What MONAI's cache is filled by goes on after an error; torch aborts if the process ends meanwhile.
             if isinstance(thread, DummyProcess):
                 thread.join(_LAST_IMAGES)
 
     sys.excepthook = show
+
+
+def _in_one_line(error: BaseException) -> str:
+    """What is behind an error; empty if that is for programmers alone."""
+    cause = cause_of(error)
+    if isinstance(cause, KeyboardInterrupt):
+        return "interrupted; a training goes on with --resume True"
+    if isinstance(cause, MammogramError):
+        return str(cause)
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return f"{cause.filename or 'the disk'}: {cause.strerror}" if isinstance(cause, OSError) and cause.strerror else ""
 
 
 def refuse_mistyped_values() -> None:

@@ -1,5 +1,6 @@
 """What a killed or resumed training leaves behind."""
 
+import os
 import sys
 import threading
 from contextlib import nullcontext
@@ -28,6 +29,14 @@ def test_the_newest_whole_checkpoint_counts_by_number_not_by_name(tmp_path):
     (tmp_path / "checkpoint_epoch=11.pt").write_bytes(b"torn")
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
     assert latest_checkpoint(tmp_path / "nowhere") == ""
+
+
+def test_a_longer_run_that_was_in_the_folder_before_is_not_gone_on_with(tmp_path):
+    for age, epoch in ((30, 3), (20, 4), (10, 1)):
+        file = tmp_path / f"checkpoint_epoch={epoch}.pt"
+        torch.save({"epoch": torch.tensor(epoch)}, file)
+        os.utime(file, ns=(0, 10**18 - age))
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=1.pt")
 
 
 def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path):
@@ -59,13 +68,22 @@ def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
     assert (tmp_path / "model.pt").read_bytes() == kept
 
 
-def test_the_cause_is_the_last_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("cause", "line"),
+    [
+        (MammogramError("gone.dcm", "it does not exist", "Restore it"), "gone.dcm: it does not exist. Restore it."),
+        (OSError(28, "No space left on device", "full/a.png"), "full/a.png: No space left on device"),
+    ],
+)
+def test_the_cause_is_the_last_line(monkeypatch, capsys, cause, line):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     name_cause_last()
     error = RuntimeError("Failed to evaluate ConfigExpression")
-    error.__cause__ = MammogramError("gone.dcm", "it does not exist", "Restore it")
+    error.__cause__ = cause
     sys.excepthook(RuntimeError, error, None)
-    assert capsys.readouterr().err.strip().endswith("error: gone.dcm: it does not exist. Restore it.")
+    assert capsys.readouterr().err.strip().endswith(f"error: {line}")
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "\nerror: interrupted; a training goes on with --resume True\n"
     with pytest.raises(RuntimeError):
         raise error
 

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
-    serve(sys.stdin, lambda content: print(json.dumps(content), file=answers))
+    with suppress(BrokenPipeError):  # who asked has ended
+        serve(sys.stdin, lambda content: print(json.dumps(content), file=answers))
 
 
 if __name__ == "__main__":

@@ -133,15 +133,18 @@ def test_the_threshold_moves_the_models_outline_and_nothing_else(running: Server
     image, sop = where.ids["LCC"], where.sops["LCC"]
     reader.choose(image)
     found = reader.labelmap(image, SHAPE)
+    row, column = np.argwhere(found)[-1]
     reader.press("brush")
-    reader.drag(sop, (12, 200), (12, 215))
-    reader.idle()
+    for start, end in (((12, 200), (12, 215)), ((row, column), (row + 8, column))):  # far away, and over its edge
+        reader.drag(sop, start, end)
+        reader.idle()
     drawn = reader.labelmap(image, SHAPE) & ~found
     assert drawn.any()
     slide(reader, "threshold", 95)
     higher = reader.labelmap(image, SHAPE)
     assert higher.sum() < (found | drawn).sum()
     assert (higher & drawn).sum() == drawn.sum()
+    slide(reader, "threshold", 5)
     slide(reader, "threshold", 50)
     np.testing.assert_array_equal(reader.labelmap(image, SHAPE), found | drawn)
 

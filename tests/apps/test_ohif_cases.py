@@ -27,7 +27,7 @@ from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD, SPOT = range(1, 12)
+TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD, LOST, SPOT = range(1, 13)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,8 @@ def test_a_label_says_whether_a_model_or_a_person_made_it(running: Server, reade
     assert label_of(running, images["RMLO"]) == automatic
     reader.choose(images["RCC"])
     reader.press("lesion")
-    reader.click(sops["RCC"], 150, 180)
+    with reader.page.expect_request(lambda request: LESION in request.url):
+        reader.click(sops["RCC"], 150, 180)
     reader.idle()
     reader.press("submit")
     assert label_of(running, images["RCC"])[:2] == ("SEMIAUTOMATIC", LESION)
@@ -258,6 +259,52 @@ def test_a_label_saved_in_another_window_meanwhile_is_not_overwritten(
         drawn = reader.labelmap(image, SHAPE)
         reader.press("submit")
         np.testing.assert_array_equal(saved_mask(running, tmp_path, image) > 0, drawn > 0)
+
+
+def test_a_save_whose_answer_was_lost_blocks_nothing(running: Server, reader: OhifPage) -> None:
+    where = study(running, LOST)
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    reader.open(where.uid)
+    reader.choose(where.ids["RCC"])
+    stroke(reader, where.sops["RCC"], 100)
+    reader.page.route("**/datastore/label?*", lose, times=1)
+    reader.press("submit-all")
+    assert "unsaved" in reader.image_state(where.ids["RCC"])
+    reader.press("submit-all")
+    assert "All images of this case are done" in reader.notice()
+    reader.press("submit-all")
+    rows = running.http.get(f"/mammo/studies/{where.uid}").json()
+    assert [row["revision"] for row in rows] == [1, 1, 1, 1], "no label is saved twice"
+
+
+def test_work_kept_from_before_does_not_overwrite_what_was_saved_since(
+    running: Server, reader: OhifPage, tmp_path: Path
+) -> None:
+    where = study(running, LOST)
+    image = where.ids["RCC"]
+    reader.open(where.uid)
+    reader.choose(image)
+    stroke(reader, where.sops["RCC"], 130)
+    go = "uid => window.mammo.ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${uid}` })"
+    reader.page.evaluate(go, study(running, MISSING).uid)
+    reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=where.uid)
+    reader.ready()
+    file = tmp_path / "other.png"
+    Image.fromarray(np.eye(*SHAPE, dtype=np.uint8)).save(file)
+    running.http.put(
+        "/datastore/label", params={"image": image}, files={"label": (file.name, file.read_bytes())}
+    ).raise_for_status()
+    reader.button(f"draft-{where.uid}").click()
+    reader.page.wait_for_function("uid => window.mammo.study.state.study === uid", arg=where.uid)
+    reader.ready()
+    reader.choose(image)
+    reader.press("submit")
+    assert "saved meanwhile in another window" in reader.notice()
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image) > 0, np.eye(*SHAPE) > 0)
 
 
 def test_a_search_of_all_views_leaves_what_a_person_marked_or_submitted(running: Server, reader: OhifPage) -> None:

@@ -332,6 +332,7 @@ def test_a_second_window_cannot_replace_a_label_that_it_does_not_know(server: Se
     drawn, empty = blob()[1] / 255, np.zeros(blob()[1].shape)
     opened = known()  # by two windows
     assert save(drawn, revision=opened).json()["revision"] == known() == 1
+    assert save(drawn, revision=opened).json()["revision"] == known() == 1, "the answer to the first may be lost"
     refused = save(empty, revision=opened)
     assert refused.status_code == 409
     assert "another window" in refused.json()["reason"]

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_mammo.dicom.errors import MammogramError
@@ -287,20 +288,28 @@ class MammogramDatastore(Datastore):
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
         extension = label_extension(label_filename)
         try:
-            shape = read_mask(label_filename).shape
+            mask = read_mask(label_filename)
         except MammogramError as error:
             raise RequestRefused(422, f"the label cannot be used: {error.reason}", sentence(error.remedy)) from error
-        if shape != (image.rows, image.columns):
+        rows, columns = mask.shape
+        if (rows, columns) != (image.rows, image.columns):
             raise RequestRefused(
                 422,
-                f"the label has {shape[1]} x {shape[0]} pixels (x, y), the image {image.columns} x {image.rows}",
+                f"the label has {columns} x {rows} pixels (x, y), the image {image.columns} x {image.rows}",
                 "Save the label on the image's own pixel grid",
                 image.file,
             )
         with self.labels.exclusively():
             present = self.labels.info(image_id, tag, reader).get("revision", 0)
             if present > (label_info or {}).get("revision", present):
-                raise RequestRefused(409, "this label was saved meanwhile in another window", "Reload the case.")
+                own = self.labels.file(image_id, tag, reader)
+                if own and np.array_equal(read_mask(own), mask):  # saved before, and only the answer was lost
+                    return int(present)
+                raise RequestRefused(
+                    409,
+                    "this label was saved meanwhile in another window",
+                    "Save your other work, then reload the page.",
+                )
             if tag == FINAL and image.sop:
                 self.results.announce(image_id, reader)
             kept = self.labels.save(image_id, Path(label_filename), extension, tag, label_info or {}, reader)

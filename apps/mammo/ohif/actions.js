@@ -62,10 +62,14 @@ async function attempt(action) {
   }
 }
 
-/** Do something with one image after another, which meanwhile say what; the first failure ends it. */
+/** Do something with one image after another, which meanwhile say what; a failure ends it, and leaving the study. */
 const each = (images, text, action) =>
   attempt(async () => {
+    const { study: here } = state;
     for (const image of images) {
+      if (state.study !== here) {
+        return false;
+      }
       image.busy = text;
       changed();
       try {
@@ -79,7 +83,7 @@ const each = (images, text, action) =>
         image.busy = '';
       }
     }
-    return true;
+    return state.study === here;
   });
 
 /** The images that an action is for. */
@@ -96,15 +100,19 @@ export const learn = () =>
     changed();
   });
 
-/** Find tumours in the chosen images; each shows its mask at once. Of all views those that a person marked stay. */
+/**
+ * Find tumours in the chosen images; each shows its mask at once. Of all views those that a person marked stay, and any
+ * that changed while the model was at it.
+ */
 export const findTumours = alone(async () => {
   const kept = [];
   const isKept = image => settings.allViews && (image.labelled || image.mask.hasOwnMarks);
   const done = await each(chosen(), 'finding…', async image => {
     await study.restore(image);
+    const before = image.mask.lastDone();
     const found = isKept(image) ? null : await server.segment(MODELS.whole, image, { result_probability: true });
-    if (!found || isKept(image)) {
-      kept.push(image.name); // or marked while the model was at it
+    if (!found || isKept(image) || image.mask.lastDone() !== before) {
+      kept.push(image.name);
       return;
     }
     const outline = found.params.probability ? { soft: found.mask, threshold: HALF } : null;
@@ -112,7 +120,8 @@ export const findTumours = alone(async () => {
     image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole }, outline);
   });
   if (done && kept.length) {
-    say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, 'To run the model there: “this view”');
+    const remedy = settings.allViews ? 'To run the model there: “this view”' : 'To run the model there: press it again';
+    say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, remedy);
   }
 });
 
@@ -155,37 +164,55 @@ export const judge = verdict =>
     image.verdict = verdict;
   });
 
+/** Save the mask of the active image as it is, an empty one too; then go on to the next that is not done. */
+export const submit = alone(() => save([state.active].filter(image => image?.restored)));
+
+/** Save all masks that the server does not have from this reader. */
+export const submitAll = alone(() => save(ordered(), image => !image.revision || image.mask.isUnsaved));
+
 /**
- * Save the masks of images as they are, empty ones too, but for an image that was never on the screen: nobody knows that
- * it is normal. Then go on to the next that is not done.
+ * Save masks, but not of an image that was never on the screen and that nothing marked: nobody knows that it is normal.
+ * A label that is newer than what the reader saw stays, and does not keep the others from being saved.
  */
-export const submit = alone(async (images = [state.active].filter(image => image?.restored)) => {
-  if (!images.length) {
-    return;
-  }
+async function save(images, isWanted = () => true) {
   const unseen = [];
+  const newer = [];
   const done = await each(images.filter(image => image?.mask), 'saving…', async image => {
     await study.restore(image);
-    if (!image.seen && !image.labelled && !image.mask.pixels) {
+    const last = image.mask.lastDone();
+    if (!isWanted(image)) {
+      return;
+    }
+    if (!image.seen && !image.mask.isUnsaved) {
       unseen.push(image.name);
       return;
     }
     const pixels = image.mask.snapshot();
-    const { last, origin } = image.mask;
-    const { revision } = await server.saveMask(image, pixels, origin);
-    image.mask.saved(last);
-    Object.assign(image, { labelled: true, revision });
+    try {
+      const { revision } = await server.saveMask(image, pixels, image.mask.origin);
+      image.mask.saved(last);
+      Object.assign(image, { labelled: true, revision });
+      study.forgetDraft(image, pixels);
+    } catch (error) {
+      if (error.status !== 409) {
+        throw error;
+      }
+      newer.push(Object.assign(error, { image }));
+    }
   });
   const open = ordered().find(image => !image.labelled && !image.problem);
-  if (unseen.length) {
+  if (newer.length) {
+    const names = newer.map(({ image }) => image.name).join(', ');
+    say('error', `Not submitted: ${names}: ${newer[0].reason}`, newer[0].remedy);
+  } else if (unseen.length) {
     say('info', `Not submitted, for they were not on the screen: ${unseen.join(', ')}`, 'Look at them, then submit them');
   }
   if (done && open) {
     study.show(open);
-  } else if (done) {
+  } else if (done && !newer.length) {
     say('info', 'All images of this case are done', 'Press Next case');
   }
-});
+}
 
 /** Open the image that the strategy chooses; what is not saved is kept, and offered again. */
 export const nextCase = alone(() =>

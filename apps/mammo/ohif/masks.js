@@ -180,8 +180,14 @@ export class Mask {
     this.redraw();
   }
 
-  /** Move the threshold of the model's outline; what was drawn elsewhere stays. Moves in a row become one step. */
+  /**
+   * Move the threshold of the model's outline; what was drawn elsewhere stays. Moves in a row are one step, from where
+   * the first began: what was drawn comes back where the threshold does.
+   */
   moveThreshold(threshold) {
+    if (this.lastDone()?.isMove && this.isUnsaved) {
+      this.undo();
+    }
     const pixels = this.snapshot();
     const { soft, threshold: former } = this.outline;
     for (let index = 0; index < soft.length; index++) {
@@ -189,9 +195,6 @@ export class Mask {
       if (marked !== soft[index] >= former) {
         pixels[index] = Number(marked);
       }
-    }
-    if (this.last?.isMove && this.isUnsaved) {
-      this.undo();
     }
     this.replace(pixels, undefined, { soft, threshold });
   }
@@ -209,13 +212,14 @@ export class Mask {
     this.forget();
   }
 
-  /** The last step that is done, null if there is none. */
-  get last() {
+  /** The last step that is done, what was just drawn among them; null if there is none. */
+  lastDone() {
+    this.commit();
     return this.steps[this.position - 1] ?? null;
   }
 
   /** Note that the server has it as it is now, or as it was after a step, which may be gone meanwhile. */
-  saved(step = this.last) {
+  saved(step = this.lastDone()) {
     this.savedAt = step ? this.steps.indexOf(step) + 1 || -1 : 0;
   }
 

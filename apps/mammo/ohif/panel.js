@@ -268,7 +268,7 @@ function submit() {
   const image = state.active;
   const what = image?.mask?.pixels ? `tumour ${sizeOf(image)}` : 'no tumour';
   const busy = actions.isBusy();
-  const all = button('All', () => actions.submit(actions.ordered()), {
+  const all = button('All', actions.submitAll, {
     key: 'submit-all',
     title: `Save all ${study.usable().length} masks as they are; an image without one that was on the screen is saved as normal`,
     disabled: busy || !study.usable().length,

@@ -318,6 +318,7 @@ async function fill(image) {
   const draft = drafts.get(image.id);
   if (draft) {
     mask.replace(draft.pixels, draft.origin);
+    image.revision = draft.revision; // a label that was saved since is newer than this
     drafts.delete(image.id);
     if (image.labelled) {
       mask.savedAt = -1; // what the server has is another, even if all of this was erased
@@ -364,10 +365,18 @@ function spoil(image, problem) {
 
 function keepDrafts() {
   for (const image of unsaved()) {
-    const { name, mask } = image;
+    const { name, mask, revision } = image;
     const date = image.displaySet.instances[0].StudyDate ?? '';
     const pixels = mask.snapshot(); // before its origin is looked at
-    drafts.set(image.id, { study: state.study, date, name, pixels, origin: mask.origin });
+    drafts.set(image.id, { study: state.study, date, name, revision, pixels, origin: mask.origin });
+  }
+}
+
+/** Forget what was kept of an image, if it is what the server has by now: its study was left while it was saved. */
+export function forgetDraft(image, pixels) {
+  if (drafts.get(image.id)?.pixels.every((value, index) => value === pixels[index])) {
+    drafts.delete(image.id);
+    changed();
   }
 }
 
