@@ -48,6 +48,7 @@ def write_studies() -> None:
 
 def serve(port: int) -> int:
     """Start the server, say what to do with it once it answers, and stop it with this process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as by Ctrl-C: what is below ends the server
     address = f"http://127.0.0.1:{port}"
     command = ["monailabel", "start_server", "--app", str(ROOT / "apps" / "mammo"), "--studies", str(STUDIES)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
