@@ -5,7 +5,6 @@ Here are the commands that use a bundle; those about data are in `datasets.cli`,
 
 from __future__ import annotations
 
-import enum
 import logging
 import warnings
 from pathlib import Path
@@ -15,10 +14,21 @@ import typer
 from rich.progress import track
 
 from monai_mammo.benchmark.cli import app as benchmark_app
-from monai_mammo.datasets.cli import Task
 from monai_mammo.datasets.cli import app as data_app
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.terminal import TRAINING, Values, complain, ending_clearly, notes, require, say, stop, values_of
+from monai_mammo.terminal import (
+    TRAINING,
+    Mode,
+    Task,
+    Values,
+    complain,
+    ending_clearly,
+    notes,
+    require,
+    say,
+    stop,
+    values_of,
+)
 
 if TYPE_CHECKING:
     from monai_mammo.outputs import Job
@@ -31,13 +41,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app)
 app.add_typer(benchmark_app, name="benchmark")
-
-
-class Mode(str, enum.Enum):
-    """What a segmentation sees."""
-
-    whole = "whole"
-    roi = "roi"
 
 
 @app.callback()

@@ -1,7 +1,8 @@
-"""What the commands of `monai-mammo` share: where they speak, how one ends with an error, `--set`, what they need."""
+"""What the commands of `monai-mammo` share: where they speak, how one ends, choices, `--set`, what they need."""
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,28 @@ console = Console()
 """Results; what a script would read."""
 notes = Console(stderr=True)
 """Errors and progress."""
+
+
+class Task(str, enum.Enum):
+    """What the datalists are for."""
+
+    segmentation = "segmentation"
+    quality = "quality"
+
+
+class Protocol(str, enum.Enum):
+    """Who is held out."""
+
+    patient = "patient"
+    paper = "paper"
+
+
+class Mode(str, enum.Enum):
+    """What a segmentation sees."""
+
+    whole = "whole"
+    roi = "roi"
+
 
 Values = Annotated[
     list[str] | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +12,8 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.terminal import (
     REPORTING,
     TRAINING,
+    Mode,
+    Protocol,
     Values,
     complain,
     console,
@@ -31,20 +32,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-class Protocol(str, enum.Enum):
-    """Who is held out."""
-
-    patient = "patient"
-    paper = "paper"
-
-
-class Mode(str, enum.Enum):
-    """What the segmentation sees."""
-
-    roi = "roi"
-    whole = "whole"
 
 
 Data = Annotated[Path, typer.Option(help="Folder that `monai-mammo prepare` wrote; its training section is used.")]

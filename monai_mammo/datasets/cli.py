@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from monai_mammo.terminal import console, ending_clearly, notes, require, say, stop
+from monai_mammo.terminal import Protocol, Task, console, ending_clearly, notes, require, say, stop
 
 if TYPE_CHECKING:
     from monai_mammo.datasets.audit import Audit
@@ -36,20 +36,6 @@ class DataSet(str, enum.Enum):
     cdd_cesm = "cdd-cesm"
     mini_mias = "mini-mias"
     folder = "folder"
-
-
-class Task(str, enum.Enum):
-    """What the datalists are for."""
-
-    segmentation = "segmentation"
-    quality = "quality"
-
-
-class Protocol(str, enum.Enum):
-    """Who is held out."""
-
-    patient = "patient"
-    paper = "paper"
 
 
 @app.command()
