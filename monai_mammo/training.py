@@ -62,17 +62,18 @@ def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:
     Returns:
         `seed` for a run's first process, unless it is resumed; else another number for every rank and epoch.
     """
-    epoch = _epoch_of(Path(resumed_from)) if resumed_from else 0
+    epoch = epoch_of(resumed_from)
     return zlib.crc32(f"{seed} {rank} {epoch}".encode()) if rank or epoch else seed
 
 
 def _written(checkpoint: Path) -> tuple[int, int]:
     """When: a former, longer run in the same folder has later epochs, which are not the last one's."""
-    return checkpoint.stat().st_mtime_ns, _epoch_of(checkpoint)
+    return checkpoint.stat().st_mtime_ns, epoch_of(checkpoint)
 
 
-def _epoch_of(checkpoint: Path) -> int:
-    return int(checkpoint.stem.split("=")[1])
+def epoch_of(checkpoint: str | Path) -> int:
+    """The epoch after which a checkpoint was written; 0 for an empty string, as `latest_checkpoint` may give it."""
+    return int(Path(checkpoint).stem.split("=")[1]) if checkpoint else 0
 
 
 class TrainingProgress(ProgressBar):

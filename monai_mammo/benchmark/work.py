@@ -33,7 +33,7 @@ from monai_mammo.datasets.border_probe import border_probe
 from monai_mammo.datasets.datalist import load_datalist, write_json
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.machine import available_cores
-from monai_mammo.training import latest_checkpoint
+from monai_mammo.training import epoch_of, latest_checkpoint
 
 
 def run_benchmark(
@@ -182,7 +182,7 @@ class _Work:
 
     def _train(self, run: Run, values: Mapping[str, Any]) -> None:
         state, log = run.folder / "training", run.folder / "train.log"
-        self.display.now(run.name, "training", lambda: _epoch(state))
+        self.display.now(run.name, "training", lambda: epoch_of(latest_checkpoint(state)))
         self._call(run, self._training(run, state, values), log)
         if not run.weights.is_file():
             raise _failure(log, "no validation gave a result, so there are no weights")
@@ -265,8 +265,3 @@ def _failure(log: Path, reason: str) -> MammogramError:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are not of the network, which a baseline has not."""
     return {name: value for name, value in values.items() if not name.startswith("network_def")}
-
-
-def _epoch(state: Path) -> int:
-    checkpoint = latest_checkpoint(state)
-    return int(Path(checkpoint).stem.split("=")[1]) if checkpoint else 0
