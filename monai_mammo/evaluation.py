@@ -11,6 +11,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -329,12 +330,15 @@ def _hausdorff95(pred: np.ndarray, label: np.ndarray, spacing: Sequence[float]) 
 
 
 def _of_all_ranks(records: list[Record]) -> list[Record]:
-    """Every rank's records; the validation sampler gives every image to one rank only."""
+    """Every rank's records in the order of the data, on which the draws of the intervals depend.
+
+    The validation sampler deals the images out to the ranks, one to each in turn.
+    """
     if not dist.is_initialized():
         return list(records)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, records)
-    return [record for rank in gathered for record in rank]
+    return [record for turn in zip_longest(*gathered) for record in turn if record is not None]
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:

@@ -143,7 +143,8 @@ def name_cause_last() -> None:
     """Let a bundle that fails end in the line that says why.
 
     MONAI wraps every error in one that quotes the config's expression; the cause stands far above. This prints the
-    traceback as ever and then, if a `MammogramError` or the system is behind it, the file, the reason and the remedy.
+    traceback as ever and then what is behind it: of a `MammogramError` or of the system the file, the reason and the
+    remedy.
     Of Ctrl-C it says how to go on, without a traceback.
     """
 
@@ -161,7 +162,7 @@ def name_cause_last() -> None:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """What is behind an error; empty if that is for programmers alone."""
+    """What is behind an error; empty if it is that itself, as the traceback then ends in it."""
     cause = cause_of(error)
     if isinstance(cause, KeyboardInterrupt):
         return "interrupted; a training goes on with --resume True"
@@ -169,7 +170,9 @@ def _in_one_line(error: BaseException) -> str:
         return str(cause)
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return f"{cause.filename or 'the disk'}: {cause.strerror}" if isinstance(cause, OSError) and cause.strerror else ""
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.filename or 'the disk'}: {cause.strerror}"
+    return "" if cause is error else f"{type(cause).__name__}: {cause}"
 
 
 def refuse_mistyped_values() -> None:

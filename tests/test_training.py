@@ -73,6 +73,7 @@ def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
     [
         (MammogramError("gone.dcm", "it does not exist", "Restore it"), "gone.dcm: it does not exist. Restore it."),
         (OSError(28, "No space left on device", "full/a.png"), "full/a.png: No space left on device"),
+        (ValueError("100 x 100 pixels: give multiples of 16"), "ValueError: 100 x 100 pixels: give multiples of 16"),
     ],
 )
 def test_the_cause_is_the_last_line(monkeypatch, capsys, cause, line):

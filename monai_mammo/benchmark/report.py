@@ -359,7 +359,8 @@ def _write_csv(file: Path, sections: Sequence[_Section]) -> None:
         for section in sections:
             plan = section.benchmark.plan
             size = "compact" if plan.compact else "full"
-            about = [section.benchmark.out.resolve().name, plan.task, plan.mode, plan.protocol, size]
+            mode = plan.mode if plan.task == "segmentation" else ""
+            about = [section.benchmark.out.resolve().name, plan.task, mode, plan.protocol, size]
             for row in _csv_rows(section):
                 writer.writerow([*about, section.analysis.test.data, *(_plain(cell) for cell in row)])
 

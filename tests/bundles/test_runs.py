@@ -242,6 +242,29 @@ def test_two_processes_train_together(case, bundle, phantoms):
     network.load_state_dict(state)  # the plain network's names, no wrapper's
 
 
+def test_two_processes_evaluate_to_the_numbers_of_one(case, trained, phantoms, tmp_path):
+    """The intervals, too: they depend on the order of the records."""
+    files = "['configs/train.yaml','configs/evaluate.yaml','configs/multi_gpu_train.yaml']"
+    values = {"dataset_dir": str(phantoms / case.datalist), "device": "cpu", "section": "training", "resamples": 50}
+    values |= case.values | SMALL
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", *TWO_PROCESSES, "-m", "monai.bundle", "run", "evaluating", "--config_file", files),
+            *command_line({"bundle_root": trained, **values, "output_dir": tmp_path / "two"}),
+        ],
+        cwd=trained,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run_config(trained, ["train.yaml", "evaluate.yaml"], "evaluating", **values, output_dir=str(tmp_path / "one"))
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert two == one
+
+
 def test_a_missing_file_is_named_before_training_starts(case, bundle, phantoms, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
