@@ -121,7 +121,7 @@ def check_task(params: Any) -> None:
     """Refuse what MONAI Label would make a path of its task's process of, or could not start that process with.
 
     Raises:
-        RequestRefused: the parameters hold that (400), or are too long (413).
+        RequestRefused: the parameters hold that, or what no answer can hold (400), or are too long (413).
     """
     if not isinstance(params, dict):
         return
@@ -129,7 +129,7 @@ def check_task(params: Any) -> None:
         check_task(value)
     if "bundle_path" in params or not isinstance(params.get("gpus", ""), str):
         raise RequestRefused(400, "a task takes no bundle_path, and gpus as text", "Leave them out")
-    if len(json.dumps(params)) > LONGEST_TASK:
+    if len(_sendable(params)) > LONGEST_TASK:
         raise RequestRefused(413, f"a task's parameters have more than {LONGEST_TASK} bytes", "Send fewer")
 
 
@@ -260,11 +260,25 @@ def _object(text: str, reserved: set[str] = frozenset()) -> dict[str, Any]:  # t
     """The JSON object in a form field.
 
     Raises:
-        RequestRefused: it is none, or names what only the address may name.
+        RequestRefused: it is none, holds what no answer can hold, or names what only the address may name.
     """
     content = json.loads(text or "{}")
+    _sendable(content)
     if not isinstance(content, dict):
         raise RequestRefused(400, "the parameters are not a JSON object", "Send {} where there are none")
     if reserved & set(content):
         raise RequestRefused(400, "the parameters name a model, an image or a session", "Name them in the address")
     return content
+
+
+def _sendable(content: Any) -> bytes:
+    """What was read from JSON as an answer would hold it. Kept, anything else would spoil every answer that has it.
+
+    Raises:
+        RequestRefused: it holds NaN, a number beyond all bounds such as 1e999, or half a character (400).
+    """
+    try:
+        return json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        reason = "the parameters hold NaN, an infinite number or half a character, which JSON does not have"
+        raise RequestRefused(400, reason, "Send null instead") from error
