@@ -167,6 +167,7 @@ class BundleTraining(TrainTask):
         while True:
             compared_with = self.history.in_service()
             found = compare(candidate, self._in_service(), entries, progress.comparing)
+            progress.check_server()
             try:
                 number = self.history.keep({**record, **_outcome(found), "compared_with": compared_with}, compared_with)
             except ServiceChanged:
