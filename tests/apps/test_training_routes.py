@@ -53,3 +53,14 @@ def test_a_training_is_told_with_its_outcome_from_the_moment_that_it_is_kept(
         training.history.keep({"run": "r", "outcome": "accepted"}, None)
         result = client.get("/train/").json()["result"]
     assert (result["outcome"], result["serving"]) == ("accepted", True)
+
+
+def test_a_training_beside_that_of_another_program_is_refused_at_once_with_the_reason(
+    client: TestClient, training: BundleTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(background_tasks, "train", [])
+    with training.history.training():
+        refused = client.post(f"/train/{QUALITY}", json={})
+    assert refused.status_code == 409
+    assert "is being trained already, by another program" in refused.json()["reason"]
+    assert client.get("/train/").status_code == 404, "nothing was begun"

@@ -130,6 +130,9 @@ def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> 
         raise RequestRefused(429, f"a training of {first} is in progress", remedy)
     if len(waiting) > WAITING_AT_MOST:
         raise RequestRefused(429, f"{len(waiting)} trainings are waiting already", "Wait until some have ended")
+    if not any(task["request"]["model"] == model for task in waiting):  # one of ours is waited for
+        with trainer.history.exclusively(patience=1):
+            pass
     try:
         trainer.datalist.check(app.datastore())
     except MammogramError as error:
