@@ -208,10 +208,10 @@ class MammoApp(MONAILabelApp):
         """Refused: it would open any path it is given."""
         raise RequestRefused(404, "there are no whole-slide images here", "Use /infer/<model>")
 
-    def bundle_path(self, model: str) -> None:
-        """MONAI Label asks this first of all before it starts a training: the moment to refuse an unknown model."""
-        if model not in self._trainers:
-            raise unknown("model to train", str(model))
+    def bundle_path(self, model: Any) -> None:
+        """MONAI Label asks this first of all before it starts a task: the moment to refuse an unknown model."""
+        if str(model) not in self._infers:
+            raise unknown("model", str(model))
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a model on the annotations; never inside the server.

@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 import monailabel
-from fastapi import APIRouter, FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, HTTPException, UploadFile
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, scoring, session, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, session, train
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
@@ -42,7 +42,7 @@ MOST_WAITING = 64
 LONGEST_TASK = 2**16
 AT_ONCE = max(2, available_cores())
 
-_SOUND = (info, activelearning, scoring, datastore, session, train, batch_infer)
+_SOUND = (info, activelearning, datastore, session, train, batch_infer)
 # (method, path) that are written anew below, or make no sense here.
 _NOT_TAKEN = {
     ("PUT", "/datastore/"),
@@ -62,8 +62,8 @@ JsonText = Annotated[str, Form(description="a JSON object")]
 def install_endpoints(server: FastAPI, app: MONAILabelApp) -> None:
     """Replace every route of MONAI Label's server by the ones that this module offers.
 
-    Left out altogether: `/logs`, `/reload`, `/model` (weights come from trainings alone), `/infer/wsi`, `/proxy`, and
-    the pages that load scripts from elsewhere.
+    Left out altogether: `/logs`, `/reload`, `/model` (weights come from trainings alone), `/infer/wsi`, `/proxy`,
+    `/scoring` (there are no methods to choose from), and the pages that load scripts from elsewhere.
     """
     static = [route for route in server.router.routes if getattr(route, "path", None) in ("/static", "/openapi.json")]
     icon = Path(monailabel.__file__).parent / "endpoints" / "static" / "favicon.ico"
@@ -110,6 +110,11 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             started.send(None)
         except StopIteration as done:
             return done.value
+        except HTTPException as refused:
+            if refused.status_code != 429:
+                raise
+            remedy = "Wait for it (GET /batch/infer), or stop it (DELETE /batch/infer)"
+            raise RequestRefused(429, "a batch of inferences is in progress", remedy) from None
         raise RuntimeError(f"{endpoint.__name__} waits for something")
 
     del called.__wrapped__  # FastAPI looks through it and finds a coroutine
