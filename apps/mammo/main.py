@@ -71,7 +71,8 @@ class MammoApp(MONAILabelApp):
         here = Path(app_dir).resolve()
         self.bundles = Path(conf.get("bundles") or here.parents[1] / "bundles").resolve()
         self.weights = Path(conf.get("weights") or here / "model").resolve()
-        self._server = sys.modules.get("monailabel.app")  # absent in the process of a training
+        self._server = sys.modules.get("monailabel.app")  # absent in the process of a training or of a batch
+        keep_patients_out_of_logs()
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -193,18 +194,24 @@ class MammoApp(MONAILabelApp):
         return {"label": label, "tag": tag, "file": file, "params": params}
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Run a model on many images. MONAI Label's own defaults divide by zero on a machine without a GPU, and with
-        one worker end at the first bad image."""
-        return super().batch_infer({"multi_gpu": torch.cuda.is_available(), "max_workers": 2, **request}, datastore)
+        """Run a model on many images; how many there were, and on how many it failed, for the server logs it.
+
+        MONAI Label's own defaults divide by zero on a machine without a GPU, and with one worker end at the first bad
+        image.
+        """
+        usual = {"multi_gpu": torch.cuda.is_available(), "max_workers": 2}
+        with without_messages():
+            answers = super().batch_infer({**usual, **request}, datastore)
+        return {"images": len(answers), "failed": sum(not answer for answer in answers.values())}
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refused: it would open any path it is given."""
         raise RequestRefused(404, "there are no whole-slide images here", "Use /infer/<model>")
 
-    def bundle_path(self, model: str) -> None:
-        """MONAI Label asks this first of all before it starts a training: the moment to refuse an unknown model."""
-        if model not in self._trainers:
-            raise unknown("model to train", str(model))
+    def bundle_path(self, model: Any) -> None:
+        """MONAI Label asks this first of all before it starts a task: the moment to refuse an unknown model."""
+        if str(model) not in self._infers:
+            raise unknown("model", str(model))
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a model on the annotations; never inside the server.
@@ -226,7 +233,6 @@ class MammoApp(MONAILabelApp):
         """Make the running server safe, and add the app's own routes to it."""
         users = read_users(self.conf, os.environ)
         choose_interface(with_tokens=bool(users))
-        keep_patients_out_of_logs()
         install_endpoints(server, self)
         if self.studies.startswith(("http://", "https://")):
             login = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD

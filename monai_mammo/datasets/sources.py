@@ -101,7 +101,8 @@ class Defect:
 def files_below(folder: Path, defects: list[Defect]) -> Iterator[Path]:
     """Every file below a folder, sorted, links followed once; hidden files and folders are passed over.
 
-    A folder that cannot be listed becomes a defect: its files would get lost in silence.
+    A folder that cannot be listed becomes a defect: its files would get lost in silence. So does a pipe or a device:
+    who opens a pipe waits for ever.
     """
 
     def unlisted(error: OSError) -> None:
@@ -111,6 +112,12 @@ def files_below(folder: Path, defects: list[Defect]) -> Iterator[Path]:
     for where, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real = os.path.realpath(where)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+        for name in sorted(files) if real not in seen else ():
+            file = Path(where, name)
+            if name.startswith("."):
+                continue
+            if os.path.exists(file) and not os.path.isfile(file):
+                defects.append(Defect(file, "it is a pipe or a device, no file", "ignored"))
+            else:
+                yield file
         seen.add(real)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +101,29 @@ def test_a_bad_image_does_not_end_a_batch(bundles: Path, tmp_path: Path) -> None
     torn.write_bytes(torn.read_bytes()[:-1500])
     write_png(studies / "c.png", blob()[0])
     app = MammoApp(str(APP), str(studies), {"weights": str(tmp_path), "bundles": str(bundles), "device": "cpu"})
-    app.batch_infer({"model": SEGMENTATION, "images": "all"})
+    assert app.batch_infer({"model": SEGMENTATION, "images": "all"}) == {"images": 3, "failed": 1}
     assert app.datastore().get_labeled_images("original") == ["a", "c"]
+
+
+def test_what_a_batch_prints_which_the_server_logs_names_no_image_and_no_verdict(bundles: Path, tmp_path: Path) -> None:
+    """Run as the server runs it. An archive names its images by their UIDs."""
+    for name in ("1-2-840-1.dcm", "1-2-840-2.dcm"):
+        torn = write_dicom(tmp_path / "studies" / name, blob()[0], syntax="1.2.840.10008.1.2.4.90")
+    torn.write_bytes(torn.read_bytes()[:-1500])
+    conf = {"weights": str(tmp_path), "bundles": str(bundles), "device": "cpu"}
+    places = {"MONAI_LABEL_APP_DIR": str(APP), "MONAI_LABEL_STUDIES": str(tmp_path / "studies")}
+    command = [sys.executable, "-m", "monailabel.interfaces.utils.app", "-m", "batch_infer", "-r"]
+    done = subprocess.run(
+        [*command, json.dumps({"model": QUALITY, "images": "all"})],
+        env={**os.environ, **places, "MONAI_LABEL_APP_CONF": json.dumps(conf)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = done.stdout + done.stderr
+    assert 'Result: {"images": 2, "failed": 1}' in printed
+    assert "1-2-840" not in printed
+    assert "complete" not in printed
 
 
 def test_the_same_image_gives_the_same_verdict_in_every_format(bundles: Path, tmp_path: Path) -> None:

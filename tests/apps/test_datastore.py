@@ -213,6 +213,24 @@ def test_a_torn_label_is_refused(studies: Path, tmp_path: Path) -> None:
     assert datastore.get_labeled_images() == []
 
 
+@pytest.mark.parametrize(
+    "segments",
+    ["x", [1], {"a": 1}, [{"name": "tumour", "idx": "1"}], [{"name": "tumour", "idx": True}], [{"idx": 1}]],
+)
+def test_a_label_whose_segments_have_no_name_or_value_is_refused(
+    studies: Path, tmp_path: Path, segments: object
+) -> None:
+    """It would stop every later training, or count as a normal breast."""
+    datastore, label = MammogramDatastore(studies), str(save_mask(tmp_path / "label.nrrd"))
+    with pytest.raises(RequestRefused, match="label_info") as refused:
+        datastore.save_label("film", label, "final", {"label_info": segments})
+    assert refused.value.status == 400
+    datastore.save_label("film", label, "final", {"label_info": [{"name": " Tumour ", "idx": 1}]})
+    with pytest.raises(RequestRefused, match="label_info"):
+        datastore.update_label_info("film", "final", {"label_info": segments})
+    assert datastore.get_label_info("film", "final")["label_info"] == [{"name": "Tumour", "idx": 1}]
+
+
 @pytest.mark.parametrize("tag", UNSAFE)
 def test_an_unsafe_tag_is_refused_and_writes_nothing(studies: Path, tmp_path: Path, tag: str) -> None:
     datastore = MammogramDatastore(studies)

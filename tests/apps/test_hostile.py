@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from .conftest import LESION, QUALITY, SEGMENTATION, Server, blob, write_dicom
 
@@ -143,6 +144,22 @@ def test_parameters_that_are_no_json_object_are_refused(server: Server, params: 
     for method, route in (("POST", f"/infer/{LESION}"), ("PUT", "/datastore/image/info")):
         answer = server.http.request(method, route, params={"image": "film"}, data={"params": params, "info": params})
         assert 400 <= answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"'])
+def test_what_no_answer_can_hold_is_not_kept_and_spoils_no_later_answer(server: Server, value: str) -> None:
+    params, picture = f'{{"deep": [{{"x": {value}}}]}}', io.BytesIO()
+    Image.fromarray(blob()[0].astype(np.uint8)).save(picture, "PNG")
+    file = ("a.png", picture.getvalue())
+    for method, route, content in (
+        ("PUT", "/datastore/label?image=film", {"data": {"params": params}, "files": {"label": file}}),
+        ("PUT", "/datastore/image?image=new", {"data": {"params": params}, "files": {"file": file}}),
+        ("PUT", "/datastore/image/info?image=film", {"data": {"info": params}}),
+        ("PUT", "/datastore/label/info?label=film&tag=final", {"data": {"info": params}}),
+        ("POST", f"/batch/infer/{QUALITY}", {"content": params, "headers": {"Content-Type": "application/json"}}),
+    ):
+        assert server.http.request(method, route, **content).status_code == 400, route
+    assert server.http.get("/datastore/", params={"output": "all"}).status_code == 200
 
 
 @pytest.mark.parametrize(

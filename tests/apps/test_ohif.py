@@ -397,6 +397,25 @@ def test_a_model_learns_what_readers_say_and_can_be_stopped(running: Server, rea
     assert running.http.get(f"/mammo/models/{QUALITY}/history").json()["serving"] == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "result", "text"),
+    [
+        ("STOPPED", {"outcome": "accepted", "serving": True, "reason": "better"}, "New weights accepted: better"),
+        ("STOPPED", {"outcome": "refused", "serving": False}, "Stopped; the model in service stays"),
+        ("RUNNING", {"outcome": "accepted", "serving": True}, "New weights accepted"),
+    ],
+)
+def test_the_panel_says_which_weights_are_served_when_a_training_is_stopped_at_its_end(
+    reader: OhifPage, status: str, result: dict[str, object], text: str
+) -> None:
+    task = {"status": status, "request": {"model": QUALITY}, "result": result}
+    reader.page.route("**/train/", lambda route: route.fulfill(json=task))
+    reader.page.evaluate("import('/mammo/training.js').then(({ follow }) => follow())")
+    reader.page.locator("mammo-panel .training").get_by_text(text, exact=True).wait_for()
+    reader.page.unroute("**/train/")
+    reader.page.evaluate("import('/mammo/training.js').then(({ follow }) => follow())")
+
+
 def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
     for key in ("next", "run", "lesion", "undo", "complete", "update", "submit"):
         box = reader.button(key).bounding_box()

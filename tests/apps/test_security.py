@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
 import re
@@ -14,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from lib import security
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
@@ -23,6 +24,7 @@ from lib.logs import NoMessage, ShortPath, without_messages
 from lib.security import install_guard
 from lib.users import Users, current_user, read_users
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from .conftest import Server, blob, start_server, stop_server, write_dicom, write_png
 from .ohif_page import chromium
@@ -41,6 +43,8 @@ def guarded(
     def who() -> str:
         return current_user.get()
 
+    @app.put("/session/")
+    @app.put("/datastore/label/info")
     @app.post("/change")
     async def change(request: Request) -> int:
         return len(await request.body())
@@ -178,9 +182,39 @@ def test_a_body_too_large_is_refused_whatever_its_headers_say(monkeypatch: pytes
     assert refused.json()["remedy"].startswith("Send less"), "upload_limit does not change this limit"
     assert client.post("/change", content=streamed(10)).json() == 1000
     assert client.post("/change", content=streamed(11)).status_code == 413
-    upload = {"Content-Type": "multipart/related; boundary=b"}
-    assert client.post("/change", content=b"x" * 2**20, headers=upload).json() == 2**20
-    assert client.post("/change", content=b"x" * (2**20 + 1), headers=upload).status_code == 413
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "multipart/related; boundary=b"])
+def test_a_file_is_taken_only_where_one_is_due_least_of_all_from_a_stranger(kind: str) -> None:
+    client, large = guarded(TOKENS, upload_limit="2"), b"x" * 2 * 2**20
+
+    def status(method: str, path: str, content: bytes, **headers: str) -> int:
+        return client.request(method, path, content=content, headers={"Content-Type": kind, **headers}).status_code
+
+    assert status("PUT", "/session/", large, **BEARER) == 200
+    assert status("PUT", "/session/", large + b"x", **BEARER) == 413
+    assert status("PUT", "/session/", large, **BEARER, **{"Content-Type": "application/json"}) == 413
+    assert status("PUT", "/datastore/label/info", large, **BEARER) == 413
+    assert status("POST", "/change", large, **BEARER) == 413
+    for path in ("/login", "/auth/token"):
+        assert status("POST", path, large) == 413
+
+
+def test_a_body_of_text_must_come_in_time_and_an_upload_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "BODY_PATIENCE", 0.2)
+
+    async def part() -> Message:
+        await asyncio.sleep(0.08)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read(upload: bool) -> None:
+        receive = security._limited(part, 1000, upload)
+        for _ in range(4):
+            await receive()
+
+    asyncio.run(read(upload=True))
+    with pytest.raises(HTTPException, match="in time"):
+        asyncio.run(read(upload=False))
 
 
 def test_an_answer_is_kept_and_framed_by_nobody_else() -> None:

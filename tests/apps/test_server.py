@@ -280,6 +280,9 @@ def test_unknown_models_strategies_and_broken_json_get_a_clear_answer(server: Se
     assert server.infer("no_such_model", "film").status_code == 404
     assert server.http.post("/activelearning/no_such_strategy").status_code == 400
     assert server.http.post("/train/no_such_model").status_code == 404
+    for model in ("x", ["x"]):  # the body may name another model than the address
+        batch = server.http.post(f"/batch/infer/{QUALITY}", json={"model": model})
+        assert (batch.status_code, batch.json()["reason"]) == (404, f"there is no model '{model}'")
     assert server.http.post(f"/train/{QUALITY}", params={"run_sync": True}).status_code == 400
     assert server.http.post(f"/infer/{QUALITY}", params={"image": "film"}, data={"params": "{"}).status_code == 400
     assert server.http.post(f"/infer/wsi/{QUALITY}", params={"image": "/etc/hostname"}).status_code == 404

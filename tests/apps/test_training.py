@@ -195,6 +195,11 @@ def training(small_bundles: Path, tmp_path: Path) -> BundleTraining:
         {"batch_size": "@epochs"},
         {"batch_size": 0},
         {"learning_rate": [1]},
+        {"learning_rate": -3},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"num_workers": -5},
+        {"seed": -1},
         {"validation": 1},
         {"seed": None},
         {"pretrained": 1},
@@ -347,16 +352,19 @@ def test_the_first_patients_of_validation_judge_every_later_training(
     assert sections(1)["training"] < sections(2)["training"]
 
 
-def test_a_training_whose_server_is_gone_ends(
-    whole: BundleTraining, annotated: MammogramDatastore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("after", ["follow", "comparing"])
+def test_a_training_whose_server_is_gone_ends_and_puts_nothing_into_service(
+    whole: BundleTraining, annotated: MammogramDatastore, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    follow = Progress.follow
+    """Gone when the first step begins, or after the last image has been compared."""
+    step = getattr(Progress, after)
 
-    def orphaned(progress: Progress, *engines: Any) -> None:
-        follow(progress, *engines)
-        monkeypatch.setattr(os, "getppid", lambda: 1)
+    def orphaned(progress: Progress, *given: Any) -> None:
+        step(progress, *given)
+        if after == "follow" or given == (1.0,):
+            monkeypatch.setattr(os, "getppid", lambda: 1)
 
-    monkeypatch.setattr(Progress, "follow", orphaned)
+    monkeypatch.setattr(Progress, after, orphaned)
     with pytest.raises(RuntimeError):
         whole({**QUICK, "learning_rate": 0.0}, annotated)
     assert whole.history.entries() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,6 +143,14 @@ def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) 
     (elsewhere / "back").symlink_to(source)
     found, _ = found_in(source)
     assert len(found) == 1
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    mammogram(tmp_path / "a")
+    os.mkfifo(tmp_path / "pipe.dcm")
+    found, defects = found_in(tmp_path)
+    assert len(found) == 1
+    assert said(defects, tmp_path / "pipe.dcm") == ["it is a pipe or a device, no file"]
 
 
 def test_an_image_that_is_declared_to_show_a_part_of_the_breast_makes_no_complete_sample(tmp_path: Path) -> None:

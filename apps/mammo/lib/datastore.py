@@ -27,7 +27,7 @@ from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, sente
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension
-from .names import safe_name
+from .names import safe_name, with_segments
 from .results import Results
 from .users import current_user
 
@@ -277,8 +277,9 @@ class MammogramDatastore(Datastore):
             the label's id, which is the image's.
 
         Raises:
-            RequestRefused: no such image, an unsafe tag, no mask, or a mask of another size; or, where `label_info`
-                says which `revision` the client knew, there is a newer one of this reader (409).
+            RequestRefused: no such image, an unsafe tag, no mask, a mask of another size, or segments without names and
+                values; or, where `label_info` says which `revision` the client knew, there is a newer one of this
+                reader (409).
         """
         self.keep_label(image_id, label_filename, label_tag, label_info)
         return image_id
@@ -286,6 +287,7 @@ class MammogramDatastore(Datastore):
     def keep_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> int:
         """As `save_label`; the label's revision."""
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
+        info = with_segments(label_info or {})
         extension = label_extension(label_filename)
         try:
             mask = read_mask(label_filename)
@@ -301,7 +303,7 @@ class MammogramDatastore(Datastore):
             )
         with self.labels.exclusively():
             present = self.labels.info(image_id, tag, reader).get("revision", 0)
-            if present > (label_info or {}).get("revision", present):
+            if present > info.get("revision", present):
                 own = self.labels.file(image_id, tag, reader)
                 if own and np.array_equal(read_mask(own), mask):  # saved before, and only the answer was lost
                     return int(present)
@@ -312,7 +314,7 @@ class MammogramDatastore(Datastore):
                 )
             if tag == FINAL and image.sop:
                 self.results.announce(image_id, reader)
-            kept = self.labels.save(image_id, Path(label_filename), extension, tag, label_info or {}, reader)
+            kept = self.labels.save(image_id, Path(label_filename), extension, tag, info, reader)
         self._deliver()
         return int(kept["revision"])
 
@@ -349,7 +351,7 @@ class MammogramDatastore(Datastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what was saved with a label."""
         self.get_label_uri(label_id, label_tag)
-        self.labels.update(label_id, safe_name(label_tag, "tag"), info)
+        self.labels.update(label_id, safe_name(label_tag, "tag"), with_segments(info))
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Delete a label; of final labels, the latest of the other readers becomes the one that clients see."""

@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 import monailabel
-from fastapi import APIRouter, FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, HTTPException, UploadFile
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, scoring, session, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, session, train
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
@@ -42,7 +42,7 @@ MOST_WAITING = 64
 LONGEST_TASK = 2**16
 AT_ONCE = max(2, available_cores())
 
-_SOUND = (info, activelearning, scoring, datastore, session, train, batch_infer)
+_SOUND = (info, activelearning, datastore, session, train, batch_infer)
 # (method, path) that are written anew below, or make no sense here.
 _NOT_TAKEN = {
     ("PUT", "/datastore/"),
@@ -62,8 +62,8 @@ JsonText = Annotated[str, Form(description="a JSON object")]
 def install_endpoints(server: FastAPI, app: MONAILabelApp) -> None:
     """Replace every route of MONAI Label's server by the ones that this module offers.
 
-    Left out altogether: `/logs`, `/reload`, `/model` (weights come from trainings alone), `/infer/wsi`, `/proxy`, and
-    the pages that load scripts from elsewhere.
+    Left out altogether: `/logs`, `/reload`, `/model` (weights come from trainings alone), `/infer/wsi`, `/proxy`,
+    `/scoring` (there are no methods to choose from), and the pages that load scripts from elsewhere.
     """
     static = [route for route in server.router.routes if getattr(route, "path", None) in ("/static", "/openapi.json")]
     icon = Path(monailabel.__file__).parent / "endpoints" / "static" / "favicon.ico"
@@ -110,6 +110,11 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             started.send(None)
         except StopIteration as done:
             return done.value
+        except HTTPException as refused:
+            if refused.status_code != 429:
+                raise
+            remedy = "Wait for it (GET /batch/infer), or stop it (DELETE /batch/infer)"
+            raise RequestRefused(429, "a batch of inferences is in progress", remedy) from None
         raise RuntimeError(f"{endpoint.__name__} waits for something")
 
     del called.__wrapped__  # FastAPI looks through it and finds a coroutine
@@ -121,7 +126,7 @@ def check_task(params: Any) -> None:
     """Refuse what MONAI Label would make a path of its task's process of, or could not start that process with.
 
     Raises:
-        RequestRefused: the parameters hold that (400), or are too long (413).
+        RequestRefused: the parameters hold that, or what no answer can hold (400), or are too long (413).
     """
     if not isinstance(params, dict):
         return
@@ -129,7 +134,7 @@ def check_task(params: Any) -> None:
         check_task(value)
     if "bundle_path" in params or not isinstance(params.get("gpus", ""), str):
         raise RequestRefused(400, "a task takes no bundle_path, and gpus as text", "Leave them out")
-    if len(json.dumps(params)) > LONGEST_TASK:
+    if len(_sendable(params)) > LONGEST_TASK:
         raise RequestRefused(413, f"a task's parameters have more than {LONGEST_TASK} bytes", "Send fewer")
 
 
@@ -260,11 +265,25 @@ def _object(text: str, reserved: set[str] = frozenset()) -> dict[str, Any]:  # t
     """The JSON object in a form field.
 
     Raises:
-        RequestRefused: it is none, or names what only the address may name.
+        RequestRefused: it is none, holds what no answer can hold, or names what only the address may name.
     """
     content = json.loads(text or "{}")
+    _sendable(content)
     if not isinstance(content, dict):
         raise RequestRefused(400, "the parameters are not a JSON object", "Send {} where there are none")
     if reserved & set(content):
         raise RequestRefused(400, "the parameters name a model, an image or a session", "Name them in the address")
     return content
+
+
+def _sendable(content: Any) -> bytes:
+    """What was read from JSON as an answer would hold it. Kept, anything else would spoil every answer that has it.
+
+    Raises:
+        RequestRefused: it holds NaN, a number beyond all bounds such as 1e999, or half a character (400).
+    """
+    try:
+        return json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        reason = "the parameters hold NaN, an infinite number or half a character, which JSON does not have"
+        raise RequestRefused(400, reason, "Send null instead") from error

@@ -125,7 +125,7 @@ def compare(
         except MammogramError as error:
             if number == len(entries) and not records:
                 raise
-            logger.warning("left out of the comparison: %s", error)
+            logger.warning("an image is left out of the comparison: %s", error.reason)
         else:
             records.append({"patient": entry["patient"], **scores})
         progress(number / len(entries))

@@ -53,24 +53,35 @@ class History:
         self._digests = Digests()
 
     @contextmanager
+    def exclusively(self, patience: float = 0) -> Iterator[None]:
+        """Nobody else trains this model meanwhile, in no process; one that has just been killed needs some `patience`.
+
+        Raises:
+            RequestRefused: somebody does, longer than these seconds (409).
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".training.lock")
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            reason = f"{self.model} is being trained already, by another program"
+            raise RequestRefused(409, reason, "Wait until that has ended") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
     def training(self) -> Iterator[Path]:
         """The empty folder of a new training; one at a time, among all processes.
 
         Raises:
             RequestRefused: another training of this model is in progress (409).
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".training.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RequestRefused(409, f"{self.model} is being trained already", "Wait until that has ended") from None
-        try:
+        with self.exclusively():
             shutil.rmtree(self.run, ignore_errors=True)
             self.run.mkdir()
             yield self.run
-        finally:
-            lock.release()
 
     def in_service(self) -> str | None:
         """SHA-256 of the weights in service; None where these are the bundle's own, or none."""

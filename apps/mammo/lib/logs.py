@@ -20,6 +20,7 @@ from pydicom.config import IGNORE
 TALKATIVE = (
     "monailabel.endpoints",
     "monailabel.interfaces.app",
+    "monailabel.interfaces.tasks",
     "monailabel.interfaces.utils.app",
     "monailabel.utils.async_tasks",
     "monailabel.utils.sessions",
@@ -44,14 +45,15 @@ def keep_patients_out_of_logs() -> None:
 
 @contextmanager
 def without_messages() -> Iterator[None]:
-    """A task in a process of its own, of which the server logs all that it prints: errors lose their messages there.
+    """A task in a process of its own, of which the server logs all that it prints: errors lose their messages there,
+    and so does whatever tells of an exception.
 
     MONAI and ignite log an exception on its way up, more than once; what ends the process is printed by the hook.
     """
 
     def bare(*args: Any, **more: Any) -> logging.LogRecord:
         record = usual(*args, **more)
-        if record.levelno >= logging.ERROR:
+        if record.levelno >= logging.ERROR or record.exc_info:
             record.msg, record.args, record.exc_info = "failed", (), None
         return record
 

@@ -1,9 +1,13 @@
-"""Names that come from outside or become file names: label tags, unique identifiers. Not here: what they name."""
+"""Names that come from outside or become file names: label tags, a label's segments, unique identifiers.
+
+Not here: what they name.
+"""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import Any
 
 from .errors import RequestRefused
 
@@ -23,6 +27,24 @@ def safe_name(name: object, what: str) -> str:
             400, f"the {what} is no safe name", "Use up to 100 letters, digits, - and _, a letter or digit first"
         )
     return plain
+
+
+def with_segments(info: dict[str, Any]) -> dict[str, Any]:
+    """What comes with a label, the names of its `label_info`, if it has one, without blanks around them.
+
+    Raises:
+        RequestRefused: its `label_info` is no list that gives each segment a `name` and its value, `idx` (400).
+    """
+    segments = info.get("label_info") or []
+    sound = isinstance(segments, list) and all(
+        isinstance(segment, dict) and isinstance(segment.get("name"), str) and type(segment.get("idx")) is int
+        for segment in segments
+    )
+    if not sound:
+        remedy = 'Send a list such as [{"name": "tumour", "idx": 1}], idx a whole number, or none'
+        raise RequestRefused(400, "'label_info' does not name the label's segments", remedy)
+    named = {"label_info": [{**segment, "name": segment["name"].strip()} for segment in segments]}
+    return {**info, **(named if segments else {})}
 
 
 def is_uid(text: str) -> bool:

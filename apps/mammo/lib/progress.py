@@ -42,8 +42,22 @@ class Progress:
         self._written = time.monotonic()
         write_json(self.file, self.state)
 
+    def check_server(self) -> None:
+        """Nobody could see or stop a training whose server is gone.
+
+        Raises:
+            RuntimeError: it is.
+        """
+        if os.getppid() != self._parent:
+            raise RuntimeError("the server that had started this training is gone")
+
     def advance(self, share: float, **values: Any) -> None:
-        """Note the share of the whole that is done; written twice a second at most."""
+        """Note the share of the whole that is done; written twice a second at most.
+
+        Raises:
+            RuntimeError: the server is gone.
+        """
+        self.check_server()
         elapsed = time.monotonic() - self._started
         self.state |= {**values, "share": round(share, 4), "seconds_left": round(elapsed * (1 - share) / share)}
         if time.monotonic() - self._written >= EVERY_SECONDS:
@@ -62,8 +76,6 @@ class Progress:
         self.advance(TRAINING_SHARE + (1 - TRAINING_SHARE) * share, phase="comparing")
 
     def _step(self, trainer: Engine) -> None:
-        if os.getppid() != self._parent:  # nobody could see or stop it any more
-            raise RuntimeError("the server that had started this training is gone")
         state: Any = trainer.state
         share = state.iteration / (state.epoch_length * state.max_epochs)
         self.advance(TRAINING_SHARE * share, loss=float(state.output[0]["loss"]))

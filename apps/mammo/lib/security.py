@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Collection, Mapping
 from urllib.parse import quote, unquote_to_bytes
 
@@ -27,12 +28,17 @@ LARGEST_TEXT = MEBI
 LONGEST_QUERY = 8192
 LONGEST_PATH = 2048
 BODY_PATIENCE = 60.0
-"""Seconds without a further part of a request's body after which the sender is given up."""
+"""Seconds after which a sender is given up: for the whole of a body of text, for each further part of an upload."""
 COOKIE = "mammo"
 # What somebody who has not yet said who they are may see.
 OPEN = {("GET", "/login"), ("POST", "/login"), ("GET", "/auth/"), ("POST", "/auth/token"), ("GET", "/favicon.ico")}
 READING = ("GET", "HEAD", "OPTIONS")
-UPLOADS = ("multipart/form-data", "multipart/related")
+# The only routes to which a file may be sent, and how. What comes elsewhere is kept in memory or on the disk all the
+# same before a route refuses it, that of a stranger who logs in too.
+UPLOADS = re.compile(
+    r"PUT /(session|datastore(/image|/label)?)/?|POST /infer/[^/]+/?|POST /dicomweb/studies(/[^/]+)?/?"
+)
+UPLOAD_KINDS = ("multipart/form-data", "multipart/related")
 # The program of a viewer may be kept by the browser; whatever else a server of mammograms answers may not.
 KEPT = (
     "text/css",
@@ -81,7 +87,9 @@ class Guard:
             check_address(scope)
             user = self._user(scope, headers)
             self._check_origin(scope, headers)
-            limit = self._limit(headers)
+            upload = _is_upload(scope, headers)
+            limit = self.upload_limit if upload else LARGEST_TEXT
+            _check_length(headers, limit)
         except RequestRefused as refused:
             response: Response = refusal(refused)
             if refused.status == 401:
@@ -92,7 +100,7 @@ class Guard:
             return
         token = current_user.set(user)
         try:
-            await self.app(scope, _limited(receive, limit), send)
+            await self.app(scope, _limited(receive, limit, upload), send)
         finally:
             current_user.reset(token)
 
@@ -126,16 +134,6 @@ class Guard:
             raise RequestRefused(
                 403, "the request comes from a page of another site", "Open that site in --conf origins if it is yours"
             )
-
-    def _limit(self, headers: Headers) -> int:
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        limit = self.upload_limit if kind in UPLOADS else LARGEST_TEXT
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise RequestRefused(400, "the Content-Length is no number", "Send the number of bytes")
-        if int(length) > limit:
-            raise _too_large(limit)
-        return limit
 
 
 def check_address(scope: Scope) -> None:
@@ -202,21 +200,36 @@ def _cookie(headers: Headers, name: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in UPLOAD_KINDS and UPLOADS.fullmatch(f"{scope['method']} {scope['path']}") is not None
+
+
+def _check_length(headers: Headers, limit: int) -> None:
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise RequestRefused(400, "the Content-Length is no number", "Send the number of bytes")
+    if int(length) > limit:
+        raise _too_large(limit)
+
+
 def _too_large(limit: int) -> RequestRefused:
     remedy = "Send less; --conf upload_limit (MiB) is the limit of uploaded files alone"
     return RequestRefused(413, f"the request's body has more than {limit} bytes", remedy)
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Count what really comes, whatever the headers say, and give up a sender who stops halfway."""
-    received, complete = 0, False
+def _limited(receive: Receive, limit: int, upload: bool) -> Receive:
+    """Count what really comes, whatever the headers say, and give up a sender who stops halfway or dawdles."""
+    received, complete, until = 0, False, 0.0
 
     async def counted() -> Message:
-        nonlocal received, complete
+        nonlocal received, complete, until
         if complete:
             return await receive()
+        if upload or not until:
+            until = time.monotonic() + BODY_PATIENCE
         try:
-            message = await asyncio.wait_for(receive(), BODY_PATIENCE)
+            message = await asyncio.wait_for(receive(), until - time.monotonic())
         except asyncio.TimeoutError:
             raise HTTPException(408, "the request's body did not arrive in time") from None
         received += len(message.get("body", b""))

@@ -8,6 +8,7 @@ process would only cost another start. Not here: a training loop, the judgement 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from .progress import Progress, read_progress
 logger = logging.getLogger(__name__)
 
 WHOLE_NUMBERS = ("epochs", "batch_size", "seed", "num_workers")
+LEAST = {"epochs": 1, "batch_size": 1, "seed": 0, "num_workers": 0, "learning_rate": 0}
 
 
 class BundleTraining(TrainTask):
@@ -102,11 +104,12 @@ class BundleTraining(TrainTask):
             if isinstance(value, bool) != (allowed is bool) or not isinstance(value, allowed):
                 raise RequestRefused(400, f"'{name}' is not a value that it can have", f"{usual} is one")
             settings[name] = value
-        if not 0 < settings["validation"] < 1 or settings["epochs"] < 1 or settings["batch_size"] < 1:
+        sensible = all(least <= settings[name] < math.inf for name, least in LEAST.items())
+        if not sensible or not 0 < settings["validation"] < 1:
             raise RequestRefused(
                 400,
                 "the request's numbers make no training",
-                "Give epochs and batch_size of at least 1, and a share for validation between 0 and 1",
+                "Give epochs and batch_size of at least 1, a share for validation between 0 and 1, nothing below 0",
             )
         return settings
 
@@ -167,6 +170,7 @@ class BundleTraining(TrainTask):
         while True:
             compared_with = self.history.in_service()
             found = compare(candidate, self._in_service(), entries, progress.comparing)
+            progress.check_server()
             try:
                 number = self.history.keep({**record, **_outcome(found), "compared_with": compared_with}, compared_with)
             except ServiceChanged:

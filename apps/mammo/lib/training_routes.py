@@ -130,6 +130,9 @@ def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> 
         raise RequestRefused(429, f"a training of {first} is in progress", remedy)
     if len(waiting) > WAITING_AT_MOST:
         raise RequestRefused(429, f"{len(waiting)} trainings are waiting already", "Wait until some have ended")
+    if not any(task["request"]["model"] == model for task in waiting):  # one of ours is waited for
+        with trainer.history.exclusively(patience=1):
+            pass
     try:
         trainer.datalist.check(app.datastore())
     except MammogramError as error:
@@ -140,15 +143,17 @@ def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> 
 
 
 def _told(task: dict[str, Any], app: MammoApp) -> dict[str, Any]:
-    """A task of MONAI Label's with what is known of it: `progress`, and at its end `result`."""
+    """A task of MONAI Label's with what is known of it: `progress`, and once it has come to something, `result`.
+
+    A training that is stopped at its very end, or still runs there, may have put its weights into service already.
+    """
     run, history = task["request"].get("run"), _trainer(app, task["request"]["model"]).history
     progress = read_progress(history.run)
-    known: dict[str, Any] = {"progress": progress} if progress.get("run") == run else {}
-    if task["status"] == "DONE":
-        known["result"] = next((entry for entry in history.entries() if entry.get("run") == run), {})
-    elif progress.get("run") == run and "reason" in progress:
-        known["result"] = {"outcome": "failed", "reason": progress["reason"]}
-    return {**task, **known}
+    if progress.get("run") != run:
+        kept = next((entry for entry in history.entries() if entry.get("run") == run), None)
+        return {**task, "result": kept} if kept else task
+    failed = {"result": {"outcome": "failed", "reason": progress["reason"]}} if "reason" in progress else {}
+    return {**task, "progress": progress, **failed}
 
 
 def _trainer(app: MammoApp, model: str) -> BundleTraining:

@@ -31,7 +31,7 @@ export async function follow() {
 /** Train a model on all that was annotated. */
 export const start = model => request(() => server.train(model));
 
-/** Stop the training; the served model stays as it is. */
+/** Stop the training; the served model stays as it is, unless the new weights had come into service already. */
 export const stop = () => request(() => server.stopTraining());
 
 async function request(asking) {
@@ -50,7 +50,7 @@ function show(task) {
   training.running = RUNNING.includes(task?.status);
   training.model = task?.request?.model ?? '';
   training.share = training.running && progress.share > 0 ? progress.share : null;
-  training.text = !task ? '' : training.running ? underWay(progress) : ending(task);
+  training.text = !task ? '' : training.running && !task.result ? underWay(progress) : ending(task);
 }
 
 function underWay({ phase, epoch, epochs, metric, seconds_left: left }) {
@@ -64,7 +64,8 @@ function underWay({ phase, epoch, epochs, metric, seconds_left: left }) {
     .join(' · ');
 }
 
+/** A training stopped before its weights came into service changes nothing, whatever it found. */
 const ending = ({ status, result }) =>
-  [result?.outcome && status !== 'STOPPED' ? `New weights ${result.outcome}` : ENDINGS[status], result?.reason]
+  [result?.outcome && (status !== 'STOPPED' || result.serving) ? `New weights ${result.outcome}` : ENDINGS[status], result?.reason]
     .filter(Boolean)
     .join(': ');
