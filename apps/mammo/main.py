@@ -14,7 +14,7 @@ import torch
 from fastapi import FastAPI
 from lib.activity import Activity, person
 from lib.ahead import DecodingAhead
-from lib.archive import folder_name, open_archive
+from lib.archive import archive_login, folder_name, open_archive
 from lib.binding import check_studies, choose_interface
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
@@ -229,8 +229,7 @@ class MammoApp(MONAILabelApp):
         keep_patients_out_of_logs()
         install_endpoints(server, self)
         if self.studies.startswith(("http://", "https://")):
-            login = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-            install_proxy(server, self.studies, login if all(login) else None)
+            install_proxy(server, self.studies, archive_login())
         else:
             install_folder(server, Path(self.studies))
         install_training_routes(server, self)

@@ -28,7 +28,18 @@ from requests.adapters import HTTPAdapter
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.dicom.segmentation import read_segmentation
 
-from .conftest import APP, SEGMENTATION, Orthanc, blob, free_port, start_orthanc, stop_orthanc, write_dicom
+from .conftest import (
+    APP,
+    SEGMENTATION,
+    Orthanc,
+    blob,
+    free_port,
+    start_orthanc,
+    start_server,
+    stop_orthanc,
+    stop_server,
+    write_dicom,
+)
 
 Open = Callable[..., MammogramDatastore]
 
@@ -315,6 +326,27 @@ def test_the_app_starts_while_the_archive_is_down_and_says_so(tmp_path: Path) ->
     status = app.info()["datastore"]
     assert status["total"] == 0
     assert "does not answer" in status["origin_problem"]
+
+
+@pytest.mark.slow
+def test_an_archive_that_wants_a_login_serves_models_and_viewers(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = start_orthanc(tmp_path / "orthanc", login=("mammo", "secret"))
+    try:
+        archive.store(mammogram(tmp_path / "image.dcm", 1))
+        with pytest.raises(RequestRefused, match="MONAI_LABEL_DATASTORE_USERNAME"):
+            Archive(archive.url, tmp_path / "cache").scan({})
+        monkeypatch.setenv("MONAI_LABEL_DATASTORE_USERNAME", "mammo")
+        monkeypatch.setenv("MONAI_LABEL_DATASTORE_PASSWORD", "secret")
+        server = start_server(archive.url, bundles, tmp_path)
+        try:
+            assert server.http.get("/info/").json()["datastore"]["total"] == 1
+            assert len(server.http.get("/dicomweb/studies").json()) == 1
+        finally:
+            stop_server(server)
+    finally:
+        stop_orthanc(archive)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://name:password@archive/dicom-web"])
