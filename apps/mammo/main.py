@@ -45,9 +45,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.files import digest
 from monai_mammo.recent import RECENT
 
 QUALITY = "mammo_quality_classification"
@@ -125,7 +125,7 @@ class MammoApp(MONAILabelApp):
         # The roi model has no say: it looks only where somebody has marked a lesion.
         models = {name: self._infers[name].model for name in (SEGMENTATION, QUALITY)}
         # Not beside the labels, which may lie on a network's share, where SQLite's locks do not hold.
-        scores = self.weights / "scores" / f"{pseudonym(self.studies)}.sqlite"
+        scores = self.weights / "scores" / f"{digest(self.studies)}.sqlite"
         self.scoring = Scoring(models, self.datastore(), scores)
         return {name: CaseChoice(name, self.scoring, int(seed) if seed else None) for name in DESCRIPTIONS}
 

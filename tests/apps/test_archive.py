@@ -25,6 +25,7 @@ from main import MammoApp
 from pydicom.uid import generate_uid
 from requests.adapters import HTTPAdapter
 
+from monai_mammo.datasets.folder import KEY_VARIABLE
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.dicom.segmentation import read_segmentation
 
@@ -362,3 +363,11 @@ def test_each_archive_has_a_folder_of_its_own() -> None:
     assert len(names) == 3
     assert all(len(name) < 100 for name in names)
     assert folder_name(urls[0]) == folder_name(urls[0] + "/")
+
+
+@pytest.mark.parametrize("key", ["", "a secret"])
+def test_the_labels_of_an_archive_are_found_again_whatever_key_makes_pseudonyms(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    assert folder_name("http://pacs:8042/dicom-web") == "pacs-8042-dicom-web-e85be952514c5b18"

@@ -27,10 +27,9 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from requests.adapters import HTTPAdapter
 
-from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import TAGS, describe
-from monai_mammo.files import replacing
+from monai_mammo.files import digest, replacing
 
 from .errors import RequestRefused
 from .images import ImageFile, described
@@ -234,7 +233,7 @@ def archive_login() -> tuple[str, str] | None:
 def folder_name(url: str) -> str:
     """A folder's name for what is kept of an archive: readable, and different for different addresses."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", url.split("://")[-1]).strip("-")
-    return f"{readable[:60]}-{pseudonym(url.rstrip('/'))}"
+    return f"{readable[:60]}-{digest(url.rstrip('/'))}"
 
 
 class _Impatient(HTTPAdapter):
@@ -277,7 +276,7 @@ def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageF
     """An instance from its metadata in DICOM JSON (PS3.18 F.2)."""
     sop = _text(entry, _SOP)
     if not is_uid(sop):
-        return _unusable(pseudonym(sop), stamp, study, series, "its SOPInstanceUID is none")
+        return _unusable(digest(sop), stamp, study, series, "its SOPInstanceUID is none")
     wanted = {tag: value for tag, value in entry.items() if tag.upper() in _WANTED and "BulkDataURI" not in value}
     path = Path(sop)
     try:

@@ -14,7 +14,7 @@ from monai_mammo.datasets.folder import patient_of, pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
-from monai_mammo.files import replacing
+from monai_mammo.files import digest, replacing
 
 from .errors import RequestRefused
 from .names import SAFE_NAME
@@ -87,7 +87,7 @@ class StudiesFolder:
         readable = bare if SAFE_NAME.fullmatch(bare) else re.sub(r"[^A-Za-z0-9_]+", "-", bare)[-80:].strip("-_")
         if readable and readable.lower() not in taken:
             return readable
-        return f"{readable or 'image'}-{pseudonym(file)}"
+        return f"{readable or 'image'}-{digest(file)}"
 
     def path(self, image: ImageFile) -> Path:
         """Where the image's file is."""
