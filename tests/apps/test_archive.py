@@ -100,7 +100,7 @@ def test_every_mammogram_is_an_image_of_its_own_and_nothing_else_is(
     assert (info["rows"], info["columns"], info["view"], info["laterality"]) == (64, 50, "CC", "L")
     for file in (large, small):
         assert store.readable_image(uid_of(file)).read_bytes() == file.read_bytes()
-    assert {image.patient for image in store.dicom_images().values()} == {info["patient"]}
+    assert {image.patient for image in store.index.images().values()} == {info["patient"]}
     assert "PHANTOM" not in str(info)
 
 
@@ -235,11 +235,11 @@ def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
 
     monkeypatch.setattr(HTTPAdapter, "send", faulty)
     store = open_store(20)
-    known = {image.series for image in store.dicom_images().values() if not image.problem}
+    known = {image.series for image in store.index.images().values() if not image.problem}
     assert "1.2.20.1" in known
     assert "1.2.20.0" not in known
     assert len(store.unreadable_images()) == 1
-    assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.dicom_images())
+    assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.index.images())
     monkeypatch.undo()
     if answer is None:  # a fault that passes
         store.index.refresh()

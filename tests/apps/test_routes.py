@@ -53,7 +53,7 @@ def client(store: MammogramDatastore) -> TestClient:
 def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
     client: TestClient, store: MammogramDatastore
 ) -> None:
-    study = next(image.study for image in store.dicom_images().values())
+    study = next(image.study for image in store.index.images().values())
     images = client.get(f"/mammo/studies/{study}").raise_for_status().json()
     assert [(image["laterality"], image["view"]) for image in images] == [
         ("R", "CC"),
@@ -62,7 +62,7 @@ def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
         ("L", "MLO"),
     ]
     for image in images:
-        header = pydicom.dcmread(store.image_path(image["sop"]), stop_before_pixels=True)
+        header = pydicom.dcmread(store.readable_image(image["id"]), stop_before_pixels=True)
         assert (image["study"], image["series"]) == (header.StudyInstanceUID, header.SeriesInstanceUID)
         assert (image["rows"], image["columns"]) == (64, 48)
         assert (image["labelled"], image["readers"], image["verdict"]) == (False, [], None)
@@ -71,8 +71,8 @@ def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
 def test_what_is_measured_of_a_magnified_image_is_in_the_plane_of_the_breast(
     client: TestClient, store: MammogramDatastore
 ) -> None:
-    image = next(iter(store.dicom_images().values()))
-    path = store.image_path(image.sop)
+    image_id, image = next(iter(store.index.images().items()))
+    path = store.readable_image(image_id)
     dataset = pydicom.dcmread(path)
     dataset.EstimatedRadiographicMagnificationFactor = 2
     dataset.save_as(path)
@@ -84,7 +84,7 @@ def test_what_is_measured_of_a_magnified_image_is_in_the_plane_of_the_breast(
 def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
     client: TestClient, store: MammogramDatastore, tmp_path: Path
 ) -> None:
-    image_id = sorted(store.dicom_images())[0]
+    image_id = sorted(store.index.images())[0]
     Image.new("L", (48, 64)).save(tmp_path / "label.png")
     for reader, verdict in (("ana", "complete"), ("ben", "incomplete")):
         token = current_user.set(reader)

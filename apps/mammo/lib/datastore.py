@@ -119,31 +119,6 @@ class MammogramDatastore(Datastore):
         )
         return {image_id: found[image_id] for image_id in order}
 
-    def dicom_images(self) -> dict[str, ImageFile]:
-        """All images that are DICOM, by id; `image_path` gives their files."""
-        return {image_id: image for image_id, image in self.index.images().items() if image.sop}
-
-    def image_path(self, sop: str) -> Path:
-        """The file of the image with a SOPInstanceUID, retrieved if it is in an archive.
-
-        Raises:
-            RequestRefused: there is no such image (404), or the archive does not answer (503).
-        """
-        for image in self.index.images().values():
-            if image.sop == sop and sop:
-                return self.origin.retrieve(image)
-        raise unknown("image", sop)
-
-    def segmentations(self) -> list[tuple[str, str, Path]]:
-        """Image id, reader and DICOM SEG file of every reader's final label, as far as they have been written."""
-        found = []
-        for image_id in self.dicom_images():
-            for reader in self.labels.readers(image_id):
-                file = self.labels.segmentation(image_id, reader)
-                if file:
-                    found.append((image_id, reader, file))
-        return found
-
     def unreadable_images(self) -> list[dict[str, str | None]]:
         """File, reason and remedy of every image that cannot be used."""
         return [
