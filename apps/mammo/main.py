@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class MammoApp(MONAILabelApp):
             conf=conf,
             name="Mammography",
             description="Quality check and tumour segmentation of mammograms. Not for diagnostic use",
-            version="0.1.0",
+            version=version("monai_mammo"),
         )
         self.worklist = self._worklist()
         self.ahead = DecodingAhead(self.datastore())

@@ -19,12 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import RequestRefused
 from .files import append_json
 from .history import now
+from .security import READING
 from .users import current_user, is_anybody
 from .worklist import Worklist
 
 logger = logging.getLogger(__name__)
 
-READING = ("GET", "HEAD", "OPTIONS")
 ACTIONS = {
     "POST /infer/{model}": "inference",
     "POST /batch/infer/{model}": "batch of inferences",
