@@ -235,7 +235,7 @@ class MammoApp(MONAILabelApp):
             install_folder(server, Path(self.studies))
         install_training_routes(server, self)
         install_study_routes(server, self)
-        install_viewer(server, self, self.conf.get("ohif"))
+        install_viewer(server, self.conf.get("ohif"))
         install_pages(server, users)
         install_guard(server, self.conf, users)
         install_error_handlers(server)
