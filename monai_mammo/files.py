@@ -1,6 +1,6 @@
 """Files written whole or not at all: a reader sees the old content or the new, never a part.
 
-Also their checksum. Not here: what is written.
+Also checksums, and names made of them. Not here: what is written.
 """
 
 from __future__ import annotations
@@ -41,10 +41,15 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def digest(text: str) -> str:
+    """Sixteen hexadecimal digits as a name for a text: the same for good. A patient or study has a `pseudonym`."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def sha256(file: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     with Path(file).open("rb") as opened:
         while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()

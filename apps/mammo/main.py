@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from fastapi import FastAPI
 from lib.activity import Activity, person
 from lib.ahead import DecodingAhead
-from lib.archive import folder_name, open_archive
+from lib.archive import archive_login, folder_name, open_archive
 from lib.binding import check_studies, choose_interface
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
@@ -45,9 +46,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.files import digest
 from monai_mammo.recent import RECENT
 
 QUALITY = "mammo_quality_classification"
@@ -79,7 +80,7 @@ class MammoApp(MONAILabelApp):
             conf=conf,
             name="Mammography",
             description="Quality check and tumour segmentation of mammograms. Not for diagnostic use",
-            version="0.1.0",
+            version=version("monai_mammo"),
         )
         self.worklist = self._worklist()
         self.ahead = DecodingAhead(self.datastore())
@@ -126,7 +127,7 @@ class MammoApp(MONAILabelApp):
         # The roi model has no say: it looks only where somebody has marked a lesion.
         models = {name: self._infers[name].model for name in (SEGMENTATION, QUALITY)}
         # Not beside the labels, which may lie on a network's share, where SQLite's locks do not hold.
-        scores = self.weights / "scores" / f"{pseudonym(self.studies)}.sqlite"
+        scores = self.weights / "scores" / f"{digest(self.studies)}.sqlite"
         self.scoring = Scoring(models, self.datastore(), scores)
         return {name: CaseChoice(name, self.scoring, int(seed) if seed else None) for name in DESCRIPTIONS}
 
@@ -235,13 +236,12 @@ class MammoApp(MONAILabelApp):
         choose_interface(with_tokens=bool(users))
         install_endpoints(server, self)
         if self.studies.startswith(("http://", "https://")):
-            login = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-            install_proxy(server, self.studies, login if all(login) else None)
+            install_proxy(server, self.studies, archive_login())
         else:
             install_folder(server, Path(self.studies))
         install_training_routes(server, self)
         install_study_routes(server, self)
-        install_viewer(server, self, self.conf.get("ohif"))
+        install_viewer(server, self.conf.get("ohif"))
         install_pages(server, users)
         install_guard(server, self.conf, users)
         install_error_handlers(server)

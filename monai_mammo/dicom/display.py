@@ -20,6 +20,11 @@ FOR_PROCESSING_PERCENTILES = (1.0, 99.9)
 """Of a FOR PROCESSING image's logarithm: what becomes 0 (air) and what becomes 1 (a few densest pixels saturate)."""
 
 ForProcessing = Literal["refuse", "log"]
+NO_DISPLAY = (
+    "the image is FOR PROCESSING, for which DICOM defines no display",
+    "Give the FOR PRESENTATION image of the same exposure",
+)
+"""Reason and remedy where such an image is refused."""
 
 # Indices are widened for the look-up: in blocks that stay in a cache, but few, since each asks for Python's lock.
 _ROWS_AT_ONCE = 256
@@ -63,11 +68,7 @@ def to_display(
     modality, low, high = _modality(path, dataset, values)
     if header.intent == "processing":
         if for_processing != "log":
-            raise MammogramError(
-                path,
-                "the image is FOR PROCESSING, for which DICOM defines no display",
-                "Give the FOR PRESENTATION image of the same exposure",
-            )
+            raise MammogramError(path, *NO_DISPLAY)
         table = _log_table(path, dataset, header, modality, _histogram(stored, 2**bits, padding))
     else:
         table = _voi(path, dataset, modality, low, high, voi)

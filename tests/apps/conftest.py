@@ -267,8 +267,11 @@ class Orthanc:
         return [self.rest.get(f"/instances/{instance}/file").content for instance in found]
 
 
-def start_orthanc(folder: Path, port: int | None = None) -> Orthanc:
-    """Start Orthanc with its DICOMweb plugin on loopback, its storage in `folder`; skips where it is not installed."""
+def start_orthanc(folder: Path, port: int | None = None, login: tuple[str, str] | None = None) -> Orthanc:
+    """Start Orthanc with its DICOMweb plugin on loopback, its storage in `folder`; skips where it is not installed.
+
+    With a `login` it answers nobody else.
+    """
     places = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins", "/usr/lib/orthanc")
     plugin = next((file for place in places for file in Path(place).glob("libOrthancDicomWeb.so*")), None)
     program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -278,14 +281,15 @@ def start_orthanc(folder: Path, port: int | None = None) -> Orthanc:
     folder.mkdir(parents=True, exist_ok=True)
     storage, settings, log = folder / "storage", folder / "orthanc.json", folder / "orthanc.log"
     values: dict[str, Any] = {"StorageDirectory": str(storage), "IndexDirectory": str(storage), "HttpPort": port}
-    values |= {"DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    values |= {"DicomServerEnabled": False, "RemoteAccessAllowed": False}
+    values |= {"AuthenticationEnabled": bool(login), "RegisteredUsers": dict([login] if login else [])}
     values |= {"Plugins": [str(plugin)], "MaximumStorageCacheSize": 0}  # what is lost on its disk is lost
     settings.write_text(json.dumps({**values, "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}))
     with log.open("ab") as output:
         process = subprocess.Popen(
             [program, str(settings)], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    rest = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+    rest = httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=login, timeout=60, trust_env=False)
     running = Orthanc(f"http://127.0.0.1:{port}/dicom-web", rest, process, folder)
     try:
         for _ in range(600):

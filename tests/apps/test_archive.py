@@ -25,10 +25,22 @@ from main import MammoApp
 from pydicom.uid import generate_uid
 from requests.adapters import HTTPAdapter
 
+from monai_mammo.datasets.folder import KEY_VARIABLE
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.dicom.segmentation import read_segmentation
 
-from .conftest import APP, SEGMENTATION, Orthanc, blob, free_port, start_orthanc, stop_orthanc, write_dicom
+from .conftest import (
+    APP,
+    SEGMENTATION,
+    Orthanc,
+    blob,
+    free_port,
+    start_orthanc,
+    start_server,
+    stop_orthanc,
+    stop_server,
+    write_dicom,
+)
 
 Open = Callable[..., MammogramDatastore]
 
@@ -88,7 +100,7 @@ def test_every_mammogram_is_an_image_of_its_own_and_nothing_else_is(
     assert (info["rows"], info["columns"], info["view"], info["laterality"]) == (64, 50, "CC", "L")
     for file in (large, small):
         assert store.readable_image(uid_of(file)).read_bytes() == file.read_bytes()
-    assert {image.patient for image in store.dicom_images().values()} == {info["patient"]}
+    assert {image.patient for image in store.index.images().values()} == {info["patient"]}
     assert "PHANTOM" not in str(info)
 
 
@@ -223,11 +235,11 @@ def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
 
     monkeypatch.setattr(HTTPAdapter, "send", faulty)
     store = open_store(20)
-    known = {image.series for image in store.dicom_images().values() if not image.problem}
+    known = {image.series for image in store.index.images().values() if not image.problem}
     assert "1.2.20.1" in known
     assert "1.2.20.0" not in known
     assert len(store.unreadable_images()) == 1
-    assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.dicom_images())
+    assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.index.images())
     monkeypatch.undo()
     if answer is None:  # a fault that passes
         store.index.refresh()
@@ -302,8 +314,9 @@ def test_the_cache_is_cut_back_but_not_below_what_is_in_use_or_held(
     paths = [Path(store.hold_image(uid_of(files[0])))]
     paths += [store.readable_image(uid_of(file)) for file in files[1:3]]
     assert all(path.is_file() for path in paths)
-    long_ago = time.time() - 2 * IN_USE_SECONDS
-    os.utime(paths[1], (long_ago, long_ago))
+    for path in paths[:2]:  # a while passes
+        used = path.stat().st_mtime - 2 * IN_USE_SECONDS
+        os.utime(path, (used, used))
     store.readable_image(uid_of(files[3]))
     assert [path.is_file() for path in paths] == [True, False, True]
     assert store.readable_image(uid_of(files[1])).is_file()
@@ -315,6 +328,27 @@ def test_the_app_starts_while_the_archive_is_down_and_says_so(tmp_path: Path) ->
     status = app.info()["datastore"]
     assert status["total"] == 0
     assert "does not answer" in status["origin_problem"]
+
+
+@pytest.mark.slow
+def test_an_archive_that_wants_a_login_serves_models_and_viewers(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = start_orthanc(tmp_path / "orthanc", login=("mammo", "secret"))
+    try:
+        archive.store(mammogram(tmp_path / "image.dcm", 1))
+        with pytest.raises(RequestRefused, match="MONAI_LABEL_DATASTORE_USERNAME"):
+            Archive(archive.url, tmp_path / "cache").scan({})
+        monkeypatch.setenv("MONAI_LABEL_DATASTORE_USERNAME", "mammo")
+        monkeypatch.setenv("MONAI_LABEL_DATASTORE_PASSWORD", "secret")
+        server = start_server(archive.url, bundles, tmp_path)
+        try:
+            assert server.http.get("/info/").json()["datastore"]["total"] == 1
+            assert len(server.http.get("/dicomweb/studies").json()) == 1
+        finally:
+            stop_server(server)
+    finally:
+        stop_orthanc(archive)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://name:password@archive/dicom-web"])
@@ -330,3 +364,11 @@ def test_each_archive_has_a_folder_of_its_own() -> None:
     assert len(names) == 3
     assert all(len(name) < 100 for name in names)
     assert folder_name(urls[0]) == folder_name(urls[0] + "/")
+
+
+@pytest.mark.parametrize("key", ["", "a secret"])
+def test_the_labels_of_an_archive_are_found_again_whatever_key_makes_pseudonyms(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    assert folder_name("http://pacs:8042/dicom-web") == "pacs-8042-dicom-web-e85be952514c5b18"

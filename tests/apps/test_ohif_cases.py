@@ -17,9 +17,10 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate, generate_pixel_data_frame
-from pydicom.uid import RLELossless, generate_uid
+from pydicom.uid import ComputedRadiographyImageStorage, RLELossless, generate_uid
 
 from monai_mammo.datasets import phantom
+from monai_mammo.dicom.header import FILM_MODALITIES
 
 from .conftest import LESION, SEGMENTATION, Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
@@ -42,6 +43,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
         for file in files_of(studies, number, pattern):
             file.unlink()
     change(files_of(studies, ONE_VIEW)[0], Modality="RG")
+    for file in files_of(studies, TWO_VIEWS):
+        change(file, Modality="CR", SOPClassUID=ComputedRadiographyImageStorage, BodyPartExamined="BREAST")
     for file in files_of(studies, EIGHT_VIEWS):
         copy_of(file)
     copy_of(files_of(studies, SPOT, "R_CC.dcm")[0], EstimatedRadiographicMagnificationFactor="1.8")
@@ -63,6 +66,7 @@ def change(file: Path, **attributes: str) -> None:
     for name, value in attributes.items():
         setattr(dataset, name, value)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.save_as(file)
 
 
@@ -122,14 +126,14 @@ def test_all_views_of_a_small_study_are_shown(running: Server, reader: OhifPage,
     assert (screens == 1) == (images == 1)
 
 
-def test_the_mode_is_offered_for_film_that_was_digitized(reader: OhifPage) -> None:
+def test_the_mode_is_offered_for_each_modality_that_the_server_takes(reader: OhifPage) -> None:
     offered = """async modalities => {
       const { modeFactory } = (await import('/mammo/mode.js')).default;
       const loadModules = async () => [{ modeFactory: async () => ({ routes: [] }) }];
       return (await modeFactory({ loadModules })).isValidMode({ modalities }).valid;
     }"""
-    valid = [reader.page.evaluate(offered, modality) for modality in ("MG", "SEG\\MG", "RG", "CT")]
-    assert valid == [True, True, True, False]
+    taken = {"MG", "SEG\\MG", *FILM_MODALITIES}
+    assert {each for each in (*taken, "CT", "SEG") if reader.page.evaluate(offered, each)} == taken
 
 
 def test_images_that_are_on_no_screen_are_searched_and_submitted_too(

@@ -9,7 +9,6 @@ import os
 import tarfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import httpx
 import pytest
@@ -61,8 +60,7 @@ def client(build: Path) -> TestClient:
     def info() -> str:
         return "info"
 
-    app: Any = None  # nothing here asks for a label
-    viewer.install(server, app, str(build))
+    viewer.install(server, str(build))
     return TestClient(server)
 
 
@@ -132,8 +130,7 @@ def test_without_a_fetched_viewer_the_one_inside_monai_label_is_served(
 def test_the_older_viewer_says_that_the_mode_is_missing_and_opens_its_studies_all_the_same() -> None:
     viewer = pytest.importorskip("lib.viewer")
     server = FastAPI()
-    app: Any = None
-    viewer.install(server, app, str(viewer.BUILT_IN))
+    viewer.install(server, str(viewer.BUILT_IN))
     client = TestClient(server)
     for path in ("/app-config.js", "/ohif/app-config.js"):
         config = client.get(path).text

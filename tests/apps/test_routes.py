@@ -1,4 +1,4 @@
-"""What a viewer's panel is told of a study: its mammograms as they are hung, and what was said of them."""
+"""What a viewer's panel is told of a study: its mammograms as they are hung, what was said of them, saved masks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lib.users import current_user
 from PIL import Image
 
 from monai_mammo.datasets.phantom import write_phantoms
+from monai_mammo.dicom.reader import read_mask
 
 from .conftest import write_png
 
@@ -53,7 +54,7 @@ def client(store: MammogramDatastore) -> TestClient:
 def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
     client: TestClient, store: MammogramDatastore
 ) -> None:
-    study = next(image.study for image in store.dicom_images().values())
+    study = next(image.study for image in store.index.images().values())
     images = client.get(f"/mammo/studies/{study}").raise_for_status().json()
     assert [(image["laterality"], image["view"]) for image in images] == [
         ("R", "CC"),
@@ -62,7 +63,7 @@ def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
         ("L", "MLO"),
     ]
     for image in images:
-        header = pydicom.dcmread(store.image_path(image["sop"]), stop_before_pixels=True)
+        header = pydicom.dcmread(store.readable_image(image["id"]), stop_before_pixels=True)
         assert (image["study"], image["series"]) == (header.StudyInstanceUID, header.SeriesInstanceUID)
         assert (image["rows"], image["columns"]) == (64, 48)
         assert (image["labelled"], image["readers"], image["verdict"]) == (False, [], None)
@@ -71,8 +72,8 @@ def test_a_studys_mammograms_come_in_the_order_in_which_they_are_hung(
 def test_what_is_measured_of_a_magnified_image_is_in_the_plane_of_the_breast(
     client: TestClient, store: MammogramDatastore
 ) -> None:
-    image = next(iter(store.dicom_images().values()))
-    path = store.image_path(image.sop)
+    image_id, image = next(iter(store.index.images().items()))
+    path = store.readable_image(image_id)
     dataset = pydicom.dcmread(path)
     dataset.EstimatedRadiographicMagnificationFactor = 2
     dataset.save_as(path)
@@ -84,7 +85,7 @@ def test_what_is_measured_of_a_magnified_image_is_in_the_plane_of_the_breast(
 def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
     client: TestClient, store: MammogramDatastore, tmp_path: Path
 ) -> None:
-    image_id = sorted(store.dicom_images())[0]
+    image_id = sorted(store.index.images())[0]
     Image.new("L", (48, 64)).save(tmp_path / "label.png")
     for reader, verdict in (("ana", "complete"), ("ben", "incomplete")):
         token = current_user.set(reader)
@@ -97,6 +98,23 @@ def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
     assert found["revision"] == 0, "who asks has no label of his own"
     assert (found["verdict"], found["verdicts"]) == ("incomplete", {"ana": "complete", "ben": "incomplete"})
     assert sum(image["labelled"] for image in images) == 1
+
+
+def test_a_saved_mask_is_the_readers_own_before_the_latest(
+    client: TestClient, store: MammogramDatastore, tmp_path: Path
+) -> None:
+    image_id, marked = sorted(store.index.images())[0], {}
+    for reader, value in (("ana", 1), ("ben", 0)):
+        Image.new("L", (48, 64), value).save(tmp_path / "label.png")
+        token = current_user.set(reader)
+        store.save_label(image_id, str(tmp_path / "label.png"), "final", {})
+        current_user.reset(token)
+    for reader in ("ana", "ben", "cid"):
+        token = current_user.set(reader)
+        (tmp_path / "mask.nrrd").write_bytes(client.get(f"/mammo/masks/{image_id}").raise_for_status().content)
+        marked[reader] = int(read_mask(tmp_path / "mask.nrrd").sum())
+        current_user.reset(token)
+    assert marked == {"ana": 48 * 64, "ben": 0, "cid": 0}
 
 
 @pytest.mark.parametrize("study", ["1.2.3", "..%2f..%2fetc", "%20", "x" * 3000])

@@ -243,8 +243,12 @@ def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "anna", "anna: short", "../x: 0123456789abcdef", "a: 0123456789abcdef\nb: 0123456789abcdef"]
-)
+    "content",
+    [
+        "", "anna", "anna: short", "../x: 0123456789abcdef", "a: 0123456789abcdef\nb: 0123456789abcdef",
+        "annotator: 0123456789abcdef",
+    ],
+)  # fmt: skip
 def test_a_file_of_users_with_a_mistake_lets_no_server_start(tmp_path: Path, content: str) -> None:
     (tmp_path / "users").write_text(content)
     with pytest.raises(ValueError, match=r".") as refused:

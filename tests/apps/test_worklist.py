@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from fastapi import FastAPI
 from lib.activity import Activity, RecordActivity, person
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
-from lib.users import current_user
-from lib.worklist import ANYBODY, Worklist
+from lib.users import ANYBODY, current_user
+from lib.worklist import Worklist
 from main import MammoApp
 from PIL import Image
 from starlette.middleware import Middleware
@@ -176,6 +177,17 @@ def test_a_case_handed_back_is_free_at_once_and_only_its_holder_may_do_so(workli
     assert case_of(worklist.choose("bea", first)) == "P1"
 
 
+def test_who_has_proved_the_name_of_everybody_holds_nobody_elses_case(worklist: Worklist) -> None:
+    def proved() -> None:
+        current_user.set(ANYBODY)
+        with pytest.raises(RequestRefused, match="another person"):
+            worklist.hand_back(ANYBODY, "P1-1")
+
+    worklist.choose("ann", first)
+    copy_context().run(proved)
+    worklist.hand_back(ANYBODY, "P1-1")  # while nobody has to say who they are
+
+
 def test_with_all_labels_saved_there_is_nothing_to_hand_out(
     worklist: Worklist, datastore: MammogramDatastore, tmp_path: Path
 ) -> None:
@@ -229,24 +241,24 @@ def test_the_app_leases_for_every_strategy_and_puts_it_on_record(tmp_path: Path)
 @pytest.mark.parametrize(
     ("proved", "named", "found"),
     [
-        (ANYBODY, None, ANYBODY),
-        (ANYBODY, "user-xyz", "user-xyz"),
-        (ANYBODY, "../../etc/passwd\n", "etc-passwd"),
-        (ANYBODY, "…", ANYBODY),
-        (ANYBODY, {"$": 1}, ANYBODY),
+        (None, None, ANYBODY),
+        (None, "user-xyz", "user-xyz"),
+        (None, "../../etc/passwd\n", "etc-passwd"),
+        (None, "…", ANYBODY),
+        (None, {"$": 1}, ANYBODY),
         ("ann", "bea", "ann"),
+        (ANYBODY, "bea", ANYBODY),
     ],
 )
-def test_who_asks_is_who_proved_it_and_only_else_whom_the_client_names(proved: str, named: Any, found: str) -> None:
-    token = current_user.set(proved)
-    try:
-        assert person({"client_id": named}) == found
-    finally:
-        current_user.reset(token)
+def test_who_asks_is_who_proved_it_and_only_else_whom_the_client_names(
+    proved: str | None, named: Any, found: str
+) -> None:
+    def asked() -> str:
+        if proved:
+            current_user.set(proved)
+        return person({"client_id": named})
 
-
-def test_nobody_in_particular_is_the_name_used_while_nobody_has_to_say_who_they_are() -> None:
-    assert current_user.get() == ANYBODY
+    assert copy_context().run(asked) == found
 
 
 @pytest.fixture

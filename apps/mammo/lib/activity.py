@@ -19,12 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import RequestRefused
 from .files import append_json
 from .history import now
-from .users import current_user
-from .worklist import ANYBODY, Worklist
+from .security import READING
+from .users import current_user, is_anybody
+from .worklist import Worklist
 
 logger = logging.getLogger(__name__)
 
-READING = ("GET", "HEAD", "OPTIONS")
 ACTIONS = {
     "POST /infer/{model}": "inference",
     "POST /batch/infer/{model}": "batch of inferences",
@@ -49,7 +49,7 @@ def person(request: Mapping[str, Any] | None = None) -> str:
         request: 3D Slicer's client puts its user's name into it as `client_id`.
     """
     user, named = current_user.get(), (request or {}).get("client_id")
-    if user != ANYBODY or not isinstance(named, str):
+    if not is_anybody(user) or not isinstance(named, str):
         return user
     return re.sub(r"[^A-Za-z0-9_-]+", "-", named)[:100].strip("-_") or user
 

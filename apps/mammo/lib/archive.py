@@ -27,10 +27,9 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from requests.adapters import HTTPAdapter
 
-from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import TAGS, describe
-from monai_mammo.files import replacing
+from monai_mammo.files import digest, replacing
 
 from .errors import RequestRefused
 from .images import ImageFile, described
@@ -48,6 +47,7 @@ _TIMEOUT = (5.0, 60.0)  # s, to connect and between two bytes
 _AT_ONCE = 4  # requests for series' headers
 _WANTED = {f"{tag:08X}" for tag in TAGS}
 _STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
+LOGIN_VARIABLES = "MONAI_LABEL_DATASTORE_USERNAME and MONAI_LABEL_DATASTORE_PASSWORD"
 _AGAIN = "Check that the archive runs; labels are kept here and sent later"
 
 T = TypeVar("T")
@@ -214,21 +214,26 @@ def open_archive(url: str, cache: Path, conf: Mapping[str, str]) -> Archive:
     """
     query = conf.get("query")
     size = float(conf.get("cache_gb") or CACHE_BYTES / 2**30)
-    name = settings.MONAI_LABEL_DATASTORE_USERNAME or settings.MONAI_LABEL_DICOMWEB_USERNAME
-    password = settings.MONAI_LABEL_DATASTORE_PASSWORD or settings.MONAI_LABEL_DICOMWEB_PASSWORD
     return Archive(
         url,
         cache,
         query=dict(parse_qsl(query, strict_parsing=True)) if query else None,
         cache_bytes=int(size * 2**30),
-        login=(name, password) if name else None,
+        login=archive_login(),
     )
+
+
+def archive_login() -> tuple[str, str] | None:
+    """Name and password for the archive, from MONAI Label's variables or else their deprecated names; None if unset."""
+    name = settings.MONAI_LABEL_DATASTORE_USERNAME or settings.MONAI_LABEL_DICOMWEB_USERNAME
+    password = settings.MONAI_LABEL_DATASTORE_PASSWORD or settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    return (name, password) if name else None
 
 
 def folder_name(url: str) -> str:
     """A folder's name for what is kept of an archive: readable, and different for different addresses."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", url.split("://")[-1]).strip("-")
-    return f"{readable[:60]}-{pseudonym(url.rstrip('/'))}"
+    return f"{readable[:60]}-{digest(url.rstrip('/'))}"
 
 
 class _Impatient(HTTPAdapter):
@@ -254,8 +259,7 @@ def _refusals() -> Iterator[None]:
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
-            remedy = "Set MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD."
-            raise RequestRefused(503, "the archive refuses the login", remedy) from None
+            raise RequestRefused(503, "the archive refuses the login", f"Set {LOGIN_VARIABLES}.") from None
         if status in (502, 503, 504):
             raise RequestRefused(503, f"the archive is not available (status {status})", f"{_AGAIN}.") from None
         raise RequestRefused(502, f"the archive answers with status {status}", f"{_AGAIN}.") from None
@@ -272,7 +276,7 @@ def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageF
     """An instance from its metadata in DICOM JSON (PS3.18 F.2)."""
     sop = _text(entry, _SOP)
     if not is_uid(sop):
-        return _unusable(pseudonym(sop), stamp, study, series, "its SOPInstanceUID is none")
+        return _unusable(digest(sop), stamp, study, series, "its SOPInstanceUID is none")
     wanted = {tag: value for tag, value in entry.items() if tag.upper() in _WANTED and "BulkDataURI" not in value}
     path = Path(sop)
     try:

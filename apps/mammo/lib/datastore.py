@@ -23,7 +23,7 @@ from monai_mammo.files import replacing
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
-from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, sentence
+from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place, sentence
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension
@@ -111,38 +111,9 @@ class MammogramDatastore(Datastore):
         return [image_id for image_id, image in self.index.images().items() if not image.problem]
 
     def images_of_study(self, study: str) -> dict[str, ImageFile]:
-        """Images of a DICOM study by id, unreadable ones included, in the order CC before MLO, right before left."""
+        """Images of a DICOM study by id, unreadable ones included, in the usual reading order."""
         found = {image_id: image for image_id, image in self.index.images().items() if image.study == study and study}
-        place = {"CC": 0, "MLO": 1}
-        order = sorted(
-            found, key=lambda key: (place.get(found[key].view or "", 2), found[key].laterality != "R", found[key].file)
-        )
-        return {image_id: found[image_id] for image_id in order}
-
-    def dicom_images(self) -> dict[str, ImageFile]:
-        """All images that are DICOM, by id; `image_path` gives their files."""
-        return {image_id: image for image_id, image in self.index.images().items() if image.sop}
-
-    def image_path(self, sop: str) -> Path:
-        """The file of the image with a SOPInstanceUID, retrieved if it is in an archive.
-
-        Raises:
-            RequestRefused: there is no such image (404), or the archive does not answer (503).
-        """
-        for image in self.index.images().values():
-            if image.sop == sop and sop:
-                return self.origin.retrieve(image)
-        raise unknown("image", sop)
-
-    def segmentations(self) -> list[tuple[str, str, Path]]:
-        """Image id, reader and DICOM SEG file of every reader's final label, as far as they have been written."""
-        found = []
-        for image_id in self.dicom_images():
-            for reader in self.labels.readers(image_id):
-                file = self.labels.segmentation(image_id, reader)
-                if file:
-                    found.append((image_id, reader, file))
-        return found
+        return dict(sorted(found.items(), key=lambda entry: (reading_place(entry[1]), entry[1].file)))
 
     def unreadable_images(self) -> list[dict[str, str | None]]:
         """File, reason and remedy of every image that cannot be used."""

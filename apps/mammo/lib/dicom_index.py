@@ -26,6 +26,7 @@ from .images import OWN_FOLDER, image_files
 logger = logging.getLogger(__name__)
 
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+"""Wider than `names.is_uid`: what files hold is shown, even where it is not quite a UID."""
 RECEIVED = ".received"
 """Subfolder of the labels' folder for objects that were stored by a viewer."""
 _HIDDEN_WITH_OBJECTS = (RECEIVED, ".readers")

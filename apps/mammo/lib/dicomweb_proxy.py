@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.plane import add_plane
 
+from .archive import LOGIN_VARIABLES
 from .dicomweb import ROOT, root_of
 from .errors import RequestRefused, unknown
 
@@ -87,9 +88,7 @@ async def _asked(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Res
     if answer.status_code in (401, 403, 407) or 300 <= answer.status_code < 400:
         await answer.aclose()
         reason = "sends its clients elsewhere" if answer.status_code < 400 else "does not admit this server"
-        raise RequestRefused(
-            502, f"the archive {reason}", "Check its address, and the server's name and password for it"
-        )
+        raise RequestRefused(502, f"the archive {reason}", f"Check its address, and {LOGIN_VARIABLES}")
     return answer
 
 

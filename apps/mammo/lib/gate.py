@@ -30,11 +30,6 @@ logger = logging.getLogger(__name__)
 NEGLIGIBLE = 0.01
 """A fall of the mean score by this much makes no difference to an annotator."""
 
-RULE = (
-    "served if the mean score on the validation patients did not fall, or if the paired 95 % interval excludes a "
-    f"fall of more than {NEGLIGIBLE}"
-)
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -61,7 +56,8 @@ class Comparison:
 
     @property
     def accepted(self) -> bool:
-        """Whether the candidate may be served, see `RULE`.
+        """Whether the candidate may be served: its mean score on the validation patients did not fall, or the paired
+        95 % interval excludes a fall of more than `NEGLIGIBLE`.
 
         A wide interval never helps a candidate: with three validation patients almost any fall is "not significant",
         and a model that loses a little at each of many retrainings is lost. What the interval can do is to excuse a

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_mammo.datasets.folder import patient_of, pseudonym
+from monai_mammo.dicom.display import NO_DISPLAY
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader
 from monai_mammo.dicom.reader import read_header
-from monai_mammo.files import replacing
+from monai_mammo.files import digest, replacing
 
 from .errors import RequestRefused
 from .names import SAFE_NAME
 
 OWN_FOLDER = "labels"
 EXTENSIONS = (".dcm", ".dicom", ".ima", ".nii.gz", ".nii", ".nrrd", ".png", ".jpeg", ".jpg", ".tiff", ".tif")
+_READING_ORDER = ("CC", "MLO")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class StudiesFolder:
         readable = bare if SAFE_NAME.fullmatch(bare) else re.sub(r"[^A-Za-z0-9_]+", "-", bare)[-80:].strip("-_")
         if readable and readable.lower() not in taken:
             return readable
-        return f"{readable or 'image'}-{pseudonym(file)}"
+        return f"{readable or 'image'}-{digest(file)}"
 
     def path(self, image: ImageFile) -> Path:
         """Where the image's file is."""
@@ -168,8 +170,7 @@ def described(file: str, stamp: str, header: MammogramHeader) -> ImageFile:
     """An image from its header; one of no defined display is unusable. Without a PatientID the study, without a study
     the file's name stands for the patient."""
     stem = Path(file).name[: len(Path(file).name) - len(image_extension(file))]
-    problem = "the image is FOR PROCESSING, for which DICOM defines no display"
-    processing = header.intent == "processing"
+    problem, remedy = NO_DISPLAY if header.intent == "processing" else (None, None)
     return ImageFile(
         file,
         stamp,
@@ -182,9 +183,15 @@ def described(file: str, stamp: str, header: MammogramHeader) -> ImageFile:
         study=header.study_instance_uid,
         series=header.series_instance_uid,
         sop=header.sop_instance_uid,
-        problem=problem if processing else None,
-        remedy="Give the FOR PRESENTATION image of the same exposure" if processing else None,
+        problem=problem,
+        remedy=remedy,
     )
+
+
+def reading_place(image: ImageFile) -> tuple[int, bool]:
+    """Where an image comes as a case is usually read: CC before MLO, right before left."""
+    view = _READING_ORDER.index(image.view) if image.view in _READING_ORDER else len(_READING_ORDER)
+    return view, image.laterality != "R"
 
 
 def sentence(remedy: str | None) -> str:

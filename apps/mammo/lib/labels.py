@@ -30,12 +30,10 @@ from monai_mammo.files import replacing
 from .errors import RequestRefused
 from .files import read_json, write_json
 from .names import SAFE_NAME, safe_name
+from .users import ANYBODY
 
 FINAL = DefaultLabelTag.FINAL.value
 QUALITY_VERDICTS = ("complete", "incomplete")
-UNNAMED = "annotator"
-"""The reader of labels and verdicts from before readers were told apart."""
-
 KEPT_FORMER = 5
 """Of a reader's final labels of an image, so many are kept that another took the place of, or that were removed."""
 
@@ -92,7 +90,7 @@ class Labels:
         """
         found = read_json(self._json(image_id, tag))
         if found:
-            found = {"reader": UNNAMED, **found}
+            found = {"reader": ANYBODY, **found}  # there is none from before readers were told apart
         if reader is None or found.get("reader") == reader:
             return found
         return read_json(self._of_reader(image_id, reader)) if tag == FINAL else {}
@@ -188,7 +186,7 @@ class Labels:
         info = read_json(self._image_info(image_id))
         verdicts = info.get("verdicts", {})
         if info.get("quality") in QUALITY_VERDICTS:  # from before readers were told apart
-            verdicts = {UNNAMED: {"quality": info.pop("quality"), "ts": 0}, **verdicts}
+            verdicts = {ANYBODY: {"quality": info.pop("quality"), "ts": 0}, **verdicts}
         if verdicts:
             given = sorted(verdicts.values(), key=lambda verdict: verdict["ts"], reverse=True)
             counted = Counter(verdict["quality"] for verdict in given)

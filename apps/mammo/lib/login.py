@@ -29,7 +29,13 @@ _FORM = """<form method="post" action="/login">
 def install_pages(server: FastAPI, users: Users) -> None:
     """Add `/`, `/docs`, `/login`, `/logout`, and the routes `/auth` with which 3D Slicer asks for a token."""
     router = APIRouter(include_in_schema=False)
+    _pages(router, server, users)
+    _browsers_way_in(router, users)
+    _slicers_way_in(router, users)
+    server.include_router(router)
 
+
+def _pages(router: APIRouter, server: FastAPI, users: Users) -> None:
     @router.get("/")
     def home() -> HTMLResponse:
         who = f"<p>You are {current_user.get()}. <a href='/logout'>Log out</a></p>" if users else ""
@@ -49,6 +55,8 @@ def install_pages(server: FastAPI, users: Users) -> None:
         note = "<p>In full, for tools: <a href='/openapi.json'>/openapi.json</a></p>"
         return _page("Routes", f"{note}<table>{table}</table>")
 
+
+def _browsers_way_in(router: APIRouter, users: Users) -> None:
     @router.get("/login")
     def ask(next: str = "/") -> HTMLResponse:
         return _page("Log in", _FORM.format(next=html.escape(_local(next))))
@@ -72,6 +80,8 @@ def install_pages(server: FastAPI, users: Users) -> None:
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
 
+
+def _slicers_way_in(router: APIRouter, users: Users) -> None:
     @router.get("/auth/")
     def token_needed() -> dict[str, bool | str]:
         return {"enabled": bool(users), "client_id": "", "realm": ""}
@@ -86,8 +96,6 @@ def install_pages(server: FastAPI, users: Users) -> None:
     @router.get("/auth/token/valid")
     def token_valid() -> dict[str, str]:
         return {"username": current_user.get()}
-
-    server.include_router(router)
 
 
 def _page(title: str, body: str, status: int = 200) -> HTMLResponse:

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock, Timeout
 
-from monai_mammo.datasets.folder import pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
 from monai_mammo.dicom.segmentation import Method, write_segmentation
+from monai_mammo.files import digest
 
 from .errors import RequestRefused
 from .files import read_json, write_json
@@ -57,7 +57,7 @@ class Results:
 
     def announce(self, image_id: str, reader: str) -> None:
         """Note that there is, or will be in a moment, a final label to be delivered."""
-        write_json(self._folder / f"{pseudonym(f'{image_id} {reader}')}.json", {"image": image_id, "reader": reader})
+        write_json(self._folder / f"{digest(f'{image_id} {reader}')}.json", {"image": image_id, "reader": reader})
 
     def waiting(self) -> int:
         """How many labels have not arrived yet."""

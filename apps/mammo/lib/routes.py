@@ -1,14 +1,20 @@
-"""The app's own JSON routes for viewers, below `/mammo/`. Not here: MONAI Label's, and who may use any of them."""
+"""The app's own routes for viewers, below `/mammo/`. Not here: MONAI Label's, and who may use any of them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from fastapi import APIRouter, FastAPI
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, Response
 
+from .datalists import tumour_pixels
 from .datastore import MammogramDatastore
 from .errors import unknown
 from .labels import FINAL
+from .masks import Geometry, write_mask
 from .users import current_user
 
 
@@ -28,6 +34,16 @@ def install(server: FastAPI, app: HasDatastore) -> None:
         """`readers` have saved a final label, the latest first; `revision` is that of the label of whoever asks, 0 if
         there is none; `verdict` is the one that counts of `verdicts`."""
         return study_images(app.datastore(), study)
+
+    @router.get("/masks/{image}", summary="The tumours of a final label, as NRRD", response_class=Response)
+    def saved_mask(image: str) -> Response:
+        """In pixels of the image; the reader's own label before another's."""
+        datastore, reader = app.datastore(), current_user.get()
+        datastore.image(image)
+        own_label = reader if reader in datastore.labels.readers(image) else None
+        mask = tumour_pixels(datastore, image, FINAL, own_label).astype(np.uint8)
+        file = Path(write_mask(mask, Geometry(), {"result_extension": ".nrrd"}))
+        return FileResponse(file, media_type="application/octet-stream", background=BackgroundTask(file.unlink))
 
     server.include_router(router)
 

@@ -98,17 +98,17 @@ class Guard:
                     response = RedirectResponse(f"/login?next={quote(_wanted(scope))}", 303)
             await response(scope, receive, send)
             return
-        token = current_user.set(user)
+        token = current_user.set(user) if user else None
         try:
             await self.app(scope, _limited(receive, limit, upload), send)
         finally:
-            current_user.reset(token)
+            if token:
+                current_user.reset(token)
 
-    def _user(self, scope: Scope, headers: Headers) -> str:
-        anonymous = current_user.get()
+    def _user(self, scope: Scope, headers: Headers) -> str | None:
         if not self.users:
             _check_this_machine(scope, headers)
-            return anonymous
+            return None
         user = None
         given = headers.getlist("authorization")
         if len(given) == 1 and given[0][:7].lower() == "bearer ":
@@ -121,7 +121,7 @@ class Guard:
                 "the request does not prove who sends it",
                 "Send 'Authorization: Bearer <token>', or log in at /login",
             )
-        return user or anonymous
+        return user
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """A page of another site may not change anything here in the name of a user who has it open."""

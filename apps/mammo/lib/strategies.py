@@ -11,6 +11,7 @@ from monai_mammo.active_learning.selection import Candidate, choose
 
 from .datastore import MammogramDatastore
 from .errors import RequestRefused, unknown
+from .images import reading_place
 from .scoring import Score, Scoring
 
 DESCRIPTIONS = {
@@ -20,8 +21,6 @@ DESCRIPTIONS = {
     "uncertainty+diversity": "Of the cases that the model is not sure of, the one least like those that are labelled",
 }
 """The strategies, by the names under which the viewers show them."""
-
-READING_ORDER = ("CC", "MLO")
 
 
 class CaseChoice(Strategy):
@@ -105,6 +104,4 @@ def _candidate(datastore: MammogramDatastore, image_id: str, score: Score | None
 
 
 def _place(datastore: MammogramDatastore, image_id: str) -> tuple[int, bool, str]:
-    image = datastore.image(image_id)
-    view = READING_ORDER.index(image.view) if image.view in READING_ORDER else len(READING_ORDER)
-    return view, image.laterality != "R", image_id
+    return *reading_place(datastore.image(image_id)), image_id

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from .names import SAFE_NAME
 
-current_user: ContextVar[str] = ContextVar("current_user", default="annotator")
-"""Name of the person behind the current request, safe as a file's name; set for each request before it is answered."""
+ANYBODY = "annotator"
+"""The name of everybody while nobody has to say who they are, and of who knows the one token there may be instead."""
+current_user: ContextVar[str] = ContextVar("current_user", default=ANYBODY)
+"""Name of the person behind the current request, safe as a file's name; set only where that person has proved it."""
 
 TOKEN_VARIABLE = "MAMMO_TOKEN"
 USERS_VARIABLE = "MAMMO_USERS"
@@ -75,12 +77,17 @@ class Users:
         return hmac.new(self._digests[name], f"cookie {name} {until}".encode(), hashlib.sha256).hexdigest()
 
 
+def is_anybody(user: str) -> bool:
+    """Whether a name says nothing of who sends the current request: nobody has to prove theirs, and none was given."""
+    return user == ANYBODY and current_user.get(None) is None
+
+
 def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users:
     """The users that the settings name.
 
     `--conf users FILE` or the variable MAMMO_USERS names a file of lines `name: token` (# begins a comment); the
-    variable MAMMO_TOKEN holds the one token of a user called `annotator`. A token itself is no `--conf`: MONAI Label
-    logs these, and every user of the machine sees a command line.
+    variable MAMMO_TOKEN holds the one token of a user called `annotator` (`ANYBODY`), whom no file may name. A token
+    itself is no `--conf`: MONAI Label logs these, and every user of the machine sees a command line.
 
     Raises:
         ValueError: a setting cannot be used; the message holds no token.
@@ -99,12 +106,17 @@ def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users
             name, colon, token = (part.strip() for part in content.partition(":"))
             if content and (not colon or name in tokens):
                 raise ValueError(f"line {number} of {file} is not `name: token`, or names somebody twice")
+            if name == ANYBODY:
+                raise ValueError(
+                    f"line {number} of {file} names {ANYBODY}, as everybody is called who has no name: choose another "
+                    f"name, or set {TOKEN_VARIABLE}"
+                )
             if content:
                 tokens[name] = token
         if not tokens:
             raise ValueError(f"{file} names no user")
     if single := environment.get(TOKEN_VARIABLE):
-        tokens.setdefault("annotator", single)
+        tokens[ANYBODY] = single
     return Users(tokens)
 
 

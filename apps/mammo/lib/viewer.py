@@ -8,22 +8,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import monailabel
-import numpy as np
 from fastapi import FastAPI, Request
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
-
-from .datalists import tumour_pixels
-from .labels import FINAL
-from .masks import Geometry, write_mask
-from .routes import HasDatastore
-from .users import current_user
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +51,8 @@ def find_viewer(configured: str | None = None) -> Path:
     return BUILT_IN.resolve()
 
 
-def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -> None:
-    """Serve OHIF at /ohif in place of MONAI Label's, our modules at /mammo, and saved masks in the form they read.
+def install(server: FastAPI, configured: str | None = None) -> None:
+    """Serve OHIF at /ohif in place of MONAI Label's, and our modules at /mammo.
 
     MONAI Label's own build is too old for our mode: it gets a configuration without it that says so, and a study's
     address in our mode leads to its plain viewer.
@@ -70,7 +62,6 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
 
     Args:
         server: the application that answers.
-        app: knows the labels.
         configured: folder of another OHIF build.
 
     Raises:
@@ -80,6 +71,26 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
     routes, former = server.router.routes, len(server.router.routes)
     viewer, modules = _Files(folder), _Files(MODULES)
     too_old = folder == BUILT_IN.resolve()
+
+    async def module(request: Request) -> Response:
+        return await modules.answer(f"{request.path_params['name']}.js", request)
+
+    own = {"app-config.js": _config(modules, too_old), "init-service-worker.js": _no_service_worker}
+    server.add_route("/ohif", _start)
+    server.add_route("/ohif/{path:path}", _application(viewer, own, too_old))
+    server.add_route("/mammo/{name}.js", module)
+    for name, endpoint in own.items():
+        server.add_route(f"/{name}", endpoint)
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            server.mount(f"/{entry.name}", StaticFiles(directory=entry))
+        elif entry.name not in {*own, "index.html"} and entry.suffix != ".gz":
+            server.add_route(f"/{entry.name}", viewer.at_root(entry.name))
+    routes[:] = routes[former:] + routes[:former]  # before MONAI Label's /ohif, which would answer otherwise
+
+
+def _application(viewer: _Files, own: Mapping[str, Endpoint], too_old: bool) -> Endpoint:
+    """What is below /ohif: our own files, OHIF's, and for every other path the application, whose place it is."""
 
     async def application(request: Request) -> Response:
         path = request.path_params["path"]
@@ -92,10 +103,13 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
         except HTTPException as error:
             if error.status_code != 404:
                 raise
-        return await viewer.answer("index.html", request)  # a place inside the application
+        return await viewer.answer("index.html", request)
 
-    async def module(request: Request) -> Response:
-        return await modules.answer(f"{request.path_params['name']}.js", request)
+    return application
+
+
+def _config(modules: _Files, too_old: bool) -> Endpoint:
+    """OHIF's configuration; for one that is too old, with the fallback."""
 
     async def config(request: Request) -> Response:
         if not too_old:
@@ -103,34 +117,15 @@ def install(server: FastAPI, app: HasDatastore, configured: str | None = None) -
         both = "\n".join((MODULES / name).read_text(encoding="utf-8") for name in ("app-config.js", "fallback.js"))
         return Response(both, media_type="text/javascript", headers={"cache-control": "no-cache"})
 
-    async def no_service_worker(request: Request) -> Response:
-        return Response(_NO_SERVICE_WORKER, media_type="text/javascript")
+    return config
 
-    async def start(request: Request) -> Response:
-        return RedirectResponse("/ohif/")
 
-    def saved_mask(image: str) -> Response:
-        """The tumours of a final label, the reader's own before another's, as NRRD of the image's pixels."""
-        datastore, reader = app.datastore(), current_user.get()
-        datastore.image(image)
-        own_label = reader if reader in datastore.labels.readers(image) else None
-        mask = tumour_pixels(datastore, image, FINAL, own_label).astype(np.uint8)
-        file = Path(write_mask(mask, Geometry(), {"result_extension": ".nrrd"}))
-        return FileResponse(file, media_type="application/octet-stream", background=BackgroundTask(file.unlink))
+async def _no_service_worker(request: Request) -> Response:
+    return Response(_NO_SERVICE_WORKER, media_type="text/javascript")
 
-    own: dict[str, Endpoint] = {"app-config.js": config, "init-service-worker.js": no_service_worker}
-    server.add_route("/ohif", start)
-    server.add_route("/ohif/{path:path}", application)
-    server.add_route("/mammo/{name}.js", module)
-    server.add_api_route("/mammo/masks/{image}", saved_mask, tags=["Mammography"], response_class=Response)
-    for name, endpoint in own.items():
-        server.add_route(f"/{name}", endpoint)
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
-            server.mount(f"/{entry.name}", StaticFiles(directory=entry))
-        elif entry.name not in {*own, "index.html"} and entry.suffix != ".gz":
-            server.add_route(f"/{entry.name}", viewer.at_root(entry.name))
-    routes[:] = routes[former:] + routes[:former]  # before MONAI Label's /ohif, which would answer otherwise
+
+async def _start(request: Request) -> Response:
+    return RedirectResponse("/ohif/")
 
 
 class _Files:

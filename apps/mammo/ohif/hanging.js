@@ -4,8 +4,8 @@
 export const PLACES = ['RCC', 'LCC', 'RMLO', 'LMLO'];
 const FURTHER = ['X1', 'X2', 'X3', 'X4'];
 
-/** Of images that may be mammograms: some archives store digitized film as radiography. */
-export const MODALITIES = ['MG', 'RG'];
+/** Of images that may be mammograms: MG, and those of film and plates, as `FILM_MODALITIES` of header.py. */
+export const MODALITIES = ['MG', '', 'CR', 'DX', 'OT', 'RG', 'SC'];
 
 // SNOMED CT and its older codes of the views in ViewCodeSequence.
 const VIEW_CODES = { 399162004: 'CC', 'R-10242': 'CC', 399368009: 'MLO', 'R-10226': 'MLO' };

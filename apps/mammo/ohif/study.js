@@ -2,7 +2,7 @@
 // Not here: what is done with them (actions), and how that looks (panel).
 
 import { ohif } from './context.js';
-import { MODALITIES, PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
+import { PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
 import { followDrawing, guardOtherViewports, installTools, setUnits } from './tools.js';
@@ -157,7 +157,9 @@ function imageOf(instance) {
 
 /** The place of a display set's image in the way a study hangs; OHIF asks for it. */
 function placeOf(displaySet) {
-  const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(set => MODALITIES.includes(set.Modality));
+  // What is stored as film is a mammogram if the server says so; MG hangs even where it does not know the image yet.
+  const isMammogram = set => set.Modality === 'MG' || imageOf(set.instances?.[0]);
+  const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(isMammogram);
   const images = sets.map(set => {
     const instance = set.instances?.[0] ?? {};
     const known = imageOf(instance);

@@ -32,7 +32,6 @@ button.plain { background: none; border: 0; padding: 0 4px; min-height: 0; color
 .row { display: flex; gap: 6px; align-items: center; }
 .row + .row, .row + button, button + .row { margin-top: 6px; }
 .row > .grow, .row > .even { flex: 1 1 0; min-width: 0; }
-.wide { width: 100%; }
 .quiet { color: var(--quiet); }
 .small { font-size: 12px; }
 label.slide { display: grid; grid-template-columns: 62px 1fr 54px; gap: 6px; align-items: center; margin-top: 6px; color: var(--quiet); }
