@@ -137,7 +137,7 @@ class ImageIndex:
                 if former and former.problem and former.stamp == image.stamp:
                     image = former  # found unreadable since it was looked at
                 elif image.problem and (former is None or former.stamp != image.stamp):
-                    logger.warning("%s cannot be used: %s", image.file, image.problem)
+                    logger.warning("an image cannot be used, /info/ names it: %s", image.problem)
                 if image.file not in ids:
                     ids[image.file] = self.origin.id_of(image.file, taken)
                     taken.add(ids[image.file].lower())

@@ -98,7 +98,7 @@ class Guard:
                     response = RedirectResponse(f"/login?next={quote(_wanted(scope))}", 303)
             await response(scope, receive, send)
             return
-        token = current_user.set(user) if user else None
+        token = current_user.set(user) if user and self.users.tell_apart else None
         try:
             await self.app(scope, _limited(receive, limit, upload), send)
         finally:

@@ -51,6 +51,11 @@ class Users:
     def __len__(self) -> int:
         return len(self._digests)
 
+    @property
+    def tell_apart(self) -> bool:
+        """Whether a token says who somebody is; one that all share says only that they may come in."""
+        return set(self._digests) != {ANYBODY}
+
     def by_token(self, token: str) -> str | None:
         """Name of the user with this token; None if there is none. Takes the same time for every token."""
         given, found = _digest(token), None
