@@ -1,7 +1,7 @@
 """Predictor: a bundle folder and an image in, the bundle's own results out.
 
-The only place where a model meets an image. It executes what the bundle's `configs/inference.yaml` describes and
-repeats none of it.
+It executes what the bundle's `configs/inference.yaml` describes and repeats none of it. What else runs the network on
+an image, as active learning does in varied ways, prepares the image here.
 """
 
 from __future__ import annotations
@@ -124,15 +124,18 @@ class Predictor:
         Raises:
             MammogramError: the image or what is given with it cannot be used.
         """
-        try:
-            data = self.preprocessing({"image": str(image), **given})
-        except RuntimeError as error:
-            raise cause_of(error) from error
-        batch = list_data_collate([data])
+        batch = list_data_collate([self.prepare(image, **given)])
         with torch.inference_mode():
             found = self.inferer(batch["image"].to(self.device), self.network)
         batch["pred"] = found.clone()  # a tensor made in inference mode could not be changed by whoever gets it
         return self.postprocessing(decollate_batch(batch)[0])
+
+    def prepare(self, image: str | Path, **given: Any) -> dict[str, Any]:
+        """The data dictionary after the bundle's preprocessing; arguments and errors as of a call."""
+        try:
+            return self.preprocessing({"image": str(image), **given})
+        except RuntimeError as error:
+            raise cause_of(error) from error
 
     def _load_network(self) -> torch.nn.Module:
         if not self.weights.is_file():
