@@ -20,11 +20,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from monai_mammo.benchmark.card import card
-from monai_mammo.datasets.datalist import write_json
-from monai_mammo.files import replacing, sha256
+from monai_mammo.datasets.datalist import Task
+from monai_mammo.files import replacing, sha256, write_json
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,7 +42,7 @@ class Stage:
 class Model:
     """A file of weights: which bundle's, what else its config must be told, and how it comes about."""
 
-    task: Literal["quality", "segmentation"]
+    task: Task
     title: str
     bundle: str
     weights: str

@@ -1,16 +1,18 @@
 """Files written whole or not at all: a reader sees the old content or the new, never a part.
 
-Also their checksum. Not here: what is written.
+Among them JSON; also their checksum. Not here: what is written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -39,6 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(file: Path, document: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def sha256(file: str | Path) -> str:

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from monai_mammo.datasets.datalist import write_json
+from monai_mammo.files import write_json
 
 BASELINE = "random"
 GOAL = 0.7

@@ -30,10 +30,11 @@ from monai_mammo.benchmark.plan import OWN, Plan, settle
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, device_name, runs_of, write_curves
 from monai_mammo.bundles import config_of, find_bundle
 from monai_mammo.datasets.border_probe import border_probe
-from monai_mammo.datasets.datalist import load_datalist, write_json
+from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError, cause_of
+from monai_mammo.files import write_json
 from monai_mammo.machine import available_cores
-from monai_mammo.training import epoch_of, latest_checkpoint
+from monai_mammo.training import checkpoints_in, epoch_of, latest_checkpoint
 
 
 def run_benchmark(
@@ -189,7 +190,7 @@ class _Work:
         epochs = write_curves(state, run.folder / "curves.csv", self.epochs)
         about = {"processes": self.processes, "torch": torch.__version__, "device": device_name()}
         run.note(trained={"epochs": epochs, **about})
-        for checkpoint in state.glob("checkpoint_epoch=*.pt"):  # three times the weights, and of no more use
+        for checkpoint in checkpoints_in(state):  # three times the weights, and of no more use
             checkpoint.unlink()
 
     def _tests(self, run: Run) -> None:

@@ -118,22 +118,30 @@ def already_cut(mask: np.ndarray, view: str) -> str | None:
 
 
 def flat_sides(mask: np.ndarray, view: str) -> dict[str, float]:
-    """The free sides of its own bounding box along which a breast's outline runs straight, over more than :data:`FLAT`.
+    """The free sides along which a breast's outline runs straight, over more than :data:`FLAT`.
 
-    Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top.
+    Arguments and result are those of :func:`free_sides`; empty for a view that is neither CC nor MLO.
+    """
+    return {cause: share for cause, share in free_sides(mask, view).items() if share > FLAT} if view in CAUSES else {}
+
+
+def free_sides(mask: np.ndarray, view: str) -> dict[str, float]:
+    """How far a breast's outline runs straight along the free sides of its own bounding box.
+
+    Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top, where the muscle is.
 
     Args:
         mask: bool (rows, columns) outline of the breast.
-        view: CC or MLO.
+        view: CC or MLO; anything else is taken for CC.
 
     Returns:
-        by cause, a key of :data:`CAUSES`: the share of that side, in [0, 1]; empty for an empty mask or another view.
+        by cause, a key of :data:`CAUSES`: the share of that side, in [0, 1]; empty for an empty mask.
     """
     edges = flat_edges(mask)
-    if not edges or view not in CAUSES:
+    if not edges:
         return {}
     edges["nipple"] = min(edges["left"], edges["right"])
-    return {cause: edges[side] for side, cause in _SIDES[view == "MLO"].items() if edges[side] > FLAT}
+    return {cause: edges[side] for side, cause in _SIDES[view == "MLO"].items()}
 
 
 def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) -> Breast:

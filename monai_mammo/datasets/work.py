@@ -20,11 +20,10 @@ from zlib import Z_RLE
 import numpy as np
 from PIL import Image
 
-from monai_mammo.datasets.datalist import write_json
 from monai_mammo.datasets.pieces import MAKERS, Entry, Made, Subject
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.files import replacing
+from monai_mammo.files import replacing, write_json
 
 STATE = ".state"
 """Folder of the records below the prepared folder."""
