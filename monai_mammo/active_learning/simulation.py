@@ -25,9 +25,6 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.files import sha256, write_json
 from monai_mammo.machine import available_cores
 
-METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
-"""What is plotted for each task: a metric of the bundle's evaluation."""
-
 _replay: Replay | None = None
 """Of a worker process: the decoded images that its rounds share."""
 
