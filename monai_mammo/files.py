@@ -1,6 +1,6 @@
 """Files written whole or not at all: a reader sees the old content or the new, never a part.
 
-Among them JSON; also their checksum. Not here: what is written.
+Also their checksum. Not here: what is written.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def write_json(file: Path, document: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 @contextmanager
@@ -41,12 +47,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
-
-
-def write_json(file: Path, document: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    with replacing(file) as partial:
-        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def sha256(file: str | Path) -> str:

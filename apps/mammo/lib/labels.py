@@ -25,7 +25,6 @@ from typing import Any
 from filelock import FileLock
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from monai_mammo.datasets.datalist import LABEL_NAMES
 from monai_mammo.files import replacing
 
 from .errors import RequestRefused
@@ -33,7 +32,7 @@ from .files import read_json, write_json
 from .names import SAFE_NAME, safe_name
 
 FINAL = DefaultLabelTag.FINAL.value
-QUALITY_VERDICTS = tuple(LABEL_NAMES["quality"].values())
+QUALITY_VERDICTS = ("complete", "incomplete")
 UNNAMED = "annotator"
 """The reader of labels and verdicts from before readers were told apart."""
 
