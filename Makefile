@@ -45,5 +45,5 @@ $(VENV)/pydicom3/installed: $(VENV)/installed
 	$(BIN)/python -m pip install -q --upgrade --no-deps --target $(VENV)/pydicom3 'pydicom==3.0.1' 'highdicom==0.27.0'
 	@touch $@
 
-clean:
-	rm -rf $(VENV) demo runs build *.egg-info
+clean: # neither demo nor runs: they hold labels and trainings
+	rm -rf $(VENV) build *.egg-info

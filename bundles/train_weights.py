@@ -20,11 +20,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from monai_mammo.benchmark.card import card
-from monai_mammo.datasets.datalist import write_json
-from monai_mammo.files import replacing, sha256
+from monai_mammo.bundles import running
+from monai_mammo.datasets.datalist import Task
+from monai_mammo.files import replacing, sha256, write_json
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,7 +43,7 @@ class Stage:
 class Model:
     """A file of weights: which bundle's, what else its config must be told, and how it comes about."""
 
-    task: Literal["quality", "segmentation"]
+    task: Task
     title: str
     bundle: str
     weights: str
@@ -163,11 +164,7 @@ def install(name: str, model: Model, weights: Path, numbers: str) -> None:
 
 def run(model: Model, entry: str, configs: list[str], values: dict[str, Any]) -> None:
     """One run of the bundle, in a process of its own."""
-    bundle = HERE / model.bundle
-    files = [str(bundle / "configs" / name) for name in configs]
-    arguments = {"config_file": repr(files), "bundle_root": bundle, **values}
-    given = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
-    subprocess.run([sys.executable, "-m", "monai.bundle", "run", entry, *given], check=True)
+    subprocess.run([sys.executable, *running(HERE / model.bundle, entry, configs, values)], check=True)
 
 
 if __name__ == "__main__":

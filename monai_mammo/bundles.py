@@ -1,4 +1,4 @@
-"""The bundles on disk: where each task's is, and which values its configs have. What is done with them is not here."""
+"""The bundles on disk: where each task's is, what its configs say, the command that runs it. Nothing is run here."""
 
 from __future__ import annotations
 
@@ -47,6 +47,29 @@ def config_of(bundle: Path, *names: str) -> dict[str, Any]:
         if not file.is_file():
             raise MammogramError(bundle, f"it is no bundle: it has no configs/{file.name}", "Give a bundle's folder")
     return ConfigParser.load_config_files([str(file) for file in files])
+
+
+def inference_of(bundle: Path, overrides: Mapping[str, Any]) -> ConfigParser:
+    """A bundle's `inference.yaml` with values of it replaced; errors as of `config_of` and `refuse_unknown`."""
+    config = config_of(bundle, "inference.yaml")
+    refuse_unknown(overrides, config, "inference.yaml")
+    parser = ConfigParser(config)
+    parser.update({**overrides, "bundle_root": str(bundle)})
+    return parser
+
+
+def labels_of(bundle: Path) -> dict[int, str]:
+    """Meaning of the output's indices, from the bundle's metadata."""
+    pred = config_of(bundle, "metadata.json")["network_data_format"]["outputs"]["pred"]
+    return {int(index): name for index, name in pred["channel_def"].items()}
+
+
+def running(bundle: Path, entry: str, configs: Iterable[str | Path], values: Mapping[str, Any]) -> list[str]:
+    """What `python` or `torchrun` is given to run a bundle; its configs by name, others by their full path."""
+    files = [str(bundle / "configs" / name) for name in configs]
+    given = {"config_file": repr(files), "bundle_root": bundle, **values}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return ["-m", "monai.bundle", "run", entry, *words]
 
 
 def has_value(config: Mapping[str, Any], name: str) -> bool:

@@ -168,6 +168,7 @@ def simulate_active_learning(
     require(*TRAINING)
     from monai_mammo.active_learning import STRATEGIES, curves, simulation
     from monai_mammo.bundles import find_bundle
+    from monai_mammo.evaluation import HEADLINE
 
     names = [name for name in STRATEGIES if name in {"random", *strategies.split(",")}]
     if unknown := set(strategies.split(",")) - set(STRATEGIES):
@@ -186,7 +187,7 @@ def simulate_active_learning(
         )
         records = simulation.simulate(setup, out, names, seeds, rounds, processes)
         found = list(track(records, "rounds", simulation.total_rounds(len(names), seeds, rounds), console=notes))
-        written = curves.write_curves(found, simulation.METRICS[task.value], out, simulation.in_words(setup))
+        written = curves.write_curves(found, HEADLINE[task.value], out, simulation.in_words(setup))
     say((out / "curve.md").read_text() if written else "too few rounds for a curve")
 
 

@@ -31,17 +31,34 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.pictures import save_picture
 from monai_mammo.regions import bounding_box
 
-SEGMENTATION_TITLES = {
+HEADLINE = {"quality": "auc_incomplete", "segmentation": "mean_dice"}
+"""The metric of each task that systems are ranked by and replayed annotation is plotted by."""
+
+HEADINGS = {
+    "accuracy": "Accuracy",
+    "precision_incomplete": "Precision",
+    "recall_incomplete": "Recall",
+    "f1_incomplete": "F1",
+    "auc_incomplete": "AUC",
+    "precision_complete": "Precision of complete",
+    "recall_complete": "Recall of complete",
+    "f1_complete": "F1 of complete",
+    "auc_complete": "AUC of complete",
+    "balanced_accuracy": "Balanced accuracy",
     "mean_dice": "Dice, mean over lesions",
     "mean_iou": "IoU, mean over lesions",
     "pooled_dice": "Dice, pooled pixels",
     "pooled_iou": "IoU, pooled pixels",
-    "two_class_mean_iou": "IoU, mean of tumour and background (pooled, inside the crop)",
-    "mean_hd95_mm": "95 % Hausdorff distance, mean (mm)",
-    "mean_hd95_px": "95 % Hausdorff distance, mean (pixels)",
-    "missed": "Share of lesions without any predicted pixel",
-    "false_alarm": "Share of lesion-free images with a prediction",
+    "two_class_mean_iou": "IoU, mean of tumour and background",
+    "mean_hd95_mm": "HD95 (mm)",
+    "mean_hd95_px": "HD95 (pixels)",
+    "missed": "Lesions without any pixel",
+    "false_alarm": "Lesion-free images with one",
 }
+"""Every metric in words, wherever it is shown."""
+
+DISTANCES = ("mean_hd95_mm", "mean_hd95_px")
+"""95 % Hausdorff distances; all other metrics are shares of one."""
 
 
 def overlap_record(
@@ -145,7 +162,6 @@ class Report:
     """
 
     title = ""
-    titles: Mapping[str, str] = {}
 
     def __init__(self, output_dir: str | Path | None = None, resamples: int = 1000) -> None:
         self.output_dir = Path(output_dir) if output_dir is not None else None
@@ -226,7 +242,7 @@ class Report:
         for name, entry in summary["metrics"].items():
             defined = math.isfinite(entry["value"])
             table.add_row(
-                self.titles.get(name, name.replace("_", " ")),
+                HEADINGS[name],
                 f"{entry['value']:.4f}" if defined else "undefined",
                 f"{entry['low']:.4f} to {entry['high']:.4f}" if defined else "",
             )
@@ -252,7 +268,6 @@ class SegmentationReport(Report):
     """
 
     title = "Tumour segmentation"
-    titles = SEGMENTATION_TITLES
 
     def __init__(
         self,

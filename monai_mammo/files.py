@@ -6,11 +6,19 @@ Also checksums, and names made of them. Not here: what is written.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+def write_json(file: Path, document: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 @contextmanager

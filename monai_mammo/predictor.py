@@ -1,22 +1,20 @@
 """Predictor: a bundle folder and an image in, the bundle's own results out.
 
-The only place where a model meets an image. It executes what the bundle's `configs/inference.yaml` describes and
-repeats none of it.
+It executes what the bundle's `configs/inference.yaml` describes and repeats none of it. What else runs the network on
+an image, as active learning does in varied ways, prepares the image here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_mammo.bundles import config_of, refuse_unknown
+from monai_mammo.bundles import config_of, inference_of, labels_of
 from monai_mammo.dicom.errors import MammogramError, cause_of, refusing
 from monai_mammo.networks.inference import for_inference
 
@@ -87,16 +85,12 @@ class Predictor:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.bundle = Path(bundle).resolve()
-        config = self.bundle / "configs" / "inference.yaml"
-        if not config.is_file():
+        if not (self.bundle / "configs" / "inference.yaml").is_file():
             raise FileNotFoundError(f"{self.bundle} is no bundle: it has no configs/inference.yaml")
-        self.parser = ConfigParser()
-        self.parser.read_config(str(config))
-        refuse_unknown(overrides or {}, config_of(self.bundle, config.name), config.name)
-        self.parser.update({**(overrides or {}), "bundle_root": str(self.bundle)})
+        self.parser = inference_of(self.bundle, overrides or {})
         if device is not None:
             self.parser["device"] = str(device)
-        self.metadata: dict[str, Any] = json.loads((self.bundle / "configs" / "metadata.json").read_text())
+        self.metadata = config_of(self.bundle, "metadata.json")
         self.device = torch.device(self.parser.get_parsed_content("device"))
         self.weights = Path(weights or self.parser.get_parsed_content("weights"))
         self.preprocessing = self.parser.get_parsed_content("preprocessing")
@@ -106,9 +100,8 @@ class Predictor:
 
     @property
     def labels(self) -> dict[int, str]:
-        """Meaning of the output's indices, from the bundle's metadata."""
-        channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-        return {int(index): name for index, name in channels.items()}
+        """Meaning of the output's indices."""
+        return labels_of(self.bundle)
 
     @torch.no_grad()
     def __call__(self, image: str | Path, **given: Any) -> dict[str, Any]:
@@ -124,15 +117,18 @@ class Predictor:
         Raises:
             MammogramError: the image or what is given with it cannot be used.
         """
-        try:
-            data = self.preprocessing({"image": str(image), **given})
-        except RuntimeError as error:
-            raise cause_of(error) from error
-        batch = list_data_collate([data])
+        batch = list_data_collate([self.prepare(image, **given)])
         with torch.inference_mode():
             found = self.inferer(batch["image"].to(self.device), self.network)
         batch["pred"] = found.clone()  # a tensor made in inference mode could not be changed by whoever gets it
         return self.postprocessing(decollate_batch(batch)[0])
+
+    def prepare(self, image: str | Path, **given: Any) -> dict[str, Any]:
+        """The data dictionary after the bundle's preprocessing; arguments and errors as of a call."""
+        try:
+            return self.preprocessing({"image": str(image), **given})
+        except RuntimeError as error:
+            raise cause_of(error) from error
 
     def _load_network(self) -> torch.nn.Module:
         if not self.weights.is_file():

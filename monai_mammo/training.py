@@ -39,13 +39,18 @@ def latest_checkpoint(directory: str | Path) -> str:
     comes last, so a torn one is recognised and the one before it is taken.
 
     Args:
-        directory: where `checkpoint_epoch=<n>.pt` files are; it need not exist.
+        directory: where the files are; it need not exist.
 
     Returns:
         the file's path, or an empty string where there is none to resume from.
     """
-    found = sorted(Path(directory).glob("checkpoint_epoch=*.pt"), key=_written, reverse=True)
+    found = sorted(checkpoints_in(directory), key=_written, reverse=True)
     return next((str(file) for file in found if zipfile.is_zipfile(file)), "")
+
+
+def checkpoints_in(directory: str | Path) -> Iterator[Path]:
+    """The `checkpoint_epoch=<n>.pt` of a training run, torn ones too, in no order."""
+    return Path(directory).glob("checkpoint_epoch=*.pt")
 
 
 def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:

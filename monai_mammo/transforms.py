@@ -81,7 +81,7 @@ class ClearAird(MapTransform):
 
 
 class LesionRegiond(Transform):
-    """The region of the `roi` mode: a crop around one lesion (paper B works on crops; NETWORKS 1.2 of its reading).
+    """The region of the `roi` mode: a crop around one lesion (paper B works on crops).
 
     In order of preference the lesion is given by a `box`, by a `point` (a square of `point_extent` about it), or by
     its mask, so that training (mask or box) and annotation (a box or a click) share one description.

@@ -24,7 +24,7 @@ from monai_mammo.active_learning import (
     score_image,
     varied_passes,
 )
-from monai_mammo.active_learning.scores import DETECTOR_MM, LEFT_TO_RIGHT, lesion_window, score_passes
+from monai_mammo.active_learning.scores import LEFT_TO_RIGHT, lesion_window, score_passes
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 from monai_mammo.predictor import Predictor
@@ -84,11 +84,11 @@ def test_a_region_larger_than_the_image_is_the_image() -> None:
     assert region_score(torch.ones(1, 1), (3, 3)) == 1
 
 
-def test_a_lesion_is_as_large_as_its_millimetres_and_on_film_without_spacing_as_a_detector_says() -> None:
-    known = lesion_window((512, 320), (4096, 2560), spacing=(0.05, 0.1), lesion_mm=10)
+def test_a_lesion_is_ten_millimetres_large_and_film_without_spacing_as_long_as_a_detector_of_24_cm() -> None:
+    known = lesion_window((512, 320), (4096, 2560), spacing=(0.05, 0.1))
     assert known == pytest.approx((25, 12.5))
-    film = lesion_window((512, 320), (256, 160), spacing=(float("nan"), float("nan")), image=(480, 300), lesion_mm=10)
-    assert film == pytest.approx((10 / (DETECTOR_MM / 480) * 2, 10 / (DETECTOR_MM / 480) * 2))
+    film = lesion_window((512, 320), (256, 160), spacing=(float("nan"), float("nan")), image=(480, 300))
+    assert film == pytest.approx((40, 40))  # half a millimetre a pixel, which the input shows twice as large
 
 
 # Networks

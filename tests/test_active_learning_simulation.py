@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from monai_mammo.active_learning import STRATEGIES
 from monai_mammo.active_learning.curves import curves, summary, write_curves
 from monai_mammo.active_learning.replay import Pool, Replay, Setup
-from monai_mammo.active_learning.simulation import METRICS, simulate, total_rounds
+from monai_mammo.active_learning.simulation import simulate, total_rounds
 from monai_mammo.bundles import BUNDLES
 from monai_mammo.cli import app
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.evaluation import HEADLINE
 from monai_mammo.networks import ResNet34PARBKAN
 
 DATALISTS = {"segmentation": "segmentation_roi", "quality": "quality"}
@@ -43,7 +44,7 @@ def without_time(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in json.loads(json.dumps(record)).items() if key != "seconds"}
 
 
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", HEADLINE)
 def test_cases_are_labelled_whole_round_by_round_and_the_test_patients_never(root, phantoms, tmp_path, task) -> None:
     setup = setup_of(root, phantoms, task)
     records = list(simulate(setup, tmp_path, ["random", "uncertainty+diversity"], seeds=1, rounds=2, processes=0))
@@ -55,7 +56,7 @@ def test_cases_are_labelled_whole_round_by_round_and_the_test_patients_never(roo
         taken = {patients[image] for image in record["labelled"]}
         assert {image for image, patient in patients.items() if patient in taken} == set(record["labelled"])
         assert (record["images"], record["patients"]) == (len(record["labelled"]), len(taken))
-        assert 0 <= record["metrics"][METRICS[task]] <= 1
+        assert 0 <= record["metrics"][HEADLINE[task]] <= 1
     for record in others:
         assert record["labelled"][: start["images"]] == start["labelled"]
         assert record["labelled"][start["images"] :] == start["next"][record["strategy"]]

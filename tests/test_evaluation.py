@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from monai_mammo.evaluation import (
+    DISTANCES,
+    HEADINGS,
     SegmentationReport,
     confusion_matrix,
     overlap_record,
@@ -97,6 +99,13 @@ def test_both_classes_are_reported_as_positive():
     assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert metrics["auc_incomplete"] == pytest.approx(5 / 6)
     assert metrics["auc_complete"] == pytest.approx(5 / 6)
+
+
+def test_every_metric_has_its_words_and_only_distances_exceed_one():
+    quality = quality_metrics([{"label": label, "probability": label} for label in (0, 1)])
+    overlap = segmentation_metrics([record(3, 0, 0, 9) | {"hd95": 7.0, "hd95_mm": 2.0, "spacing": [0.1, 0.1]}])
+    assert {*quality, *overlap} == set(HEADINGS)
+    assert {name for name, value in overlap.items() if value > 1} == set(DISTANCES)
 
 
 def test_the_papers_confusion_matrix_gives_the_papers_numbers():

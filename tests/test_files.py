@@ -1,11 +1,12 @@
 """Files written whole or not at all: what errors, other writers and the umask make of them."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from monai_mammo.files import replacing
+from monai_mammo.files import replacing, write_json
 
 
 @pytest.fixture
@@ -25,6 +26,13 @@ def test_a_write_that_fails_leaves_the_former_file_and_nothing_beside_it(file):
         write()
     assert file.read_text() == "former"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_json_is_written_whole_or_not_at_all(file):
+    write_json(file, {"training": [1]})
+    with pytest.raises(TypeError):
+        write_json(file, {"training": [object()]})
+    assert json.loads(file.read_text()) == {"training": [1]}
 
 
 def test_until_the_end_readers_see_the_former_file_and_no_search_finds_the_new_one(file):

@@ -16,14 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from monai_mammo.datasets.datalist import write_json
+from monai_mammo.evaluation import HEADINGS
+from monai_mammo.files import write_json
 
 BASELINE = "random"
 GOAL = 0.7
 """A strategy is to reach random's last value with this share of random's labels."""
 
 RESAMPLES = 2000
-METRIC_TITLES = {"mean_dice": "Dice, mean over lesions", "auc_incomplete": "AUC"}
 
 Record = Mapping[str, Any]
 
@@ -201,7 +201,7 @@ def _plot(result: Mapping[str, Any], file: Path) -> None:
         axes.fill_between(images, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axes.axhline(result["level"], color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("labelled images")
-    axes.set_ylabel(f"{METRIC_TITLES.get(result['metric'], result['metric'])}, held-out patients")
+    axes.set_ylabel(f"{HEADINGS.get(result['metric'], result['metric'])}, held-out patients")
     axes.set_title(f"mean and 95 % interval over {result['seeds']} seed(s)", fontsize=10)
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
@@ -214,7 +214,7 @@ def _report(result: Mapping[str, Any], about: str) -> str:
         "# Active learning, replayed",
         "",
         *([about, ""] if about else []),
-        f"{METRIC_TITLES.get(result['metric'], result['metric'])} on held-out patients, mean and 95 % interval over "
+        f"{HEADINGS.get(result['metric'], result['metric'])} on held-out patients, mean and 95 % interval over "
         f"{result['seeds']} seed(s), from {first:.0f} to {last:.0f} labelled images. Area: the mean height of the "
         "curve. The differences are to random with the same seed, hence the same first images.",
         "",

@@ -33,6 +33,7 @@ from monai_mammo.active_learning.scores import (
     varied_passes,
 )
 from monai_mammo.active_learning.selection import STRATEGIES, Candidate, choose
+from monai_mammo.bundles import config_of
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import cause_of
 
@@ -230,7 +231,7 @@ class Replay:
 
     def _score(self, network: torch.nn.Module) -> dict[str, list[ImageScore]]:
         """Scores of every image's entries."""
-        metadata = ConfigParser.load_config_file(str(Path(self.setup.bundle) / "configs" / "metadata.json"))
+        metadata = config_of(Path(self.setup.bundle), "metadata.json")
         flips = LEFT_TO_RIGHT if is_classifier(metadata) else BOTH_WAYS
         parser = self._parser(self.evaluation)
         inferer, device = parser.get_parsed_content("validate#inferer"), parser.get_parsed_content("device")

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, normalize
 
-from monai_mammo.dicom.errors import cause_of
 from monai_mammo.predictor import Predictor
 from monai_mammo.regions import breast_mask
 
@@ -217,10 +216,7 @@ def score_image(
     Raises:
         MammogramError: the image or what is given with it cannot be used.
     """
-    try:
-        data = predictor.preprocessing({"image": str(image), **given})
-    except RuntimeError as error:
-        raise cause_of(error) from error
+    data = predictor.prepare(image, **given)
     prepared = data["image"]
     inputs = prepared.as_tensor()[None].to(predictor.device)
     flips = LEFT_TO_RIGHT if is_classifier(predictor.metadata) else BOTH_WAYS

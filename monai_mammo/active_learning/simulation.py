@@ -21,13 +21,9 @@ import torch
 from monai_mammo.active_learning.replay import Pool, Replay, Round, Setup
 from monai_mammo.active_learning.selection import STRATEGIES
 from monai_mammo.bundles import config_of, refuse_unknown
-from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.files import sha256
+from monai_mammo.files import sha256, write_json
 from monai_mammo.machine import available_cores
-
-METRICS = {"segmentation": "mean_dice", "quality": "auc_incomplete"}
-"""What is plotted for each task: a metric of the bundle's evaluation."""
 
 _replay: Replay | None = None
 """Of a worker process: the decoded images that its rounds share."""

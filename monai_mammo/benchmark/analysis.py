@@ -21,10 +21,7 @@ from monai_mammo.benchmark.results import Entrant, Test
 from monai_mammo.benchmark.statistics import Difference, McNemar
 from monai_mammo.bootstrap import Metrics, Record, interval, patient_draws, replicates
 from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.evaluation import confusion_matrix, quality_metrics, segmentation_metrics
-
-HEADLINE = {"quality": "auc_incomplete", "segmentation": "mean_dice"}
-"""The metric that systems are ranked by."""
+from monai_mammo.evaluation import DISTANCES, HEADLINE, confusion_matrix, quality_metrics, segmentation_metrics
 
 FEWEST_PATIENTS = 5
 """Fewer than these say nothing of which system is better."""
@@ -150,7 +147,7 @@ class Analysis:
 
 def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
     """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value."""
-    highest = math.inf if "hd95" in metric else 1.0
+    highest = math.inf if metric in DISTANCES else 1.0
     low, high = interval(samples)
     return max(low, 0.0), min(high, highest)
 

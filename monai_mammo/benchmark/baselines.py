@@ -17,7 +17,7 @@ from monai.transforms import Compose
 from torch import nn
 
 from monai_mammo.datasets.datalist import load_datalist
-from monai_mammo.datasets.exposure import flat_edges
+from monai_mammo.datasets.truncation import free_sides
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.evaluation import QualityReport
 from monai_mammo.regions import breast_mask
@@ -99,19 +99,8 @@ def _mean_dice(mask: torch.Tensor, masks: torch.Tensor) -> float:
 
 
 def straight_share(image: str | Path, view: str) -> float:
-    """Largest share of a free side of its box along which the breast runs straight, as where it is cut off.
-
-    Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top, where the muscle is.
-
-    Args:
-        image: a mammogram.
-        view: CC or MLO; anything else is taken for CC.
-    """
-    edges = flat_edges(breast_mask(read_mammogram(image).pixels))
-    if not edges:
-        return 0.0
-    free = [min(edges["left"], edges["right"]), edges["bottom"]]
-    return float(max(free if view == "MLO" else [*free, edges["top"]]))
+    """How far a breast runs straight along one of its `free_sides` at most, as where it is cut off."""
+    return max(free_sides(breast_mask(read_mammogram(image).pixels), view).values(), default=0.0)
 
 
 def border_rule(training: Sequence[Mapping[str, Any]], tests: Mapping[Path, Sequence[Mapping[str, Any]]]) -> None:

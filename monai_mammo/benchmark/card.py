@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 from monai_mammo.benchmark import tables
 from monai_mammo.benchmark.analysis import Analysis, subgroups
 from monai_mammo.benchmark.page import Block, Heading, Table, Text, markdown
 from monai_mammo.benchmark.results import Entrant, Test, read_records
 from monai_mammo.benchmark.statistics import RESAMPLES
+from monai_mammo.datasets.datalist import Task
 
 
 def card(
-    task: Literal["quality", "segmentation"],
+    task: Task,
     title: str,
     tests: dict[Path, Path],
     resamples: int = RESAMPLES,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from monai_mammo.benchmark import papers
-from monai_mammo.benchmark.analysis import HEADLINE, Analysis
+from monai_mammo.benchmark.analysis import Analysis
 from monai_mammo.benchmark.statistics import LEVEL, holm
-from monai_mammo.benchmark.tables import NAMES, percent, points
+from monai_mammo.benchmark.tables import percent, points
+from monai_mammo.evaluation import HEADINGS, HEADLINE
 
 
 def headline(analysis: Analysis) -> str:
@@ -14,7 +15,7 @@ def headline(analysis: Analysis) -> str:
     first, best = ranked[0], analysis.estimate(ranked[0].name, metric)
     simple = [entrant for entrant in analysis.test.finished if entrant.baseline]
     beside = "; ".join(f"{e.title}: {percent(analysis.estimate(e.name, metric).value)}" for e in simple)
-    name = f"Highest of {len(ranked)} systems by {NAMES[metric]}" if len(ranked) > 1 else NAMES[metric]
+    name = f"Highest of {len(ranked)} systems by {HEADINGS[metric]}" if len(ranked) > 1 else HEADINGS[metric]
     value = f"{percent(best.value)} [{percent(best.low)}, {percent(best.high)}]"
     return f"{name}: {first.title}, {value}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
 
@@ -58,6 +59,6 @@ def claims(analysis: Analysis) -> list[str]:
             verdict += f" ({' and '.join(once)} trained once)"
         found.append(
             f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "
-            f"{NAMES[metric].lower()}, here {points(difference)}: {verdict}."
+            f"{HEADINGS[metric].lower()}, here {points(difference)}: {verdict}."
         )
     return found

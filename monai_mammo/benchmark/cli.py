@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,7 @@ from monai_mammo.terminal import (
 
 if TYPE_CHECKING:
     from monai_mammo.benchmark.plan import Plan
+    from monai_mammo.datasets.datalist import Task
 
 app = typer.Typer(
     help="Train, test and report every system of both papers under one protocol.",
@@ -158,7 +159,7 @@ def records(
 
 
 def _plan(
-    task: Literal["quality", "segmentation"],
+    task: Task,
     data: Path,
     systems: str,
     seeds: str,

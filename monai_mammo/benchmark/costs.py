@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,13 @@ from monai_mammo.predictor import Predictor
 BATCH = 8
 
 
-def measure(
-    bundle: Path,
-    systems: Mapping[str, tuple[Run, Mapping[str, Any]]],
-    rounds: int = 15,
-    progress: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+def measure(bundle: Path, systems: Mapping[str, tuple[Run, Mapping[str, Any]]], rounds: int = 15) -> dict[str, Any]:
     """Measure trained systems side by side.
 
     Args:
         bundle: the task's bundle.
         systems: by name, a finished run and its config values.
         rounds: how often every system has its turn, at batch 1 and at batch :data:`BATCH`.
-        progress: called after every turn.
 
     Returns:
         `machine` (what it ran on) and `systems`: `parameters`, `gmacs` of one image, `latency_ms` (median at batch 1)
@@ -51,7 +45,6 @@ def measure(
                 seconds = _time(predictor, batch)
                 if turn >= 0:
                     times[name][batch].append(seconds)
-                progress()
     amp = {name: bool(predictor.parser.get_parsed_content("amp")) for name, predictor in served.items()}
     return {
         "machine": {

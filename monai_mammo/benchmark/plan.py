@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.bundles import config_of, refuse_unknown
-from monai_mammo.datasets.datalist import load_datalist, write_json
+from monai_mammo.datasets.datalist import Task, load_datalist
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.files import replacing
+from monai_mammo.files import replacing, write_json
 
 PLAN = "benchmark.json"
 OWN = "test"
@@ -50,7 +50,7 @@ class Plan:
         test_data: further prepared folders, by a name, whose test sections are tested on as well.
     """
 
-    task: Literal["quality", "segmentation"]
+    task: Task
     systems: tuple[str, ...]
     seeds: tuple[int, ...]
     data: str

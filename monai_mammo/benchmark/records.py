@@ -17,8 +17,8 @@ from monai_mammo.benchmark.plan import OWN, PLAN, without_folders
 from monai_mammo.benchmark.report import CASES, draw_cases
 from monai_mammo.benchmark.results import find_benchmarks, read_benchmark
 from monai_mammo.benchmark.runs import COSTS, PROBE, RECORD
-from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import write_json
 
 _KEPT = (PLAN, COSTS, PROBE, RECORD, CASES, "config.yaml", "curves.csv", "metrics.json", "per_image.csv")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mammo.benchmark import figures, papers, tables
-from monai_mammo.benchmark.analysis import HEADLINE, Analysis, checks, subgroups
+from monai_mammo.benchmark.analysis import Analysis, checks, subgroups
 from monai_mammo.benchmark.claims import claims, headline
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
 from monai_mammo.benchmark.plan import OWN, command
@@ -23,6 +23,7 @@ from monai_mammo.benchmark.statistics import RESAMPLES
 from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.benchmark.triptychs import triptychs
 from monai_mammo.datasets.datalist import SECTIONS
+from monai_mammo.evaluation import HEADINGS, HEADLINE
 
 PICTURES = "images/benchmarks"
 CASES = "cases.png"
@@ -35,7 +36,6 @@ _SEEN = {"roi": "on crops around a lesion", "whole": "on whole mammograms"}
 _VALIDATION = {"quality": "auc", "segmentation": "mean_dice_of_images"}
 _CHANCE = {"quality": math.log(2)}
 """The training loss (cross entropy of two classes) of who knows nothing; the segmentation losses have none such."""
-_LABEL = {"quality": "AUC", "segmentation": "Dice, mean over lesions"}
 
 
 def write_report(
@@ -234,7 +234,7 @@ def _count(entries: Any) -> str:
 
 def _forest(section: _Section) -> Block:
     analysis = section.analysis
-    metric, label = HEADLINE[analysis.task], _LABEL[analysis.task]
+    metric, label = HEADLINE[analysis.task], HEADINGS[HEADLINE[analysis.task]]
     drawing = figures.forest(analysis, metric, label)
     caption = f"{label}: mean over the seeds (diamond) with its 95 % interval; dots are the seeds."
     return _picture(section, "results", drawing, f"{label} of every system with its interval", caption)
@@ -251,7 +251,7 @@ def _drawings(section: _Section) -> list[Block]:
     blocks: list[Block] = []
     if section.own:
         metric = _VALIDATION[analysis.task]
-        history = figures.curves(analysis.test.entrants, metric, f"{_LABEL[analysis.task]}, validation")
+        history = figures.curves(analysis.test.entrants, metric, f"{HEADINGS[HEADLINE[analysis.task]]}, validation")
         if history:
             caption = "Training loss and validation by epoch: the mean of the seeds, each seed thinly."
             blocks.append(_picture(section, "curves", history, "Curves of training and validation", caption))

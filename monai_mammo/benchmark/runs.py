@@ -20,9 +20,8 @@ import yaml
 
 from monai_mammo.benchmark.baselines import OF_TASK
 from monai_mammo.benchmark.plan import Plan
-from monai_mammo.datasets.datalist import write_json
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.files import replacing
+from monai_mammo.files import replacing, write_json
 
 RECORD, COSTS, PROBE = "run.json", "costs.json", "border_probe.json"
 

@@ -9,44 +9,23 @@ from typing import Any
 from sklearn.metrics import brier_score_loss
 
 from monai_mammo.benchmark import papers
-from monai_mammo.benchmark.analysis import HEADLINE, Analysis, Check, Estimate, Group
+from monai_mammo.benchmark.analysis import Analysis, Check, Estimate, Group
 from monai_mammo.benchmark.figures import calibration_error
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
 from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
+from monai_mammo.evaluation import DISTANCES, HEADINGS, HEADLINE
 
 PAPER_COLUMNS = {
-    "quality": {
-        "accuracy": "Accuracy",
-        "precision_incomplete": "Precision",
-        "recall_incomplete": "Recall",
-        "f1_incomplete": "F1",
-    },
-    "segmentation": {"mean_dice": "Dice, mean over lesions", "mean_iou": "IoU, mean over lesions"},
+    "quality": ("accuracy", "precision_incomplete", "recall_incomplete", "f1_incomplete"),
+    "segmentation": ("mean_dice", "mean_iou"),
 }
-"""Columns of the papers' tables: our metric and its heading."""
+"""Our metrics in the columns of the papers' tables."""
 
 FURTHER = {
-    "quality": {
-        "auc_incomplete": "AUC",
-        "balanced_accuracy": "Balanced accuracy",
-        "precision_complete": "Precision of complete",
-        "recall_complete": "Recall of complete",
-        "f1_complete": "F1 of complete",
-    },
-    "segmentation": {
-        "pooled_dice": "Dice, pooled pixels",
-        "pooled_iou": "IoU, pooled pixels",
-        "two_class_mean_iou": "IoU, mean of tumour and background",
-        "missed": "Lesions without any pixel",
-        "false_alarm": "Lesion-free images with one",
-    },
+    "quality": ("auc_incomplete", "balanced_accuracy", "precision_complete", "recall_complete", "f1_complete"),
+    "segmentation": ("pooled_dice", "pooled_iou", "two_class_mean_iou", "missed", "false_alarm", *DISTANCES),
 }
-DISTANCES = {"mean_hd95_mm": "HD95 (mm)", "mean_hd95_px": "HD95 (pixels)"}
-NAMES = {
-    metric: name for table in (*PAPER_COLUMNS.values(), *FURTHER.values(), DISTANCES) for metric, name in table.items()
-}
-"""Every metric's heading."""
 
 NOT_RUN, NONE = "not run", "—"
 
@@ -65,7 +44,8 @@ def papers_table(analysis: Analysis) -> Table:
             marked.add(len(rows))
         title = entrant.title if entrant else papers.TITLES[name]
         rows.append([title, *_measured(analysis, entrant, columns), _printed(reported.get(name, {}))])
-    head = ["System", "Seeds", *columns.values(), f"Reported, other protocol ({' / '.join(_short(task))})"]
+    headings = [HEADINGS[metric] for metric in columns]
+    head = ["System", "Seeds", *headings, f"Reported, other protocol ({' / '.join(_short(task))})"]
     caption = (
         f"Mean over the seeds with its 95 % interval, in per cent. The last column is printed in the paper: "
         f"{papers.PROTOCOL[task]}. Shaded rows need no network."
@@ -75,15 +55,12 @@ def papers_table(analysis: Analysis) -> Table:
 
 def further_table(analysis: Analysis) -> Table:
     """The other metrics of the same runs."""
-    columns = dict(FURTHER[analysis.task])
-    present = {metric for seeds in analysis.metrics.values() for metrics in seeds.values() for metric in metrics}
-    columns |= {metric: name for metric, name in DISTANCES.items() if metric in present}
-    columns = {metric: name for metric, name in columns.items() if _defined_anywhere(analysis, metric)}
+    columns = [metric for metric in FURTHER[analysis.task] if _defined_anywhere(analysis, metric)]
     quality = analysis.task == "quality"
     head = [
         "System",
-        f"{NAMES[HEADLINE[analysis.task]]}: SD between seeds",
-        *columns.values(),
+        f"{HEADINGS[HEADLINE[analysis.task]]}: SD between seeds",
+        *(HEADINGS[metric] for metric in columns),
         *(("Calibration error", "Brier score") if quality else ()),
     ]
     rows: list[list[str]] = []
@@ -101,7 +78,7 @@ def further_table(analysis: Analysis) -> Table:
 def metrics_table(analysis: Analysis, name: str) -> Table:
     """Every metric of one system, a row each."""
     present = next(iter(analysis.metrics[name].values()))
-    shown = NAMES | {
+    shown = {metric: HEADINGS[metric] for metric in (*PAPER_COLUMNS[analysis.task], *FURTHER[analysis.task])} | {
         f"sensitivity_at_{rate:g}": f"Lesions found at {rate:g} false marks an image" for rate in OPERATING_POINTS
     }
     rows = [
@@ -141,7 +118,7 @@ def differences_table(analysis: Analysis) -> Table | None:
             marked.add(len(rows))
         cells = [points(difference), _p(difference.p), _p(p), "yes" if p < LEVEL else "no"]
         rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
-    head = ["System", f"{NAMES[HEADLINE[analysis.task]]}, difference in points", "p", "p (Holm)", "Established"]
+    head = ["System", f"{HEADINGS[HEADLINE[analysis.task]]}, difference in points", "p", "p (Holm)", "Established"]
     head += ["Right alone : reference alone", "McNemar's p"] if quality else []
     caption = (
         f"Each system less {reference.title}: paired bootstrap over patients (and seeds). Established where Holm's p, "
@@ -217,7 +194,7 @@ def groups_table(groups: Sequence[Group], title: str) -> Table | None:
             f"{group.kind}: {group.name}",
             str(group.images),
             str(group.patients),
-            NAMES[group.metric],
+            HEADINGS[group.metric],
             _cell(group.estimate, group.metric),
         ]
         for group in groups
@@ -244,7 +221,7 @@ def points(difference: Difference) -> str:
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
-def _measured(analysis: Analysis, entrant: Entrant | None, columns: dict[str, str]) -> list[str]:
+def _measured(analysis: Analysis, entrant: Entrant | None, columns: Sequence[str]) -> list[str]:
     if entrant is None or not entrant.records:
         state = entrant.state if entrant else NOT_RUN
         return [state, *[NOT_RUN] * len(columns)]

@@ -28,12 +28,13 @@ from monai_mammo.benchmark.children import Launch, cause, launch
 from monai_mammo.benchmark.display import Display
 from monai_mammo.benchmark.plan import OWN, Plan, settle
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, device_name, runs_of, write_curves
-from monai_mammo.bundles import config_of, find_bundle
+from monai_mammo.bundles import config_of, find_bundle, running
 from monai_mammo.datasets.border_probe import border_probe
-from monai_mammo.datasets.datalist import load_datalist, write_json
+from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError, cause_of
+from monai_mammo.files import write_json
 from monai_mammo.machine import available_cores
-from monai_mammo.training import epoch_of, latest_checkpoint
+from monai_mammo.training import checkpoints_in, epoch_of, latest_checkpoint
 
 
 def run_benchmark(
@@ -189,7 +190,7 @@ class _Work:
         epochs = write_curves(state, run.folder / "curves.csv", self.epochs)
         about = {"processes": self.processes, "torch": torch.__version__, "device": device_name()}
         run.note(trained={"epochs": epochs, **about})
-        for checkpoint in state.glob("checkpoint_epoch=*.pt"):  # three times the weights, and of no more use
+        for checkpoint in checkpoints_in(state):  # three times the weights, and of no more use
             checkpoint.unlink()
 
     def _tests(self, run: Run) -> None:
@@ -202,8 +203,8 @@ class _Work:
             self.display.now(run.name, "testing" if test == OWN else f"testing on {test}", lambda: self.epochs)
             values = {"dataset_dir": data.resolve(), "section": section, "output_dir": folder, "weights": run.weights}
             masks = {"masks": test == OWN} if self.plan.task == "segmentation" else {}
-            files = self._files(run, "train.yaml", "evaluate.yaml")
-            self._call(run, self._bundle("evaluating", files, values | masks), folder / "test.log")
+            command = self._command(run, "evaluating", ["train.yaml", "evaluate.yaml"], values | masks)
+            self._call(run, command, folder / "test.log")
             self._tested(run, test)
 
     def _border_rule(self, run: Run) -> None:
@@ -230,22 +231,17 @@ class _Work:
             "resume": True,
         }
         if self.processes == 1:
-            return self._bundle("training", self._files(run, "train.yaml"), values)
+            return self._command(run, "training", ["train.yaml"], values)
         batch = int(config.get("batch_size", self.bundle_values["batch_size"]))
         values["batch_size"] = math.ceil(batch / self.processes)  # of each process: together as many as alone
-        files = self._files(run, "train.yaml", "multi_gpu_train.yaml")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}"]
-        return self._bundle("training", files, values, torchrun)
+        return self._command(run, "training", ["train.yaml", "multi_gpu_train.yaml"], values, torchrun)
 
-    def _files(self, run: Run, *names: str) -> list[str]:
-        return [*(str(self.bundle / "configs" / name) for name in names), str((run.folder / "config.yaml").resolve())]
-
-    def _bundle(
-        self, entry: str, files: list[str], values: Mapping[str, Any], under: list[str] | None = None
+    def _command(
+        self, run: Run, entry: str, configs: list[str], values: Mapping[str, Any], under: Sequence[str] = ()
     ) -> list[str]:
-        arguments = {"config_file": repr(files), "bundle_root": self.bundle, **values}
-        given = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
-        return [sys.executable, *(under or []), "-m", "monai.bundle", "run", entry, *given]
+        own = (run.folder / "config.yaml").resolve()
+        return [sys.executable, *under, *running(self.bundle, entry, [*configs, own], values)]
 
     def _call(self, run: Run, command: list[str], log: Path) -> None:
         def tick() -> None:

@@ -60,11 +60,11 @@ def find_copies(data: DataList, measures: Measures) -> Iterator[Finding]:
     identical = [
         (indices[0], other) for indices in _equal(image.measure.digest for image in images) for other in indices[1:]
     ]
-    yield from _findings("duplicate", data, images, identical, 0)
+    yield from _findings("duplicate", data, images, identical, False)
     straight, mirrored = near_pairs([image.measure for image in images])
     near = [pair for pair in straight if images[pair[0]].measure.digest != images[pair[1]].measure.digest]
-    yield from _findings("near-duplicate", data, images, near, 0)
-    yield from _findings("near-duplicate", data, images, mirrored, 1)
+    yield from _findings("near-duplicate", data, images, near, False)
+    yield from _findings("near-duplicate", data, images, mirrored, True)
 
 
 def near_pairs(measures: Sequence[Measure]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -85,11 +85,11 @@ def near_pairs(measures: Sequence[Measure]) -> tuple[list[tuple[int, int]], list
         block = signs[start : start + _BLOCK]
         for rows, mirror, found in ((block, False, straight), (block * flips, True, mirrored)):
             near = np.argwhere(rows @ signs[start:].T >= signs.shape[1] - 2 * DISTANCE) + start
-            found += [(int(i), int(j)) for i, j in near if i < j and _correlation(measures[i], measures[j], mirror)]
+            found += [(int(i), int(j)) for i, j in near if i < j and _correlates(measures[i], measures[j], mirror)]
     return straight, mirrored
 
 
-def _correlation(one: Measure, other: Measure, mirror: bool) -> bool:
+def _correlates(one: Measure, other: Measure, mirror: bool) -> bool:
     side = round(np.sqrt(len(one.detail)))
     a, b = (np.frombuffer(each.detail, np.int8).reshape(side, side).astype(np.float32) for each in (one, other))
     a = a[:, ::-1] if mirror else a
@@ -97,10 +97,10 @@ def _correlation(one: Measure, other: Measure, mirror: bool) -> bool:
 
 
 def _findings(
-    check: str, data: DataList, images: Sequence[_Image], pairs: Sequence[tuple[int, int]], mirror: int
+    check: str, data: DataList, images: Sequence[_Image], pairs: Sequence[tuple[int, int]], mirror: bool
 ) -> Iterator[Finding]:
     """One finding a group of copies, however many pairs it has."""
-    kept = [pair for pair in pairs if not _excused(images[pair[0]], images[pair[1]], bool(mirror))]
+    kept = [pair for pair in pairs if not _excused(images[pair[0]], images[pair[1]], mirror)]
     if not kept:
         return
     ends = np.array(kept)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.files import replacing
+from monai_mammo.files import write_json
 
 Task = Literal["quality", "segmentation"]
 SECTIONS = ("training", "validation", "test")
@@ -98,12 +98,6 @@ def write_sections(
     }
     write_json(folder / "dataset.json", document)
     return folder / "dataset.json"
-
-
-def write_json(file: Path, document: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    with replacing(file) as partial:
-        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = None) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from scipy.ndimage import affine_transform
 from scipy.ndimage import label as connected_components
 from skimage.draw import polygon
 
+from monai_mammo.datasets.protocols import PAPER_VARIANTS
 from monai_mammo.datasets.sources import Defect, SourceLesion
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import bounding_box, resize_nearest
@@ -221,7 +222,7 @@ def variants(
     yield Variant(0.0, (), cut(pixels, region), cut(mask, region))
     shape = (region[2] - region[0], region[3] - region[1])
     centre = np.array([(region[0] + region[2] - 1) / 2, (region[1] + region[3] - 1) / 2])
-    for number in range(12):
+    for number in range(PAPER_VARIANTS - 1):
         angle = float(generator.uniform(-10, 10))
         flips = ((), (1,), (0,), (0, 1))[number % 4]
         turn, half = math.radians(angle), (np.array(shape) - 1) / 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, write_datalist, write_json, write_sections
+from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, write_datalist, write_sections
 from monai_mammo.datasets.lesions import MARGIN
 from monai_mammo.datasets.pieces import Entry, Subject
 from monai_mammo.datasets.pool import run
@@ -28,6 +28,7 @@ from monai_mammo.datasets.protocols import (
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.datasets.work import do, missing, plain_defect, read_record, subjects
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.files import write_json
 from monai_mammo.machine import available_cores
 
 TASKS = ("segmentation", "quality")

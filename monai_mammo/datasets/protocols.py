@@ -9,12 +9,11 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from monai_mammo.datasets.sources import SourceImage
 from monai_mammo.datasets.splits import FRACTIONS, split_patients
 
-Protocol = Literal["patient", "paper"]
 Entry = dict[str, Any]
 
 OFFICIAL_FRACTIONS: Mapping[str, float] = {"training": 0.85, "validation": 0.15}

@@ -118,64 +118,45 @@ def already_cut(mask: np.ndarray, view: str) -> str | None:
 
 
 def flat_sides(mask: np.ndarray, view: str) -> dict[str, float]:
-    """The free sides of its own bounding box along which a breast's outline runs straight, over more than :data:`FLAT`.
+    """The free sides along which a breast's outline runs straight, over more than :data:`FLAT`.
 
-    Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top.
+    Arguments and result are those of :func:`free_sides`; empty for a view that is neither CC nor MLO.
+    """
+    return {cause: share for cause, share in free_sides(mask, view).items() if share > FLAT} if view in CAUSES else {}
+
+
+def free_sides(mask: np.ndarray, view: str) -> dict[str, float]:
+    """How far a breast's outline runs straight along the free sides of its own bounding box.
+
+    Free are all sides but the chest wall (the flatter of left and right) and, in MLO, the top, where the muscle is.
 
     Args:
         mask: bool (rows, columns) outline of the breast.
-        view: CC or MLO.
+        view: CC or MLO; anything else is taken for CC.
 
     Returns:
-        by cause, a key of :data:`CAUSES`: the share of that side, in [0, 1]; empty for an empty mask or another view.
+        by cause, a key of :data:`CAUSES`: the share of that side, in [0, 1]; empty for an empty mask.
     """
     edges = flat_edges(mask)
-    if not edges or view not in CAUSES:
+    if not edges:
         return {}
     edges["nipple"] = min(edges["left"], edges["right"])
-    return {cause: edges[side] for side, cause in _SIDES[view == "MLO"].items() if edges[side] > FLAT}
+    return {cause: edges[side] for side, cause in _SIDES[view == "MLO"].items()}
 
 
-def complete_sample(
-    pixels: np.ndarray, mask: np.ndarray, view: str, generator: np.random.Generator, size: int = 512
-) -> Sample:
-    """A field that shows the whole breast.
+def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) -> Breast:
+    """What all samples of a mammogram start from.
 
     Args:
         pixels: float (rows, columns) in [0, 1], air dark; a mammogram that is not :func:`already_cut`.
         mask: bool (rows, columns) outline of its breast.
         view: CC or MLO.
-        generator: of everything random.
-        size: rows and columns of the sample.
+        size: rows and columns of the samples.
 
     Raises:
         MammogramError: mask empty, too small or of another shape; view unknown; pixels not all in [0, 1].
         ValueError: size below :data:`LEAST_SIZE`.
     """
-    return make_sample(breast_of(pixels, mask, view, size), generator, size, label=0)
-
-
-def incomplete_sample(
-    pixels: np.ndarray,
-    mask: np.ndarray,
-    view: str,
-    generator: np.random.Generator,
-    size: int = 512,
-    cause: str | None = None,
-) -> Sample:
-    """A field that lacks a part of the breast; arguments and errors as of :func:`complete_sample`.
-
-    Args:
-        cause: a key of `CAUSES[view]`; drawn if None, `motion` left aside.
-
-    Raises:
-        MammogramError: also if the view has no such cause.
-    """
-    return make_sample(breast_of(pixels, mask, view, size), generator, size, label=1, cause=cause)
-
-
-def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) -> Breast:
-    """What all samples of a mammogram start from; arguments and errors as of :func:`complete_sample`."""
     if view not in CAUSES:
         raise unusable("its view is neither CC nor MLO", "Leave it out, or state its view")
     if size < LEAST_SIZE:
@@ -186,14 +167,16 @@ def breast_of(pixels: np.ndarray, mask: np.ndarray, view: str, size: int = 512) 
 def make_sample(
     breast: Breast, generator: np.random.Generator, size: int = 512, *, label: int, cause: str | None = None
 ) -> Sample:
-    """The chain of both classes; whatever is drawn is drawn for both.
+    """The chain of both classes: a field that shows the whole breast, or one that lacks a part of it.
+
+    Whatever is drawn is drawn for both.
 
     Args:
         breast: from :func:`breast_of`, for the same size.
         generator: of everything random.
         size: rows and columns of the sample.
         label: 0 complete, 1 incomplete.
-        cause: of an incomplete sample, as of :func:`incomplete_sample`.
+        cause: of an incomplete sample, a key of `CAUSES[view]`; drawn if None, `motion` left aside.
 
     Raises:
         MammogramError: the view has no such cause.

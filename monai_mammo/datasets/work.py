@@ -20,11 +20,10 @@ from zlib import Z_RLE
 import numpy as np
 from PIL import Image
 
-from monai_mammo.datasets.datalist import write_json
 from monai_mammo.datasets.pieces import MAKERS, Entry, Made, Subject
 from monai_mammo.datasets.sources import Defect, SourceImage
 from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.files import replacing
+from monai_mammo.files import replacing, write_json
 
 STATE = ".state"
 """Folder of the records below the prepared folder."""
@@ -41,7 +40,7 @@ class Part:
     fingerprint: str
 
 
-Task = tuple[Part, ...]
+Parts = tuple[Part, ...]
 """Everything that is missing of one mammogram."""
 
 
@@ -68,19 +67,19 @@ def subjects(images: Iterable[SourceImage], source: Path, out: Path, seed: int, 
     return found
 
 
-def missing(wanted: Mapping[str, Iterable[Subject]]) -> list[Task]:
+def missing(wanted: Mapping[str, Iterable[Subject]]) -> list[Parts]:
     """What has no record that was made from the same files with the same options and whose files are there.
 
     Args:
         wanted: the mammograms that each maker works on.
     """
-    tasks: dict[str, Task] = {}
+    found: dict[str, Parts] = {}
     for maker, some in wanted.items():
         for subject in some:
             now, record = fingerprint(subject, maker), read_record(subject, maker)
             if record is None or record.unread or record.fingerprint != now or not _there(subject.out, record.files):
-                tasks[subject.name] = (*tasks.get(subject.name, ()), Part(maker, subject, now))
-    return list(tasks.values())
+                found[subject.name] = (*found.get(subject.name, ()), Part(maker, subject, now))
+    return list(found.values())
 
 
 def fingerprint(subject: Subject, maker: str) -> str:
@@ -100,9 +99,9 @@ def fingerprint(subject: Subject, maker: str) -> str:
     return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()
 
 
-def do(task: Task) -> None:
+def do(parts: Parts) -> None:
     """Make, write and record what is missing of a mammogram, decoding it once. Reading faults become its defects."""
-    image = task[0].subject.image
+    image = parts[0].subject.image
     broken: Made | None = None
     pixels = np.zeros((0, 0), dtype=np.float32)
     try:
@@ -110,7 +109,7 @@ def do(task: Task) -> None:
             pixels = image.read(image.image)
     except MammogramError as error:
         broken = Made(defects=[Defect(image.image, error.reason)])
-    for part in task:
+    for part in parts:
         made = broken or _make(part.subject, part.maker, pixels)
         for file, array in made.files.items():
             write_png(part.subject.out / file, array)

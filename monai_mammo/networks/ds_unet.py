@@ -10,7 +10,7 @@ from monai.networks.blocks import ChannelSELayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mammo.networks.attention import conv_bn_relu, refuse_sides
+from monai_mammo.networks.layers import conv_bn_relu, refuse_sides
 
 __all__ = ["DSUNet"]
 

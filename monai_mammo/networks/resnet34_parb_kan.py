@@ -9,8 +9,9 @@ from os import PathLike
 
 from torch import Tensor, nn
 
-from monai_mammo.networks.attention import PARB, conv, read_imagenet_weights, some_of
+from monai_mammo.networks.attention import PARB
 from monai_mammo.networks.kan import BilinearKAN, KANHead, LowRankBilinearKAN, RBFKANHead
+from monai_mammo.networks.layers import conv, read_imagenet_weights, some_of
 
 __all__ = ["HEADS", "ResNet34PARBKAN"]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai_mammo.networks.attention import PAM, conv, conv_bn_relu, read_imagenet_weights, refuse_sides, some_of
+from monai_mammo.networks.attention import PAM
+from monai_mammo.networks.layers import conv, conv_bn_relu, read_imagenet_weights, refuse_sides, some_of
 
 __all__ = ["MODES", "STEMS", "ResPAMUNet"]
 

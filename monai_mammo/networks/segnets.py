@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mammo.networks.attention import conv_bn_relu, refuse_sides
+from monai_mammo.networks.layers import conv_bn_relu, refuse_sides
 
 __all__ = ["ConnectedSegNets", "SegNet"]
 

@@ -88,6 +88,19 @@ def test_the_papers_hyperparameters_are_the_defaults(root, name, values):
     assert {key: config[key] for key in values} == values
 
 
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("mammo_quality_classification", [1]),  # left to right alone: what hangs upside down is no mammogram
+        ("mammo_tumor_segmentation", [0, 1]),
+    ],
+)
+def test_training_turns_a_mammogram_upside_down_for_the_segmentation_only(root, name, axes):
+    config = ConfigParser.load_config_file(str(root / "bundles" / name / "configs" / "train.yaml"))
+    flips = [step for step in config["train"]["augment"] if step["_target_"] == "RandFlipd"]
+    assert [step["spatial_axis"] for step in flips] == axes  # of (rows, columns)
+
+
 def test_the_network_takes_and_gives_what_the_metadata_say(root, case):
     bundle = root / "bundles" / case.bundle
     verify_net_in_out(

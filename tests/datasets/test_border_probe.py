@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from monai_mammo.cli import app
 from monai_mammo.datasets import cli
 from monai_mammo.datasets.border_probe import LIMIT, border_probe, field_shape, frame_statistics, frame_strips
-from monai_mammo.datasets.truncation import complete_sample, incomplete_sample
+from monai_mammo.datasets.truncation import breast_of, make_sample
 from monai_mammo.dicom import MammogramError
 
 FRAME_PROBES = ("outer 5 % frame", "frame's statistics")
@@ -43,7 +43,7 @@ def write(folder, make, patients=16):
 
 
 def sampled(pixels, mask, label, generator):
-    return (incomplete_sample if label else complete_sample)(pixels, mask, "CC", generator, size=96).pixels
+    return make_sample(breast_of(pixels, mask, "CC", 96), generator, 96, label=label).pixels
 
 
 def cut_with_scissors(pixels, mask, label, generator):

@@ -9,7 +9,6 @@ from monai_mammo.datasets.datalist import (
     images_to_predict,
     load_datalist,
     write_datalist,
-    write_json,
     write_sections,
 )
 from monai_mammo.dicom.errors import MammogramError
@@ -60,14 +59,6 @@ def test_sections_may_be_chosen_otherwise_than_by_patient(tmp_path, entries):
     document = json.loads(file.read_text())
     assert [len(document[section]) for section in SECTIONS] == [2, 1, 0]
     assert document["leak"] == {"same_patient": 1.0}
-
-
-def test_a_datalist_is_written_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "dataset.json"
-    write_json(file, {"training": [1]})
-    with pytest.raises(TypeError):
-        write_json(file, {"training": [object()]})
-    assert json.loads(file.read_text()) == {"training": [1]}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion
 
 from monai_mammo.datasets.exposure import FRAME, RIM
 from monai_mammo.datasets.phantom import read_truth
-from monai_mammo.datasets.truncation import CAUSES, LEAST_LOST, already_cut, complete_sample, incomplete_sample
+from monai_mammo.datasets.truncation import CAUSES, LEAST_LOST, already_cut, breast_of, make_sample
 from monai_mammo.dicom import MammogramError, read_mammogram
 from monai_mammo.readers import MammogramReader
 from monai_mammo.regions import bounding_box, breast_mask
@@ -57,6 +57,14 @@ def edge_strip(mask, side, view, share=0.02):
 def seen(sample):
     """Pixels of the sample where white tissue is shown; air is black and the veil faint."""
     return int((sample.pixels > 0.5).sum())
+
+
+def complete_sample(pixels, mask, view, generator, size):
+    return make_sample(breast_of(pixels, mask, view, size), generator, size, label=0)
+
+
+def incomplete_sample(pixels, mask, view, generator, size, cause=None):
+    return make_sample(breast_of(pixels, mask, view, size), generator, size, label=1, cause=cause)
 
 
 @pytest.fixture(params=["left", "right"])

@@ -114,6 +114,13 @@ def test_the_resnet_stems_score_map_is_doubled_behind_the_last_convolution() -> 
     torch.testing.assert_close(scores, doubled_before, rtol=1e-4, atol=1e-4)
 
 
+def test_scores_are_about_one_before_any_training() -> None:
+    torch.manual_seed(0)
+    network = ResPAMUNet(2, 1, 64, width=16)
+    with torch.no_grad():
+        assert 0.6 < float(network(torch.randn(4, 1, 64, 64)).std()) < 1.5  # 0.4 with torch's own start
+
+
 def test_the_fusion_weights_are_learned_unless_fixed() -> None:
     names = [name for name, _ in ResPAMUNet(width=8).named_parameters()]
     assert [name for name in names if name.endswith("alpha")] == [f"layer{i}.pam.alpha" for i in range(1, 5)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from monai_mammo.bundles import labels_of
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.predictor import Predictor
 
@@ -62,9 +62,7 @@ class ServedModel:
     @property
     def labels(self) -> dict[int, str]:
         """Meaning of the output's indices; known without weights."""
-        metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-        channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-        return {int(index): name for index, name in channels.items()}
+        return labels_of(self.bundle)
 
     def __call__(self, image: Path, **given: Any) -> dict[str, Any]:
         """Predict for one image file; arguments and result are those of the bundle's `Predictor`.

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.bundle import ConfigParser
 
 from monai_mammo.active_learning.worker import decode_embedding
+from monai_mammo.bundles import inference_of
 
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
@@ -305,8 +305,5 @@ class Scoring:
         if served.weights.is_file():
             return served.weights
         if model not in self._defaults:
-            parser = ConfigParser()
-            parser.read_config(str(served.bundle / "configs" / "inference.yaml"))
-            parser.update({**served.overrides, "bundle_root": str(served.bundle)})
-            self._defaults[model] = Path(parser.get_parsed_content("weights"))
+            self._defaults[model] = Path(inference_of(served.bundle, served.overrides).get_parsed_content("weights"))
         return self._defaults[model]
