@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from monai_mammo.datasets.datalist import LABEL_NAMES
 from monai_mammo.files import replacing
 
 from .errors import RequestRefused
@@ -33,7 +34,7 @@ from .names import SAFE_NAME, safe_name
 from .users import ANYBODY
 
 FINAL = DefaultLabelTag.FINAL.value
-QUALITY_VERDICTS = ("complete", "incomplete")
+QUALITY_VERDICTS = tuple(LABEL_NAMES["quality"].values())
 KEPT_FORMER = 5
 """Of a reader's final labels of an image, so many are kept that another took the place of, or that were removed."""
 
