@@ -52,13 +52,29 @@ HEADINGS = {
     "two_class_mean_iou": "IoU, mean of tumour and background",
     "mean_hd95_mm": "HD95 (mm)",
     "mean_hd95_px": "HD95 (pixels)",
-    "missed": "Lesions without any pixel",
+    "missed": "Lesions not touched",
     "false_alarm": "Lesion-free images with one",
 }
 """Every metric in words, wherever it is shown."""
 
+_OF_WHOLE = {
+    "mean_dice": "Dice, mean over images",
+    "mean_iou": "IoU, mean over images",
+    "missed": "Images with no lesion touched",
+}
+
 DISTANCES = ("mean_hd95_mm", "mean_hd95_px")
 """95 % Hausdorff distances; all other metrics are shares of one."""
+
+
+def heading(metric: str, records: Sequence[Record]) -> str:
+    """A metric in words, of these records.
+
+    An entry of crops is one lesion; one of whole mammograms, which alone has `candidates`, an image with all its
+    lesions.
+    """
+    whole = any("candidates" in record for record in records[:1])
+    return _OF_WHOLE.get(metric, HEADINGS[metric]) if whole else HEADINGS[metric]
 
 
 def overlap_record(
@@ -93,9 +109,9 @@ def overlap_record(
 def segmentation_metrics(records: Sequence[Record]) -> Metrics:
     """Every definition of overlap in use, each under its own name, from records of :func:`overlap_record`.
 
-    Images without a lesion count for the pooled metrics and `false_alarm`, not for the means over lesions. A missed
-    lesion has Dice and IoU 0 and no Hausdorff distance. It is there in millimetres where every entry has a spacing:
-    a mean over those that have one would be one of other lesions.
+    Images without a lesion count for the pooled metrics and `false_alarm`, not for the means over lesions. `missed` are
+    those of which no pixel was marked. The Hausdorff distance, which needs both masks, is there in millimetres where
+    every entry has a spacing: a mean over those that have one would be one of other lesions.
     """
     tp, fp, fn, tn = (np.array([record[name] for record in records], dtype=float) for name in ("tp", "fp", "fn", "tn"))
     lesion, found = tp + fn > 0, tp + fp > 0
@@ -112,7 +128,7 @@ def segmentation_metrics(records: Sequence[Record]) -> Metrics:
         "pooled_iou": float(tumour_iou),
         "two_class_mean_iou": float((tumour_iou + _ratio(tn.sum(), tn.sum() + fp.sum() + fn.sum())) / 2),
         **{name: _mean_of_known([record[column] for record in records]) for name, column in distances.items()},
-        "missed": _mean(~found[lesion]),
+        "missed": _mean(tp[lesion] == 0),
         "false_alarm": _mean(found[~lesion]),
     }
 
@@ -209,7 +225,7 @@ class Report:
         engine.state.metrics.update(metrics)
         if self.output_dir is None or (dist.is_initialized() and dist.get_rank() != 0):
             return
-        self._print(self.write(records))
+        self._print(self.write(records), records)
 
     def write(self, records: Sequence[Record]) -> dict[str, Any]:
         """Write `metrics.json` and `per_image.csv` into `output_dir`, from wherever the records come.
@@ -235,14 +251,14 @@ class Report:
         _write_csv(self.output_dir / "per_image.csv", records)
         return summary
 
-    def _print(self, summary: Mapping[str, Any]) -> None:
+    def _print(self, summary: Mapping[str, Any], records: Sequence[Record]) -> None:
         table = Table(title=f"{self.title}: {summary['images']} entries of {summary['patients']} patients")
-        for heading in ("metric", "value", "95 % interval by patient"):
-            table.add_column(heading)
+        for column in ("metric", "value", "95 % interval by patient"):
+            table.add_column(column)
         for name, entry in summary["metrics"].items():
             defined = math.isfinite(entry["value"])
             table.add_row(
-                HEADINGS[name],
+                heading(name, records),
                 f"{entry['value']:.4f}" if defined else "undefined",
                 f"{entry['low']:.4f} to {entry['high']:.4f}" if defined else "",
             )

@@ -14,6 +14,7 @@ from monai_mammo.evaluation import (
     HEADINGS,
     SegmentationReport,
     confusion_matrix,
+    heading,
     overlap_record,
     quality_metrics,
     segmentation_metrics,
@@ -78,10 +79,18 @@ def test_background_counts_inside_the_region_only():
 
 
 def test_a_missed_lesion_counts_zero_and_a_normal_image_only_its_false_alarm():
-    metrics = segmentation_metrics([record(10, 0, 0), record(0, 0, 10), record(0, 5, 0), record(0, 0, 0)])
-    assert metrics["mean_dice"] == pytest.approx(0.5)
-    assert metrics["missed"] == pytest.approx(0.5)
+    beside = record(0, 8, 10)
+    metrics = segmentation_metrics([record(10, 0, 0), record(0, 0, 10), beside, record(0, 5, 0), record(0, 0, 0)])
+    assert metrics["mean_dice"] == pytest.approx(1 / 3)
+    assert metrics["missed"] == pytest.approx(2 / 3)
     assert metrics["false_alarm"] == pytest.approx(0.5)
+
+
+def test_of_whole_mammograms_the_means_are_over_images():
+    crop = record(10, 0, 0)
+    assert heading("mean_dice", [crop]) == "Dice, mean over lesions"
+    assert heading("mean_dice", [{**crop, "candidates": ""}]) == "Dice, mean over images"
+    assert heading("pooled_dice", [{**crop, "candidates": ""}]) == heading("pooled_dice", [])
 
 
 def test_both_classes_are_reported_as_positive():

@@ -18,10 +18,21 @@ import numpy as np
 
 from monai_mammo.benchmark import statistics
 from monai_mammo.benchmark.results import Entrant, Test
+from monai_mammo.benchmark.runs import read_curves
 from monai_mammo.benchmark.statistics import Difference, McNemar
 from monai_mammo.bootstrap import Metrics, Record, interval, patient_draws, replicates
 from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.evaluation import DISTANCES, HEADLINE, confusion_matrix, quality_metrics, segmentation_metrics
+from monai_mammo.evaluation import (
+    DISTANCES,
+    HEADLINE,
+    confusion_matrix,
+    heading,
+    quality_metrics,
+    segmentation_metrics,
+)
+
+CHANCE = {"quality": math.log(2)}
+"""The training loss (cross entropy of two classes) of who knows nothing; the segmentation losses have none such."""
 
 FEWEST_PATIENTS = 5
 """Fewer than these say nothing of which system is better."""
@@ -112,7 +123,7 @@ class Analysis:
         others = [entrant for entrant in self.test.finished if entrant.name != self.reference]
         if self.entrant(self.reference) is None or not self.enough_patients:
             return []
-        found = [self.difference(entrant.name, self.reference, HEADLINE[self.task]) for entrant in others]
+        found = [self.difference(entrant.name, self.reference, self.headline) for entrant in others]
         return list(zip(others, found, statistics.holm([difference.p for difference in found]), strict=True))
 
     def mcnemar(self, name: str, other: str) -> McNemar:
@@ -122,8 +133,23 @@ class Analysis:
     def ranked(self) -> list[Entrant]:
         """The finished systems, the best by :data:`HEADLINE` first."""
         systems = [entrant for entrant in self.test.finished if not entrant.baseline]
-        metric = HEADLINE[self.task]
+        metric = self.headline
         return sorted(systems, key=lambda entrant: -np.nan_to_num(self.estimate(entrant.name, metric).value, nan=-1.0))
+
+    @property
+    def headline(self) -> str:
+        """The metric by which systems are ranked."""
+        return HEADLINE[self.task]
+
+    def heading(self, metric: str) -> str:
+        """A metric in words."""
+        return heading(metric, next((r for entrant in self.test.finished for r in entrant.records.values()), []))
+
+    def unlearnt(self, entrant: Entrant) -> list[float]:
+        """The last training losses of those of its runs that ended no better than a coin."""
+        curves = [read_curves(folder).get("train_loss", {}) for folder in entrant.folders.values()]
+        last = [losses[max(losses)] for losses in curves if losses]
+        return [loss for loss in last if loss >= CHANCE.get(self.task, math.inf)]
 
     def confusion(self, name: str) -> dict[str, float]:
         """Mean counts over the seeds."""
@@ -161,6 +187,7 @@ class Group:
     images: int
     patients: int
     metric: str
+    heading: str
     estimate: Estimate
 
 
@@ -204,7 +231,8 @@ def _kinds(analysis: Analysis) -> dict[str, Callable[[int], str]]:
     sizes = np.array([record["tp"] + record["fn"] for record in records], dtype=float)
     third, two_thirds = np.percentile(sizes[sizes > 0], (100 / 3, 200 / 3)) if (sizes > 0).any() else (0.0, 0.0)
     names = ("lower third", "middle third", "upper third")
-    kinds["size of lesion"] = lambda index: (
+    whole = "candidates" in records[0]  # an image with all its lesions
+    kinds["size of the lesions" if whole else "size of lesion"] = lambda index: (
         "" if sizes[index] == 0 else names[int(sizes[index] > third) + int(sizes[index] > two_thirds)]
     )
     return kinds
@@ -232,7 +260,7 @@ def _group(analysis: Analysis, entrant: Entrant, kind: str, group: str, members:
         of_seeds = [replicates(records, statistic, draws)[metric] for records in chosen.values()]
         low, high = _interval(statistics.over_seeds(of_seeds), metric)
     estimate = Estimate(float(np.mean(list(values.values()))), low, high, statistics.spread(values))
-    return Group(kind, group, len(members), len(patients), metric, estimate)
+    return Group(kind, group, len(members), len(patients), metric, analysis.heading(metric), estimate)
 
 
 @dataclass(frozen=True)

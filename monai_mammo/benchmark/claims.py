@@ -6,18 +6,20 @@ from monai_mammo.benchmark import papers
 from monai_mammo.benchmark.analysis import Analysis
 from monai_mammo.benchmark.statistics import LEVEL, holm
 from monai_mammo.benchmark.tables import percent, points
-from monai_mammo.evaluation import HEADINGS, HEADLINE
 
 
 def headline(analysis: Analysis) -> str:
     """The highest of the systems' values, which its own interval does not make the best system."""
-    metric, ranked = HEADLINE[analysis.task], analysis.ranked()
+    metric, ranked = analysis.headline, analysis.ranked()
     first, best = ranked[0], analysis.estimate(ranked[0].name, metric)
     simple = [entrant for entrant in analysis.test.finished if entrant.baseline]
     beside = "; ".join(f"{e.title}: {percent(analysis.estimate(e.name, metric).value)}" for e in simple)
-    name = f"Highest of {len(ranked)} systems by {HEADINGS[metric]}" if len(ranked) > 1 else HEADINGS[metric]
+    name = analysis.heading(metric)
+    if len(ranked) > 1:
+        name = f"Highest of {len(ranked)} systems by {name}"
     value = f"{percent(best.value)} [{percent(best.low)}, {percent(best.high)}]"
-    return f"{name}: {first.title}, {value}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
+    luck = ", though it did not learn" if analysis.unlearnt(first) else ""
+    return f"{name}: {first.title}, {value}{luck}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
 
 
 def _unsure_lead(analysis: Analysis) -> str:
@@ -59,6 +61,6 @@ def claims(analysis: Analysis) -> list[str]:
             verdict += f" ({' and '.join(once)} trained once)"
         found.append(
             f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "
-            f"{HEADINGS[metric].lower()}, here {points(difference)}: {verdict}."
+            f"{analysis.heading(metric).lower()}, here {points(difference)}: {verdict}."
         )
     return found

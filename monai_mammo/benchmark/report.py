@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from monai_mammo.benchmark import figures, papers, tables
-from monai_mammo.benchmark.analysis import Analysis, checks, subgroups
+from monai_mammo.benchmark.analysis import CHANCE, Analysis, checks, subgroups
 from monai_mammo.benchmark.claims import claims, headline
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
 from monai_mammo.benchmark.plan import OWN, command
 from monai_mammo.benchmark.results import Benchmark, Entrant, find_benchmarks, read_benchmark, title
-from monai_mammo.benchmark.runs import read_curves
 from monai_mammo.benchmark.statistics import RESAMPLES
 from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.benchmark.triptychs import triptychs
 from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.evaluation import HEADINGS, HEADLINE
 
 PICTURES = "images/benchmarks"
 CASES = "cases.png"
@@ -34,8 +32,6 @@ _SHOWN = 4
 _TASKS = {"quality": "Complete or incomplete", "segmentation": "Tumour segmentation"}
 _SEEN = {"roi": "on crops around a lesion", "whole": "on whole mammograms"}
 _VALIDATION = {"quality": "auc", "segmentation": "mean_dice_of_images"}
-_CHANCE = {"quality": math.log(2)}
-"""The training loss (cross entropy of two classes) of who knows nothing; the segmentation losses have none such."""
 
 
 def write_report(
@@ -199,20 +195,17 @@ def _beside_the_width(benchmark: Benchmark) -> list[str]:
 
 def _did_not_learn(analysis: Analysis) -> list[str]:
     """Runs that ended no better than a coin: they say nothing of their network."""
-    chance = _CHANCE.get(analysis.task, math.inf)
     found = []
     for entrant in analysis.test.finished:
-        curves = [read_curves(folder).get("train_loss", {}) for folder in entrant.folders.values()]
-        last = [losses[max(losses)] for losses in curves if losses]
-        unlearnt = [loss for loss in last if loss >= chance]
-        if unlearnt:
+        if unlearnt := analysis.unlearnt(entrant):
             losses = ", ".join(f"{loss:.2f}" for loss in unlearnt)
-            found.append(f"{entrant.title} ({len(unlearnt)} of {len(last)} runs, last training loss {losses})")
+            runs = f"{len(unlearnt)} of {len(entrant.folders)} runs"
+            found.append(f"{entrant.title} ({runs}, last training loss {losses})")
     if not found:
         return []
     return [
-        f"Did not learn under this recipe: {'; '.join(found)}; a coin's loss is {chance:.2f}. Their numbers and "
-        "differences are the recipe's, not the network's."
+        f"Did not learn under this recipe: {'; '.join(found)}; a coin's loss is {CHANCE[analysis.task]:.2f}. Their "
+        "numbers and differences are the recipe's, not the network's."
     ]
 
 
@@ -234,7 +227,7 @@ def _count(entries: Any) -> str:
 
 def _forest(section: _Section) -> Block:
     analysis = section.analysis
-    metric, label = HEADLINE[analysis.task], HEADINGS[HEADLINE[analysis.task]]
+    metric, label = analysis.headline, analysis.heading(analysis.headline)
     drawing = figures.forest(analysis, metric, label)
     caption = f"{label}: mean over the seeds (diamond) with its 95 % interval; dots are the seeds."
     return _picture(section, "results", drawing, f"{label} of every system with its interval", caption)
@@ -251,7 +244,7 @@ def _drawings(section: _Section) -> list[Block]:
     blocks: list[Block] = []
     if section.own:
         metric = _VALIDATION[analysis.task]
-        history = figures.curves(analysis.test.entrants, metric, f"{HEADINGS[HEADLINE[analysis.task]]}, validation")
+        history = figures.curves(analysis.test.entrants, metric, f"{analysis.heading(analysis.headline)}, validation")
         if history:
             caption = "Training loss and validation by epoch: the mean of the seeds, each seed thinly."
             blocks.append(_picture(section, "curves", history, "Curves of training and validation", caption))
@@ -337,8 +330,9 @@ def _method(resamples: int) -> list[Block]:
                 "with three too little: in a simulation of two equal systems their difference, which should have a p "
                 "below 0.05 in 5 of 100 cases, has it in 7, and in 12 where the trainings alone differ.",
                 "Differences are taken within each draw. Several seeds are not taken for several patients.",
-                "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels; a "
-                "missed lesion counts 0 and has no such distance. `monai_mammo/evaluation.py` defines all metrics.",
+                "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels, "
+                "of each crop's lesion, or of all lesions of a whole mammogram together; where none of their pixels is "
+                "marked they are 0. `monai_mammo/evaluation.py` defines all metrics.",
                 "Every image's result is in the run's `per_image.csv`, from which every number here is computed "
                 "(`monai-mammo benchmark records` keeps them without the weights).",
             ]
@@ -386,7 +380,7 @@ def _csv_rows(section: _Section) -> list[list[Any]]:
                 ]
             )
         if entrant.name != analysis.reference and analysis.entrant(analysis.reference) and analysis.enough_patients:
-            metric = HEADLINE[analysis.task]
+            metric = analysis.headline
             difference = analysis.difference(entrant.name, analysis.reference, metric)
             found = [difference.value, difference.low, difference.high, "", len(entrant.records)]
             rows.append([entrant.name, f"difference of {metric}", *found, analysis.reference, difference.p])

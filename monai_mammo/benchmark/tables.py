@@ -14,7 +14,7 @@ from monai_mammo.benchmark.figures import calibration_error
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
 from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
-from monai_mammo.evaluation import DISTANCES, HEADINGS, HEADLINE
+from monai_mammo.evaluation import DISTANCES
 
 PAPER_COLUMNS = {
     "quality": ("accuracy", "precision_incomplete", "recall_incomplete", "f1_incomplete"),
@@ -44,7 +44,7 @@ def papers_table(analysis: Analysis) -> Table:
             marked.add(len(rows))
         title = entrant.title if entrant else papers.TITLES[name]
         rows.append([title, *_measured(analysis, entrant, columns), _printed(reported.get(name, {}))])
-    headings = [HEADINGS[metric] for metric in columns]
+    headings = [analysis.heading(metric) for metric in columns]
     head = ["System", "Seeds", *headings, f"Reported, other protocol ({' / '.join(_short(task))})"]
     caption = (
         f"Mean over the seeds with its 95 % interval, in per cent. The last column is printed in the paper: "
@@ -59,8 +59,8 @@ def further_table(analysis: Analysis) -> Table:
     quality = analysis.task == "quality"
     head = [
         "System",
-        f"{HEADINGS[HEADLINE[analysis.task]]}: SD between seeds",
-        *(HEADINGS[metric] for metric in columns),
+        f"{analysis.heading(analysis.headline)}: SD between seeds",
+        *(analysis.heading(metric) for metric in columns),
         *(("Calibration error", "Brier score") if quality else ()),
     ]
     rows: list[list[str]] = []
@@ -70,7 +70,7 @@ def further_table(analysis: Analysis) -> Table:
             marked.add(len(rows))
         cells = [_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns]
         more = [f"{calibration_error(entrant):.3f}", f"{_brier(entrant):.3f}"] if quality else []
-        spread = analysis.estimate(entrant.name, HEADLINE[analysis.task]).between_seeds
+        spread = analysis.estimate(entrant.name, analysis.headline).between_seeds
         rows.append([entrant.title, percent(spread), *cells, *more])
     return Table(head, rows, "", frozenset(marked))
 
@@ -78,7 +78,8 @@ def further_table(analysis: Analysis) -> Table:
 def metrics_table(analysis: Analysis, name: str) -> Table:
     """Every metric of one system, a row each."""
     present = next(iter(analysis.metrics[name].values()))
-    shown = {metric: HEADINGS[metric] for metric in (*PAPER_COLUMNS[analysis.task], *FURTHER[analysis.task])} | {
+    metrics = (*PAPER_COLUMNS[analysis.task], *FURTHER[analysis.task])
+    shown = {metric: analysis.heading(metric) for metric in metrics} | {
         f"sensitivity_at_{rate:g}": f"Lesions found at {rate:g} false marks an image" for rate in OPERATING_POINTS
     }
     rows = [
@@ -118,7 +119,8 @@ def differences_table(analysis: Analysis) -> Table | None:
             marked.add(len(rows))
         cells = [points(difference), _p(difference.p), _p(p), "yes" if p < LEVEL else "no"]
         rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
-    head = ["System", f"{HEADINGS[HEADLINE[analysis.task]]}, difference in points", "p", "p (Holm)", "Established"]
+    ahead = f"{analysis.heading(analysis.headline)}, difference in points"
+    head = ["System", ahead, "p", "p (Holm)", "Established"]
     head += ["Right alone : reference alone", "McNemar's p"] if quality else []
     caption = (
         f"Each system less {reference.title}: paired bootstrap over patients (and seeds). Established where Holm's p, "
@@ -194,7 +196,7 @@ def groups_table(groups: Sequence[Group], title: str) -> Table | None:
             f"{group.kind}: {group.name}",
             str(group.images),
             str(group.patients),
-            HEADINGS[group.metric],
+            group.heading,
             _cell(group.estimate, group.metric),
         ]
         for group in groups
