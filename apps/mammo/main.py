@@ -228,7 +228,7 @@ class MammoApp(MONAILabelApp):
             with without_messages():
                 return super().train(request)
         except (RequestRefused, MammogramError) as refused:
-            sys.exit(f"The training ends: {refused.reason.rstrip('.')}. {refused.remedy}")
+            sys.exit(f"The training ends: {refused}")
 
     def _open(self, server: FastAPI) -> None:
         """Make the running server safe, and add the app's own routes to it."""
@@ -295,4 +295,4 @@ class MammoApp(MONAILabelApp):
                 read_mammogram(path)
             except MammogramError as found:
                 store.report_unreadable(image_id, found.reason, found.remedy)
-        return RequestRefused(422, error.reason, f"{error.remedy.rstrip('.')}.", file)
+        return RequestRefused(422, error.reason, error.remedy, file)

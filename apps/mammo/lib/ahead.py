@@ -15,7 +15,6 @@ from monai_mammo.recent import RECENT
 
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
-from .images import sentence
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def decode(store: MammogramDatastore, image: str) -> None:
         RECENT.read(path)
     except MammogramError as error:
         store.report_unreadable(image, error.reason, error.remedy)
-        raise RequestRefused(422, error.reason, sentence(error.remedy), store.image(image).file) from error
+        raise RequestRefused(422, error.reason, error.remedy, store.image(image).file) from error
 
 
 class DecodingAhead:

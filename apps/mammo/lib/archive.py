@@ -255,21 +255,21 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise RequestRefused(503, f"the archive does not answer ({type(error).__name__})", f"{_AGAIN}.") from None
+        raise RequestRefused(503, f"the archive does not answer ({type(error).__name__})", _AGAIN) from None
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
-            raise RequestRefused(503, "the archive refuses the login", f"Set {LOGIN_VARIABLES}.") from None
+            raise RequestRefused(503, "the archive refuses the login", f"Set {LOGIN_VARIABLES}") from None
         if status in (502, 503, 504):
-            raise RequestRefused(503, f"the archive is not available (status {status})", f"{_AGAIN}.") from None
-        raise RequestRefused(502, f"the archive answers with status {status}", f"{_AGAIN}.") from None
+            raise RequestRefused(503, f"the archive is not available (status {status})", _AGAIN) from None
+        raise RequestRefused(502, f"the archive answers with status {status}", _AGAIN) from None
     except requests.RequestException as error:
-        raise RequestRefused(502, f"asking the archive failed ({type(error).__name__})", f"{_AGAIN}.") from None
+        raise RequestRefused(502, f"asking the archive failed ({type(error).__name__})", _AGAIN) from None
     except RequestRefused:
         raise
     except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
         reason = f"what the archive sends cannot be understood ({type(error).__name__})"
-        raise RequestRefused(422, reason, "Look at the object in the archive's own viewer.") from None
+        raise RequestRefused(422, reason, "Look at the object in the archive's own viewer") from None
 
 
 def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageFile:

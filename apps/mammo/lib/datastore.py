@@ -23,7 +23,7 @@ from monai_mammo.files import replacing
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
-from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place, sentence
+from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension
@@ -94,7 +94,7 @@ class MammogramDatastore(Datastore):
             self.index.look_again()  # it may have been replaced since
             image = self.image(image_id)
         if image.problem:
-            raise RequestRefused(422, image.problem, sentence(image.remedy), image.file)
+            raise image.refused()
         try:
             return self.origin.retrieve(image)
         except RequestRefused as refused:
@@ -263,7 +263,7 @@ class MammogramDatastore(Datastore):
         try:
             mask = read_mask(label_filename)
         except MammogramError as error:
-            raise RequestRefused(422, f"the label cannot be used: {error.reason}", sentence(error.remedy)) from error
+            raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error
         rows, columns = mask.shape
         if (rows, columns) != (image.rows, image.columns):
             raise RequestRefused(

@@ -24,14 +24,15 @@ class RequestRefused(Exception):  # noqa: N818 - a refusal, and the client's fau
 
     Args:
         status: HTTP status, 4xx where the client can do something about it.
-        reason: what is wrong.
-        remedy: what to do about it.
+        reason: what is wrong; as in a `MammogramError`, a closing full stop is not kept.
+        remedy: what to do about it, likewise.
         file: the image concerned, relative to the studies folder.
     """
 
     def __init__(self, status: int, reason: str, remedy: str, file: str | None = None) -> None:
-        super().__init__(f"{file + ': ' if file else ''}{reason.rstrip('.')}. {remedy}")
-        self.status, self.reason, self.remedy, self.file = status, reason, remedy, file
+        self.status, self.file = status, file
+        self.reason, self.remedy = reason.rstrip("."), remedy.rstrip(".")
+        super().__init__(f"{file + ': ' if file else ''}{self.reason}. {self.remedy}.")
 
 
 def unknown(kind: str, name: str) -> RequestRefused:
@@ -48,7 +49,7 @@ def refusal(error: RequestRefused) -> JSONResponse:
 
 
 def _answer(status: int, reason: str, remedy: str = "/docs lists what each route takes") -> JSONResponse:
-    return refusal(RequestRefused(status, reason, f"{remedy.rstrip('.')}."))
+    return refusal(RequestRefused(status, reason, remedy))
 
 
 def _refusal(_: Request, error: Exception) -> JSONResponse:

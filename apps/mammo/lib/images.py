@@ -59,6 +59,10 @@ class ImageFile:
     problem: str | None = None
     remedy: str | None = None
 
+    def refused(self) -> RequestRefused:
+        """The refusal of an image that has a problem."""
+        return RequestRefused(422, self.problem or "it cannot be used", self.remedy or "Check the file", self.file)
+
 
 class StudiesFolder:
     """The images of a folder and its subfolders, in DICOM and other formats.
@@ -120,7 +124,7 @@ class StudiesFolder:
             shutil.copyfile(source, trial)
             examined = examine(trial, trial.parent)
             if examined.problem:
-                raise RequestRefused(422, examined.problem, sentence(examined.remedy), target.name)
+                raise examined.refused()
         with replacing(target) as partial:
             shutil.copyfile(source, partial)
         return target.name
@@ -192,11 +196,6 @@ def reading_place(image: ImageFile) -> tuple[int, bool]:
     """Where an image comes as a case is usually read: CC before MLO, right before left."""
     view = _READING_ORDER.index(image.view) if image.view in _READING_ORDER else len(_READING_ORDER)
     return view, image.laterality != "R"
-
-
-def sentence(remedy: str | None) -> str:
-    """A remedy as a sentence of its own."""
-    return f"{(remedy or 'Check the file').rstrip('.')}."
 
 
 def _stamp(path: Path) -> str:

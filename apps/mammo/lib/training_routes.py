@@ -19,7 +19,6 @@ from monai_mammo.dicom.errors import MammogramError
 from .activity import RecordActivity, person
 from .endpoints import check_task
 from .errors import RequestRefused, unknown
-from .images import sentence
 from .progress import read_progress
 from .trainers import BundleTraining
 
@@ -136,7 +135,7 @@ def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> 
     try:
         trainer.datalist.check(app.datastore())
     except MammogramError as error:
-        raise RequestRefused(409, f"a label cannot be read: {error.reason}", sentence(error.remedy)) from error
+        raise RequestRefused(409, f"a label cannot be read: {error.reason}", error.remedy) from error
     request = {**settings, "run": uuid.uuid4().hex, "user": person(params)}
     task: dict[str, Any] = monailabel_train.run_model(model, request, run_sync=False, enqueue=True)
     return task

@@ -128,7 +128,7 @@ def picture(path: Path, format: str, largest: int | None) -> bytes:
             step = 1 if largest is None else max(1, min(pixels.shape) // (2 * largest))
             image = Image.fromarray((pixels[::step, ::step] * 255).round().astype(np.uint8))
     except MammogramError as error:
-        raise RequestRefused(406, f"there is no picture of it: {error.reason}", f"{error.remedy}.") from error
+        raise RequestRefused(406, f"there is no picture of it: {error.reason}", error.remedy) from error
     if largest is not None:
         image.thumbnail((largest, largest), Image.Resampling.BOX)
     written = io.BytesIO()
@@ -149,7 +149,7 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except MammogramError as error:
-        raise RequestRefused(422, error.reason, f"{error.remedy}.", path.name) from error
+        raise RequestRefused(422, error.reason, error.remedy, path.name) from error
 
 
 def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:
