@@ -71,28 +71,13 @@ def predict(
     values: Values = None,
 ) -> None:
     """Run a bundle on one mammogram or many. One that cannot be used is named, and the others go on."""
-    from monai_mammo.bundles import config_of
     from monai_mammo.outputs import jobs_of
-    from monai_mammo.predictor import Predictor
 
     try:
         jobs = jobs_of(images, mask, picture)
-        overrides = values_of(values)
-        if mode is Mode.whole and point:
-            raise MammogramError(bundle, "whole mammograms take no point", "Leave out --mode, or --point")
-        if "mode" in config_of(bundle, "inference.yaml"):
-            overrides = {"mode": "roi" if point else (mode or Mode.whole).value, **overrides}
-        elif mode or point:
-            raise MammogramError(bundle, "this bundle looks at whole images only", "Leave out --mode and --point")
-        predictor = Predictor(bundle, weights=weights, overrides=overrides)
+        predictor = _predictor(bundle, weights, mode, point, values)
     except (MammogramError, OSError) as error:
         raise stop(str(error)) from error
-    except RuntimeError as error:
-        if not values:
-            raise
-        raise stop(
-            f"{bundle}: it cannot be set up with {', '.join(values)}. See its configs/inference.yaml."
-        ) from error
     several, failed = len(jobs) > 1 or images[0].is_dir(), 0
     for job in jobs:
         try:
@@ -107,6 +92,33 @@ def predict(
             say(f"{what}{'s' if several else ''}: {place}")
     if failed:
         raise stop(f"{failed} of {len(jobs)} images failed") if several else typer.Exit(code=1)
+
+
+def _predictor(
+    bundle: Path, weights: Path | None, mode: Mode | None, point: tuple[float, float] | None, values: list[str] | None
+) -> Predictor:
+    """The bundle with what the command says of it.
+
+    Raises:
+        MammogramError: they do not go together.
+    """
+    from monai_mammo.bundles import config_of
+    from monai_mammo.predictor import Predictor
+
+    overrides = values_of(values)
+    if mode is Mode.whole and point:
+        raise MammogramError(bundle, "whole mammograms take no point", "Leave out --mode, or --point")
+    if "mode" in config_of(bundle, "inference.yaml"):
+        overrides = {"mode": "roi" if point else (mode or Mode.whole).value, **overrides}
+    elif mode or point:
+        raise MammogramError(bundle, "this bundle looks at whole images only", "Leave out --mode and --point")
+    try:
+        return Predictor(bundle, weights=weights, overrides=overrides)
+    except RuntimeError as error:
+        if not values:
+            raise
+        reason = f"it cannot be set up with {', '.join(values)}"
+        raise MammogramError(bundle, reason, "See its configs/inference.yaml") from error
 
 
 def _predict(predictor: Predictor, job: Job, given: dict[str, Any]) -> str:
