@@ -153,6 +153,7 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
                 path, "the transfer syntax is Deflated Explicit VR Little Endian", "Convert it with dcmconv +te"
             )
         dataset = read_partial(file, at_pixels, _LARGEST_VALUE, force=not preamble, specific_tags=TAGS)
+        _convert(path, dataset.file_meta)
         _convert(path, dataset)
     if "TransferSyntaxUID" not in dataset.file_meta and found:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if found[0].vr is None else ExplicitVRLittleEndian

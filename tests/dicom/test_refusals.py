@@ -172,6 +172,14 @@ def test_a_corrupted_file_is_refused_or_gives_an_image(make, tmp_path_factory, c
     assert pixels.max() <= 1
 
 
+def test_a_corrupted_file_meta_information_is_refused_by_name(make):
+    path = make()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x02\0\x02\0UI", b"\x02\0\x02\0U\0"))  # MediaStorageSOPClassUID's type
+    with pytest.raises(MammogramError, match="MediaStorageSOPClassUID is malformed|cannot be parsed"):
+        read_mammogram(path)
+
+
 def test_the_error_survives_the_way_back_from_a_worker(tmp_path):
     error = MammogramError(tmp_path, "reason", "Remedy")
     again = pickle.loads(pickle.dumps(error))
