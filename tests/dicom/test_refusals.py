@@ -176,7 +176,7 @@ def test_a_corrupted_file_meta_information_is_refused_by_name(make):
     path = make()
     content = path.read_bytes()
     path.write_bytes(content.replace(b"\x02\0\x02\0UI", b"\x02\0\x02\0U\0"))  # MediaStorageSOPClassUID's type
-    with pytest.raises(MammogramError, match="MediaStorageSOPClassUID is malformed|cannot be parsed"):
+    with pytest.raises(MammogramError, match=r"MediaStorageSOPClassUID is malformed|cannot be parsed"):
         read_mammogram(path)
 
 
