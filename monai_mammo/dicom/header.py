@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from pydicom.config import IGNORE, disable_value_validation
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.sequence import Sequence
@@ -56,6 +56,8 @@ _PIXELS = {Tag(0x7FE0, element) for element in (0x0008, 0x0009, 0x0010)}  # a le
 _LARGEST_VALUE = 2**20  # bytes; no attribute of ours is longer, and a hostile length must not reserve memory
 _LARGEST_MAGNIFICATION = 5.0
 _EXPORT_AGAIN = "Export or download the file again"
+_CORRECT = "Correct the attribute, or export again"
+_TEXTS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,10 +163,18 @@ def parse(path: Path, file: BinaryIO) -> tuple[FileDataset, PixelElement | None]
 
 
 def _convert(path: Path, dataset: Dataset) -> None:
-    """Make pydicom convert every value now, so that a malformed one is refused here and by its name."""
+    """Make pydicom convert every value now, so that a malformed one is refused here and by its name.
+
+    So is a number or an item where the dictionary has a text, or the reverse: nothing behind this looks for it.
+    """
     for tag in list(dataset.keys()):
-        with refusing(path, f"{keyword_for_tag(tag) or tag} is malformed", "Correct the attribute, or export again"):
-            value = dataset[tag].value
+        malformed = f"{keyword_for_tag(tag) or tag} is malformed"
+        with refusing(path, malformed, _CORRECT):
+            element = dataset[tag]
+            value = element.value
+        known = dictionary_VR(tag) if dictionary_has_tag(tag) else element.VR
+        if value is not None and any((known in kind) != (element.VR in kind) for kind in (_TEXTS, {"SQ"})):
+            raise MammogramError(path, f"{malformed} (it is of type {element.VR}, not {known})", _CORRECT)
         if isinstance(value, Sequence):
             for item in value:
                 _convert(path, item)

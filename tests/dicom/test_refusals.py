@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import encapsulate
 
 from monai_mammo.dicom import MammogramError, read_header, read_mammogram, read_mask, reader
@@ -177,6 +178,16 @@ def test_a_corrupted_file_meta_information_is_refused_by_name(make):
     content = path.read_bytes()
     path.write_bytes(content.replace(b"\x02\0\x02\0UI", b"\x02\0\x02\0U\0"))  # MediaStorageSOPClassUID's type
     with pytest.raises(MammogramError, match=r"MediaStorageSOPClassUID is malformed|cannot be parsed"):
+        read_mammogram(path)
+
+
+@pytest.mark.parametrize(("keyword", "vr"), [("PatientID", "US"), ("ViewPosition", "FD"), ("ViewCodeSequence", "US")])
+def test_an_attribute_of_another_type_is_refused_by_name(make, keyword, vr):
+    path = make()
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(tag_for_keyword(keyword), vr, 7)
+    dataset.save_as(path)
+    with pytest.raises(MammogramError, match=f"{keyword} is malformed"):
         read_mammogram(path)
 
 
