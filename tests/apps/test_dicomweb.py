@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import shutil
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,17 @@ import numpy as np
 import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lib import wado
+from lib.dicom_index import DicomIndex, read_instance
+from lib.dicom_json import metadata
+from lib.errors import RequestRefused
 from PIL import Image
 from pydicom.encaps import generate_pixel_data_frame
 from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.segmentation import read_segmentation, write_segmentation
 
 from .conftest import Server, blob, strip, write_dicom, write_png
@@ -321,9 +330,49 @@ def store(server: Server, path: str, dataset: pydicom.Dataset) -> Any:
     return server.http.post(path, content=body, headers=headers)
 
 
-def test_a_changed_folder_is_seen_and_an_unchanged_one_is_not_read_again(tmp_path: Path) -> None:
-    from lib.dicom_index import DicomIndex
+@pytest.mark.parametrize(
+    ("attribute", "damaged"),
+    [
+        (b"\x08\0\x30\0TM\x06\0", b"\x08\0\x30\0US\x05\0"),  # StudyTime: a number of five bytes
+        (b"\x20\0\x0d\0UI", b"\x20\0\x0d\0U\0"),  # StudyInstanceUID: no type that there is
+        (b"\x20\0\x62\0CS", b"\x20\0\x62\0US"),  # ImageLaterality: a number
+    ],
+)
+def test_a_damaged_object_stops_none_of_the_others(tmp_path: Path, attribute: bytes, damaged: bytes) -> None:
+    whole = write_dicom(tmp_path / "whole.dcm", blob()[0], patient=91)
+    dataset = pydicom.dcmread(whole)
+    dataset.StudyTime = "090000"
+    dataset.save_as(whole)
+    other = write_dicom(tmp_path / "other.dcm", blob()[0], patient=92)
+    content = whole.read_bytes()
+    assert attribute in content
+    whole.write_bytes(content.replace(attribute, damaged))
+    listed = DicomIndex(tmp_path).instances()
+    assert str(pydicom.dcmread(other).SOPInstanceUID) in listed
+    for instance in listed.values():
+        assert "00100020" in metadata(instance.path, instance.stamp, "")
 
+
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
+@settings(max_examples=80, deadline=None)
+def test_of_a_damaged_object_everything_is_sent_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[float, int]]
+) -> None:
+    path = write_dicom(tmp_path_factory.getbasetemp() / "damaged.dcm", blob()[0])
+    content = bytearray(path.read_bytes())
+    header = content.index(b"\xe0\x7f\x10\0")
+    for position, value in changes:
+        content[132 + int(position * (header - 132))] = value
+    path.write_bytes(content)
+    read_instance(path, (0, len(content)))
+    for sent in (wado.syntax_of, partial(wado.stored_frames, numbers=[1]), wado.uncompressed_object):
+        with suppress(RequestRefused):
+            sent(path)
+    with suppress(MammogramError):
+        metadata.__wrapped__(path, (0, 0), "")  # without its memory
+
+
+def test_a_changed_folder_is_seen_and_an_unchanged_one_is_not_read_again(tmp_path: Path) -> None:
     first = write_dicom(tmp_path / "first.dcm", blob()[0])
     index = DicomIndex(tmp_path)
     [known] = index.instances().values()

@@ -19,6 +19,8 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from monai_mammo.dicom.errors import MammogramError, refusing
+
 from .dicom_json import to_json
 from .errors import unknown
 from .images import OWN_FOLDER, image_files
@@ -155,11 +157,12 @@ class DicomIndex:
 def read_instance(path: Path, stamp: tuple[int, int]) -> Instance | None:
     """Read an object's header; None if the file is no DICOM object with identifiers."""
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-        attributes = to_json(dataset)
-        study, series, sop = (_uid(dataset, f"{level}InstanceUID") for level in ("Study", "Series", "SOP"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, EOFError) as error:
-        logger.warning("%s is left out of DICOMweb (%s)", path.name, type(error).__name__)
+        with refusing(path, "it cannot be read as DICOM", "Export it again"):
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            attributes = to_json(dataset)
+            study, series, sop = (_uid(dataset, f"{level}InstanceUID") for level in ("Study", "Series", "SOP"))
+    except MammogramError as error:
+        logger.warning("a file is left out of DICOMweb: %s", error.reason)
         return None
     return Instance(path, stamp, study, series, sop, attributes) if study and series and sop else None
 

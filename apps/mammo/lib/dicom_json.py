@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from monai_mammo.dicom.display import is_little_endian
-from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import describe
 from monai_mammo.dicom.plane import add_plane
 
@@ -41,12 +41,13 @@ def to_json(dataset: Dataset, bulk: str = "", prefix: str = "") -> dict[str, Any
     for raw in list(dataset.keys()):
         tag = f"{int(raw):08X}"
         try:
-            element = dataset[raw]
-            if not is_little_endian(dataset):
-                to_little_endian(element)
-            entry = _entry(element, bulk, f"{prefix}{tag}")
-            json.dumps(entry, allow_nan=False)
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError):
+            with refusing(tag, "its value makes no sense", "Correct it"):
+                element = dataset[raw]
+                if not is_little_endian(dataset):
+                    to_little_endian(element)
+                entry = _entry(element, bulk, f"{prefix}{tag}")
+                json.dumps(entry, allow_nan=False)
+        except MammogramError:
             continue
         if entry is not None:
             written[tag] = entry
@@ -80,20 +81,30 @@ def metadata(path: Path, stamp: tuple[int, int], bulk: str) -> dict[str, Any]:
         path: the file.
         stamp: changes with the file.
         bulk: see `to_json`.
+
+    Raises:
+        MammogramError: the file is damaged.
     """
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    try:
-        describe(path, dataset)
-        add_plane(dataset)
-    except MammogramError:
-        pass  # a segmentation, a report, or no image that could be laid somewhere: as it is
-    written = to_json(dataset, bulk)
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    with refusing(path, "the DICOM header is damaged", "Export it again"):
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        _lay(path, dataset)
+        written = to_json(dataset, bulk)
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     if syntax:
         written["00083002"] = {"vr": "UI", "Value": [syntax]}  # AvailableTransferSyntaxUID
     if "Rows" in dataset:
         written[_PIXELS] = {"vr": "OW", "BulkDataURI": f"{bulk}/{_PIXELS}"}
     return written
+
+
+def _lay(path: Path, dataset: FileDataset) -> None:
+    """Give a mammogram a place in space; a segmentation, a report, or what cannot be laid somewhere stays as it is."""
+    try:
+        with refusing(path, "its place cannot be told", "Correct the header"):
+            describe(path, dataset)
+            add_plane(dataset)
+    except MammogramError:
+        return
 
 
 def bulk_value(path: Path, tags: str) -> bytes:
@@ -104,16 +115,17 @@ def bulk_value(path: Path, tags: str) -> bytes:
     """
     if not TAG_PATH.fullmatch(tags):
         raise unknown("value", tags)
-    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=tags != _PIXELS)
     *way, last = tags.split(".")
     try:
-        for tag, number in zip(way[::2], way[1::2], strict=True):
-            dataset = dataset[int(tag, 16)].value[int(number) - 1]
-        element = dataset[int(last, 16)]
-        if not is_little_endian(dataset):
-            to_little_endian(element)
-        value = element.value
-    except (KeyError, IndexError, TypeError, ValueError):
+        with refusing(path, "the value cannot be read", "Look at the file"):
+            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=tags != _PIXELS)
+            for tag, number in zip(way[::2], way[1::2], strict=True):
+                dataset = dataset[int(tag, 16)].value[int(number) - 1]
+            element = dataset[int(last, 16)]
+            if not is_little_endian(dataset):
+                to_little_endian(element)
+            value = element.value
+    except MammogramError:
         raise unknown("value", tags) from None
     if not isinstance(value, bytes):
         raise unknown("binary value", tags)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
+
+from monai_mammo.dicom.errors import MammogramError
 
 from . import wado
 from .accept import Answer, choose
@@ -87,13 +90,14 @@ def _add_retrieve(router: APIRouter, index: DicomIndex) -> None:
         found = _found(index, request)
         accept = _accept(request)
         chosen = [(entry.path, choose(accept, "application/dicom", wado.syntax_of(entry.path))) for entry in found]
-        contents = ((_object_type(path, how), _object(path, how)) for path, how in chosen)
+        objects = _objects(chosen)
+        first = next(objects)
         if len(chosen) == 1 and not chosen[0][1].multipart:
-            return StreamingResponse(_object(*chosen[0]), media_type="application/dicom")
-        return _multipart("application/dicom", contents)
+            return StreamingResponse(first[1], media_type="application/dicom")
+        return _multipart("application/dicom", chain([first], objects))
 
     def retrieve_metadata(request: Request) -> Response:
-        return _json([_metadata(entry, root_of(request)) for entry in _found(index, request)])
+        return _json(_metadata(_found(index, request), root_of(request)))
 
     for path in _LEVELS:
         router.add_api_route(path, retrieve, methods=["GET"], summary="Retrieve objects", response_model=None)
@@ -193,9 +197,42 @@ def _accept(request: Request) -> str:
     return request.query_params.get("accept") or ",".join(request.headers.getlist("accept"))
 
 
-def _metadata(instance: Instance, root: str) -> dict[str, Any]:
-    place = f"{root}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
-    return metadata(instance.path, instance.stamp, f"{place}/bulkdata")
+def _metadata(instances: list[Instance], root: str) -> list[dict[str, Any]]:
+    """The headers of all that are not damaged.
+
+    Raises:
+        RequestRefused: there is none (422).
+    """
+    found, damaged = [], None
+    for instance in instances:
+        place = f"{root}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+        try:
+            found.append(metadata(instance.path, instance.stamp, f"{place}/bulkdata"))
+        except MammogramError as error:
+            damaged = error
+    if damaged and not found:
+        raise RequestRefused(422, damaged.reason, damaged.remedy, instances[0].path.name) from damaged
+    return found
+
+
+def _objects(chosen: list[tuple[Path, Answer]]) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """The type and the bytes of each that is not damaged; it is known before the first of its bytes is sent.
+
+    Raises:
+        RequestRefused: all are damaged.
+    """
+    damaged, sent = None, False
+    for path, how in chosen:
+        chunks = _object(path, how)
+        try:
+            first = next(chunks)
+        except RequestRefused as refused:
+            damaged = refused
+        else:
+            sent = True
+            yield _object_type(path, how), chain([first], chunks)
+    if damaged and not sent:
+        raise damaged
 
 
 def _object(path: Path, how: Answer) -> Iterator[bytes]:

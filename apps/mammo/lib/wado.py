@@ -40,10 +40,15 @@ _decoding = threading.BoundedSemaphore(max(2, available_cores()))
 
 
 def syntax_of(path: Path) -> UID:
-    """Transfer syntax of a file."""
-    header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-    found = ImplicitVRLittleEndian if header.is_implicit_VR else ExplicitVRLittleEndian
-    return UID(str(header.file_meta.get("TransferSyntaxUID", found)))
+    """Transfer syntax of a file.
+
+    Raises:
+        RequestRefused: it is damaged (422).
+    """
+    with _refusing(path):
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        found = ImplicitVRLittleEndian if header.is_implicit_VR else ExplicitVRLittleEndian
+        return UID(str(header.file_meta.get("TransferSyntaxUID", found)))
 
 
 def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
@@ -92,16 +97,17 @@ def uncompressed_frame(path: Path) -> bytes:
 def uncompressed_object(path: Path) -> bytes:
     """The whole object in explicit little endian; errors as `uncompressed_frame`."""
     pixels = uncompressed_frame(path)
-    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-    if not is_little_endian(dataset):
-        for element in dataset.iterall():
-            to_little_endian(element)
-    dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.is_little_endian, dataset.is_implicit_VR = True, False
-    written = io.BytesIO()
-    dataset.save_as(written, write_like_original=False)
-    return written.getvalue()
+    with _refusing(path):
+        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        if not is_little_endian(dataset):
+            for element in dataset.iterall():
+                to_little_endian(element)
+        dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.is_little_endian, dataset.is_implicit_VR = True, False
+        written = io.BytesIO()
+        dataset.save_as(written, write_like_original=False)
+        return written.getvalue()
 
 
 def file_chunks(path: Path) -> Iterator[bytes]:
@@ -148,8 +154,13 @@ def _decoded(path: Path) -> tuple[FileDataset, np.ndarray]:
 def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
+    except RequestRefused:
+        raise
     except MammogramError as error:
         raise RequestRefused(422, error.reason, error.remedy, path.name) from error
+    except Exception as error:  # noqa: BLE001 - pydicom's converters raise whatever a damaged value makes them
+        reason = f"the object is damaged ({type(error).__name__})"
+        raise RequestRefused(422, reason, "Export the file again", path.name) from None
 
 
 def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:
