@@ -22,6 +22,7 @@ from lib import wado
 from lib.dicom_index import DicomIndex, read_instance
 from lib.dicom_json import metadata
 from lib.errors import RequestRefused
+from lib.stow import Store
 from PIL import Image
 from pydicom.encaps import generate_pixel_data_frame
 from pydicom.uid import ExplicitVRBigEndian, generate_uid
@@ -370,6 +371,9 @@ def test_of_a_damaged_object_everything_is_sent_or_refused(
             sent(path)
     with suppress(MammogramError):
         metadata.__wrapped__(path, (0, 0), "")  # without its memory
+    store = Store(DicomIndex(path.parent / "nothing"))
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + bytes(content) + b"\r\n--x--\r\n"
+    assert store.take(body, "multipart/related; boundary=x", None, "")[0] == 409
 
 
 def test_a_changed_folder_is_seen_and_an_unchanged_one_is_not_read_again(tmp_path: Path) -> None:

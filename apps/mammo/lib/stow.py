@@ -13,10 +13,9 @@ import threading
 from typing import Any
 
 import pydicom
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.files import replacing
 
 from .dicom_index import RECEIVED, UID_PATTERN, DicomIndex
@@ -29,6 +28,7 @@ MOST_RECEIVED = 2 * 2**30
 """Bytes of stored objects after which no more are taken."""
 # Failure reasons of PS3.4 CC.2.3 and PS3.18 I.2.
 _NO_DICOM, _NOT_THIS_CLASS, _DIFFERENT_ONE_HERE, _NO_ROOM, _OTHER_STUDY = 0xC000, 0x0122, 0x0111, 0xA700, 0xA900
+_IDENTIFIERS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class Store:
@@ -59,14 +59,15 @@ class Store:
         """
         kept, failed = [], []
         for part in parts(body, content_type):
-            dataset, problem = self._keep(part, study)
+            uids = _uids(part)
+            problem = self._keep(part, uids, study) if uids else _NO_DICOM
             item = {
-                "00081150": {"vr": "UI", "Value": [str(dataset.get("SOPClassUID", ""))]},
-                "00081155": {"vr": "UI", "Value": [str(dataset.get("SOPInstanceUID", ""))]},
+                "00081150": {"vr": "UI", "Value": [uids.get("SOPClassUID", "")]},
+                "00081155": {"vr": "UI", "Value": [uids.get("SOPInstanceUID", "")]},
             }
             if problem is None:
-                place = f"{root}/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
-                address = f"{place}/instances/{dataset.SOPInstanceUID}"
+                place = f"{root}/studies/{uids['StudyInstanceUID']}/series/{uids['SeriesInstanceUID']}"
+                address = f"{place}/instances/{uids['SOPInstanceUID']}"
                 kept.append({**item, "00081190": {"vr": "UR", "Value": [address]}})
             else:
                 failed.append({**item, "00081197": {"vr": "US", "Value": [problem]}})
@@ -78,31 +79,36 @@ class Store:
             self.index.look_again()
         return (200 if not failed else 202 if kept else 409), answer
 
-    def _keep(self, part: bytes, study: str | None) -> tuple[Dataset, int | None]:
-        """Keep one object; what was read of it, and the failure reason if it was not kept."""
-        try:
-            dataset = pydicom.dcmread(io.BytesIO(part), stop_before_pixels=True)
-            found = {name: str(dataset.get(f"{name}InstanceUID", "")) for name in ("Study", "Series", "SOP")}
-        except (InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OSError):
-            return Dataset(), _NO_DICOM
-        if not all(UID_PATTERN.fullmatch(uid) and UID(uid).is_valid for uid in found.values()):
-            return Dataset(), _NO_DICOM
-        if str(dataset.get("SOPClassUID", "")) not in (*SEGMENTATIONS, *REPORTS):
-            return dataset, _NOT_THIS_CLASS
+    def _keep(self, part: bytes, uids: dict[str, str], study: str | None) -> int | None:
+        """Keep one object; the failure reason if it was not kept."""
+        own, sop = uids["StudyInstanceUID"], uids["SOPInstanceUID"]
+        if uids["SOPClassUID"] not in (*SEGMENTATIONS, *REPORTS):
+            return _NOT_THIS_CLASS
         instances = self.index.instances()
-        if study not in (None, found["Study"]) or all(entry.study != found["Study"] for entry in instances.values()):
-            return dataset, _OTHER_STUDY
+        if study not in (None, own) or all(entry.study != own for entry in instances.values()):
+            return _OTHER_STUDY
         with self._lock:
-            target = self.folder / f"{found['SOP']}.dcm"
-            former = target if target.exists() else getattr(instances.get(found["SOP"]), "path", None)
+            target = self.folder / f"{sop}.dcm"
+            former = target if target.exists() else getattr(instances.get(sop), "path", None)
             if former is not None:
                 same = hashlib.sha256(former.read_bytes()).digest() == hashlib.sha256(part).digest()
-                return dataset, None if same else _DIFFERENT_ONE_HERE
+                return None if same else _DIFFERENT_ONE_HERE
             if len(part) + sum(entry.stat().st_size for entry in self.folder.glob("*")) > MOST_RECEIVED:
-                return dataset, _NO_ROOM
+                return _NO_ROOM
             with replacing(target) as partial:
                 partial.write_bytes(part)
-        return dataset, None
+        return None
+
+
+def _uids(part: bytes) -> dict[str, str]:
+    """The unique identifiers of an object by keyword; none if it is damaged or they are not unique identifiers."""
+    try:
+        with refusing("the object", "it is damaged", "Send it again"):
+            dataset = pydicom.dcmread(io.BytesIO(part), stop_before_pixels=True)
+            found = {keyword: str(dataset.get(keyword, "")) for keyword in _IDENTIFIERS}
+    except MammogramError:
+        return {}
+    return found if all(UID_PATTERN.fullmatch(uid) and UID(uid).is_valid for uid in found.values()) else {}
 
 
 def parts(body: bytes, content_type: str) -> list[bytes]:
