@@ -24,6 +24,7 @@ LABEL_NAMES: Mapping[str, dict[str, str]] = {
     "segmentation": {"0": "background", "1": "tumour"},
 }
 """What the values of a label mean, by task."""
+_MAKE = "Make it with `monai-mammo prepare`, or see the README for its form"
 _CORRECT = "Correct the datalist or restore the file"
 _LABELS: Mapping[Task, tuple[Callable[[Any], bool], str]] = {
     "quality": (lambda label: type(label) is int and label in (0, 1), "Write 0 for complete, 1 for incomplete"),
@@ -114,15 +115,11 @@ def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = Non
             does not exist, or an entry lacks what the task needs.
     """
     file = Path(dataset_dir) / "dataset.json"
-    remedy = "Make it with `monai-mammo prepare`, or see the README for its form"
     if not file.is_file():
-        raise MammogramError(file, "there is no datalist here", remedy)
-    try:
-        document = json.loads(file.read_text())
-    except ValueError as error:
-        raise MammogramError(file, f"it is no JSON ({error})", remedy) from error
+        raise MammogramError(file, "there is no datalist here", _MAKE)
+    document = _document(file)
     if not isinstance(document, dict) or not isinstance(document.get(section), list) or not document[section]:
-        raise MammogramError(file, f"it has no entries under '{section}'", remedy)
+        raise MammogramError(file, f"it has no entries under '{section}'", _MAKE)
     loaded = []
     for number, entry in enumerate(document[section]):
         where = f"{section}[{number}]"
@@ -132,6 +129,24 @@ def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = Non
             _require(entry, file, where, task, labelled=section != "originals")
         loaded.append(_existing(entry, file, where))
     return loaded
+
+
+def sections_of_patients(files: Iterable[Path]) -> dict[str, str]:
+    """Every patient's section in datalists; of several, training: who has been learnt from must not judge.
+
+    Raises:
+        MammogramError: one of the files is no such list.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        document = _document(file)
+        try:
+            listed = [(str(entry["patient"]), section) for section in SECTIONS for entry in document[section]]
+        except (KeyError, TypeError):
+            raise MammogramError(file, "its entries do not all name a patient", _CORRECT) from None
+        for patient, section in listed:
+            found[patient] = min(section, found.get(patient, section), key=SECTIONS.index)
+    return found
 
 
 def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
@@ -153,6 +168,13 @@ def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
     if not files:
         raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms")
     return [{"image": str(file)} for file in files]
+
+
+def _document(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise MammogramError(file, f"it is no JSON ({error})", _MAKE) from error
 
 
 def _relative(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
