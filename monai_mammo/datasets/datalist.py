@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +102,9 @@ def write_sections(
     return folder / "dataset.json"
 
 
-def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = None) -> list[dict[str, Any]]:
+def load_datalist(
+    dataset_dir: str | Path, section: str, task: Task | None = None, *, whole: bool = False
+) -> list[dict[str, Any]]:
     """Entries of one section of `dataset_dir/dataset.json`, with absolute paths, checked before anything is trained.
 
     Args:
@@ -109,10 +112,11 @@ def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = Non
         section: one of its lists.
         task: what the entries are to train or to judge: each then has a `patient` and, but among the `originals`, a
             label, 0 or 1 for quality, the mask's file for segmentation. None asks for images only.
+        whole: the network sees whole mammograms: an image may have one entry only, with one mask of all its lesions.
 
     Raises:
         MammogramError: the file is absent or no datalist, the section is absent or empty, a file that an entry names
-            does not exist, or an entry lacks what the task needs.
+            does not exist, an entry lacks what the task needs, or an image has several entries in mode `whole`.
     """
     file = Path(dataset_dir) / "dataset.json"
     if not file.is_file():
@@ -128,6 +132,13 @@ def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = Non
         if task is not None:
             _require(entry, file, where, task, labelled=section != "originals")
         loaded.append(_existing(entry, file, where))
+    several = sum(count > 1 for count in Counter(entry["image"] for entry in loaded).values())
+    if whole and several:
+        raise MammogramError(
+            file,
+            f"{several} image(s) of {section} have several entries; mode whole wants one mask per image",
+            "Unite an image's masks into one, take the list segmentation_whole, or leave out --mode whole",
+        )
     return loaded
 
 
