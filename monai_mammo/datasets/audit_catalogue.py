@@ -199,7 +199,8 @@ CHECKS: Mapping[str, Check] = {
         "Classes or groups out of balance",
         "A class that is rare or absent in a split makes its metrics uncertain or undefined. From one class nothing is "
         "learnt, and by one class no model can be chosen.",
-        "Read the metrics by class; weight the loss, or split again so that each split has all classes.",
+        "Read the metrics by class; weight the loss, or split again so that each split has all classes: a table with "
+        "another `--seed`, with the sections in a column `section`, or with more patients of the rare class.",
     ),
     "prepared": Check(
         "Left out or repaired by the preparation",
