@@ -74,7 +74,9 @@ def _entries(task: Task, table: Path) -> Iterator[Entry]:
 
 def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
     if lacking := [name for name in REQUIRED if name not in row]:
-        raise MammogramError(table, f"{where} has no {', '.join(lacking)}", "Fill in every row, or leave it out")
+        normal = "; a normal image (for mode whole) has a mask without any pixel set"
+        hint = normal if task == "segmentation" and "label" in lacking else ""
+        raise MammogramError(table, f"{where} has no {', '.join(lacking)}", f"Fill in every row, or leave it out{hint}")
     entry: Entry = {**row, "image": _file(table, where, row["image"])}
     if task == "segmentation":
         return {**entry, "label": _file(table, where, row["label"])}

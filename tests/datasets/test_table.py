@@ -89,6 +89,19 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, rows
     assert not (tmp_path / "out").exists()
 
 
+def test_a_normal_image_takes_an_empty_mask_and_a_table_without_one_says_so(tmp_path: Path) -> None:
+    rows = [f'"image, {number}.png","mask, {number}.png",P{number}' for number in range(1, PATIENTS)]
+    head = "image,label,patient"
+    table = written(tmp_path, [head, '"image, 0.png",,P0', *rows])
+    with pytest.raises(MammogramError, match=r"line 2 has no label.*a mask without any pixel set"):
+        datalist_of_table("segmentation", table, tmp_path / "out")
+    table = written(tmp_path, [head, '"image, 0.png","empty.png",P0', *rows])
+    Image.new("L", (30, 40)).save(tmp_path / "empty.png")
+    datalist_of_table("segmentation", table, tmp_path / "out")
+    found = sections(tmp_path / "out", "segmentation")
+    assert "empty.png" in {Path(entry["label"]).name for entries in found.values() for entry in entries}
+
+
 def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
     table = written(tmp_path, ["image,label,patient", "Müller.png,0,A"], "latin-1")
     with pytest.raises(MammogramError, match=r"cannot be read as a table.*UTF-8"):
