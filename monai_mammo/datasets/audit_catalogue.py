@@ -78,6 +78,14 @@ CHECKS: Mapping[str, Check] = {
         "seen the patients.",
         "Use only the lists' own splits, or prepare all lists with the same seed.",
     ),
+    "patient-header": Check(
+        "One patient under several names",
+        "Images of one patient by their DICOM headers (PatientID) have different `patient`s in the datalist. Across "
+        "splits, validation or test results come out better than they are; within one, intervals come out too narrow. "
+        "A PatientID that all images of the list share is nobody's, and is not asked.",
+        "Give all images of a patient the same `patient` and split again. If the headers hold a placeholder, nothing "
+        "has to be done.",
+    ),
     "no-patient": Check(
         "Entries without a patient",
         "Without it nobody can tell whether images of one patient are on two sides of the split; training refuses it.",
@@ -191,7 +199,8 @@ CHECKS: Mapping[str, Check] = {
         "Classes or groups out of balance",
         "A class that is rare or absent in a split makes its metrics uncertain or undefined. From one class nothing is "
         "learnt, and by one class no model can be chosen.",
-        "Read the metrics by class; weight the loss, or split again so that each split has all classes.",
+        "Read the metrics by class; weight the loss, or split again so that each split has all classes: a table with "
+        "another `--seed`, with the sections in a column `section`, or with more patients of the rare class.",
     ),
     "prepared": Check(
         "Left out or repaired by the preparation",

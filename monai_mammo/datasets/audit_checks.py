@@ -27,6 +27,7 @@ def check_list(data: DataList, measures: Measures) -> Iterator[Finding]:
     yield from data.faults
     yield from _splits(data)
     yield from _patients(data)
+    yield from _namesakes(data, measures)
     yield from _repeated(data)
     yield from _files(data, measures)
     yield from _images(data, measures)
@@ -91,6 +92,23 @@ def _patients(data: DataList) -> Iterator[Finding]:
             yield Finding(
                 "patient-splits", "error", f"patient {patient} (entries in {where})", _unique(concerned), (data.name,)
             )
+
+
+def _namesakes(data: DataList, measures: Measures) -> Iterator[Finding]:
+    """Patients of the datalist who are one by the headers. Copies of an image are a finding of their own."""
+    images: dict[str, dict[str, Item]] = defaultdict(dict)
+    for item, measure in _measured(data, measures):
+        if measure.patient and item.text("patient"):
+            images[measure.patient].setdefault(measure.digest, item)
+    if len(images) < 2:  # one for everybody is a placeholder
+        return
+    for items in (list(of_patient.values()) for of_patient in images.values()):
+        names, counts = {item.text("patient") for item in items}, Counter(item.section for item in items)
+        if len(names) > 1:
+            where = ", ".join(f"{section}: {count}" for section, count in counts.items())
+            detail = f"{len(names)} patients of the datalist are one by the headers (images in {where})"
+            severity: Severity = "error" if len(counts) > 1 else "warning"
+            yield Finding("patient-header", severity, detail, _unique(items), (data.name,))
 
 
 def _repeated(data: DataList) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""What the audit measures on one image and its masks: the only step that decodes. Judges nothing, sees no patient.
+"""What the audit measures on one image and its masks: the only step that decodes. Judges nothing.
 
 A job is one image file with every mask that a datalist gives it, so that each file is decoded once; it and its result
-cross process borders, and of the pixels only a thumbnail and two signatures stay.
+cross process borders; of the pixels only a thumbnail and two signatures stay, of the patient a pseudonym.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from scipy.ndimage import label as connected_components
 from torch.nn.functional import adaptive_avg_pool2d
 
 from monai_mammo.datasets.exposure import chest_side
+from monai_mammo.datasets.folder import patient_of, pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import Mammogram, read_mammogram, read_mask
 from monai_mammo.regions import bounding_box, breast_mask, reduced
@@ -74,6 +75,8 @@ class Measure:
     spacing: tuple[float, float] | None = None
     laterality: str = ""
     view: str = ""
+    patient: str = ""
+    """Pseudonym of the header's patient; empty where the header does not tell patients apart. Written nowhere."""
     burned_in: bool = False
     """The header declares burned-in annotation."""
     blank: bool = False
@@ -179,6 +182,7 @@ def _header(mammogram: Mammogram) -> dict[str, Any]:
         "spacing": mammogram.spacing,
         "laterality": mammogram.laterality or "",
         "view": mammogram.view or "",
+        "patient": pseudonym(identifier) if (identifier := patient_of(mammogram)) else "",
         "burned_in": mammogram.burned_in_annotation is True,
     }
 

@@ -78,6 +78,8 @@ def prepare(
 ) -> None:
     """Turn a data set into the bundles' datalists. Run again, it goes on where it was interrupted.
 
+    Patients stay in the section that an earlier run gave them; those who were added since are dealt to the shares.
+
     Exit status 1 if the audit finds errors, as it does in the paper's protocol: what was made is there, but leaks or
     holds what a network should not learn.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ LABEL_NAMES: Mapping[str, dict[str, str]] = {
     "segmentation": {"0": "background", "1": "tumour"},
 }
 """What the values of a label mean, by task."""
+_MAKE = "Make it with `monai-mammo prepare`, or see the README for its form"
 _CORRECT = "Correct the datalist or restore the file"
 _LABELS: Mapping[Task, tuple[Callable[[Any], bool], str]] = {
     "quality": (lambda label: type(label) is int and label in (0, 1), "Write 0 for complete, 1 for incomplete"),
@@ -100,7 +102,9 @@ def write_sections(
     return folder / "dataset.json"
 
 
-def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = None) -> list[dict[str, Any]]:
+def load_datalist(
+    dataset_dir: str | Path, section: str, task: Task | None = None, *, whole: bool = False
+) -> list[dict[str, Any]]:
     """Entries of one section of `dataset_dir/dataset.json`, with absolute paths, checked before anything is trained.
 
     Args:
@@ -108,21 +112,18 @@ def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = Non
         section: one of its lists.
         task: what the entries are to train or to judge: each then has a `patient` and, but among the `originals`, a
             label, 0 or 1 for quality, the mask's file for segmentation. None asks for images only.
+        whole: the network sees whole mammograms: an image may have one entry only, with one mask of all its lesions.
 
     Raises:
         MammogramError: the file is absent or no datalist, the section is absent or empty, a file that an entry names
-            does not exist, or an entry lacks what the task needs.
+            does not exist, an entry lacks what the task needs, or an image has several entries in mode `whole`.
     """
     file = Path(dataset_dir) / "dataset.json"
-    remedy = "Make it with `monai-mammo prepare`, or see the README for its form"
     if not file.is_file():
-        raise MammogramError(file, "there is no datalist here", remedy)
-    try:
-        document = json.loads(file.read_text())
-    except ValueError as error:
-        raise MammogramError(file, f"it is no JSON ({error})", remedy) from error
+        raise MammogramError(file, "there is no datalist here", _MAKE)
+    document = _document(file)
     if not isinstance(document, dict) or not isinstance(document.get(section), list) or not document[section]:
-        raise MammogramError(file, f"it has no entries under '{section}'", remedy)
+        raise MammogramError(file, f"it has no entries under '{section}'", _MAKE)
     loaded = []
     for number, entry in enumerate(document[section]):
         where = f"{section}[{number}]"
@@ -131,7 +132,32 @@ def load_datalist(dataset_dir: str | Path, section: str, task: Task | None = Non
         if task is not None:
             _require(entry, file, where, task, labelled=section != "originals")
         loaded.append(_existing(entry, file, where))
+    several = sum(count > 1 for count in Counter(entry["image"] for entry in loaded).values())
+    if whole and several:
+        raise MammogramError(
+            file,
+            f"{several} image(s) of {section} have several entries; mode whole wants one mask per image",
+            "Unite an image's masks into one, take the list segmentation_whole, or leave out --mode whole",
+        )
     return loaded
+
+
+def sections_of_patients(files: Iterable[Path]) -> dict[str, str]:
+    """Every patient's section in datalists; of several, training: who has been learnt from must not judge.
+
+    Raises:
+        MammogramError: one of the files is no such list.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        document = _document(file)
+        try:
+            listed = [(str(entry["patient"]), section) for section in SECTIONS for entry in document[section]]
+        except (KeyError, TypeError):
+            raise MammogramError(file, "its entries do not all name a patient", _CORRECT) from None
+        for patient, section in listed:
+            found[patient] = min(section, found.get(patient, section), key=SECTIONS.index)
+    return found
 
 
 def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
@@ -153,6 +179,13 @@ def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
     if not files:
         raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms")
     return [{"image": str(file)} for file in files]
+
+
+def _document(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise MammogramError(file, f"it is no JSON ({error})", _MAKE) from error
 
 
 def _relative(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, write_datalist, write_sections
+from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, sections_of_patients, write_datalist, write_sections
 from monai_mammo.datasets.lesions import MARGIN
 from monai_mammo.datasets.pieces import Entry, Subject
 from monai_mammo.datasets.pool import run
@@ -113,6 +113,8 @@ def prepare(
 ) -> Prepared:
     """Make a data set's datalists; a second run redoes only what is missing or was made from other files or options.
 
+    Patients stay in the section where an earlier run put them, whatever patients were added; these alone are dealt.
+
     Lists of protocol `patient`: `segmentation_roi` (an entry a lesion, with mask and box, the image whole),
     `segmentation_whole` (an entry an image, its label all its lesions), `segmentation_crops` (an entry a lesion, cut
     out; `region` and `source_size` lead back, see `lesions.place`) and `quality` (complete and incomplete samples),
@@ -152,9 +154,10 @@ def prepare(
     prepared, kept = Prepared(out), [image for image in images if image.image not in gone]
     if task is None and tasks == ("quality",):
         prepared.remarks["segmentation"] = "no lesion is outlined; only quality was made"
-    splits = patient_split(images, seed)
+    settled = _sections(plan) if earlier else {}
+    splits = patient_split(images, seed, kept=settled)
     made = _made(plan, kept, splits, processes, progress)
-    better = _without_gaps(kept, made, splits, seed) if protocol == "patient" else splits
+    better = _without_gaps(kept, made, splits, seed, settled) if protocol == "patient" else splits
     if better != splits:
         splits = better
         made = _made(plan, kept, splits, processes, progress)
@@ -222,6 +225,13 @@ def _earlier(plan: _Plan) -> dict[str, Any]:
     return earlier
 
 
+def _sections(plan: _Plan) -> dict[str, str]:
+    """The sections that an earlier run gave its patients: one who changed sides would judge what it has trained."""
+    names = [name for task in TASKS for name in _LISTS[task]]
+    files = [plan.out / name / "dataset.json" for name in names]
+    return sections_of_patients(file for file in files if file.is_file())
+
+
 def _subjects(
     plan: _Plan, images: Sequence[SourceImage], splits: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Subject]]:
@@ -253,7 +263,11 @@ def _made(
 
 
 def _without_gaps(
-    images: Sequence[SourceImage], made: Mapping[str, _Collected], splits: dict[str, list[str]], seed: int
+    images: Sequence[SourceImage],
+    made: Mapping[str, _Collected],
+    splits: dict[str, list[str]],
+    seed: int,
+    settled: Mapping[str, str],
 ) -> dict[str, list[str]]:
     """The splits, or those of the patients with usable images, if that leaves fewer sections of the lists empty.
 
@@ -269,7 +283,7 @@ def _without_gaps(
     if not lists or not gaps(splits):
         return splits
     usable = [image for image in images if image.patient in set.union(*lists)]
-    better = patient_split(usable, seed, set.intersection(*lists))
+    better = patient_split(usable, seed, set.intersection(*lists), settled)
     return better if gaps(better) < gaps(splits) else splits
 
 

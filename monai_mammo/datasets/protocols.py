@@ -29,7 +29,12 @@ PAPER_QUALITY = (325, 500)
 """Originals of paper A, and how many complete and how many incomplete images it draws of what it makes of them."""
 
 
-def patient_split(images: Iterable[SourceImage], seed: int, first: Iterable[str] | None = None) -> dict[str, list[str]]:
+def patient_split(
+    images: Iterable[SourceImage],
+    seed: int,
+    first: Iterable[str] | None = None,
+    kept: Mapping[str, str] | None = None,
+) -> dict[str, list[str]]:
     """Every patient's section: one assignment for all datalists of a data set.
 
     Where the data set has an official split, its test patients are the test section and 15 % of the others the
@@ -41,6 +46,7 @@ def patient_split(images: Iterable[SourceImage], seed: int, first: Iterable[str]
         images: all that the data set lists, usable or not, so that the answer does not depend on the task.
         seed: of the assignment.
         first: patients who are spread by the same shares in place of those with lesions.
+        kept: sections of patients who have one already; only an official test side moves them.
 
     Returns:
         the sorted patients of every section.
@@ -49,11 +55,15 @@ def patient_split(images: Iterable[SourceImage], seed: int, first: Iterable[str]
     test = {image.patient for image in images if image.split == "test"}
     others = {image.patient for image in images} - test
     fractions = OFFICIAL_FRACTIONS if test or len(others) < len(FRACTIONS) else FRACTIONS
+    kept = kept or {}
+    beyond = {patient for patient in others if kept.get(patient, "training") not in fractions}
+    test, others = test | beyond, others - beyond
     if len(others) < len(fractions):
-        return {"training": sorted(others), "validation": [], "test": sorted(test)}
+        one = {name: [patient for patient in others if kept.get(patient, "training") == name] for name in fractions}
+        return {**one, "test": sorted(test)}
     if first is None:
         first = {image.patient for image in images if image.lesions}
-    return {"test": sorted(test), **split_patients(others, fractions, seed, first)}
+    return {"test": sorted(test), **split_patients(others, fractions, seed, first, kept)}
 
 
 def leaking(images: Iterable[SourceImage]) -> list[SourceImage]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, Task, write_dat
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.errors import MammogramError, refusing
 
+_ATTEMPTS = 20  # deals from the seed on, of which the first that leaves no section without a label is taken
 REQUIRED = ("image", "label", "patient")
 Entry = dict[str, Any]
 
@@ -25,7 +27,7 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
     """Write `out/dataset.json` from a table.
 
     Patients are dealt 70 / 10 / 20, those with an incomplete image by the same shares, unless the table has a column
-    `section`.
+    `section`. If that leaves a section without a label, further deals follow, at last with larger shares held out.
 
     Args:
         task: what its labels are.
@@ -72,7 +74,9 @@ def _entries(task: Task, table: Path) -> Iterator[Entry]:
 
 def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
     if lacking := [name for name in REQUIRED if name not in row]:
-        raise MammogramError(table, f"{where} has no {', '.join(lacking)}", "Fill in every row, or leave it out")
+        normal = "; a normal image (for mode whole) has a mask without any pixel set"
+        hint = normal if task == "segmentation" and "label" in lacking else ""
+        raise MammogramError(table, f"{where} has no {', '.join(lacking)}", f"Fill in every row, or leave it out{hint}")
     entry: Entry = {**row, "image": _file(table, where, row["image"])}
     if task == "segmentation":
         return {**entry, "label": _file(table, where, row["label"])}
@@ -93,11 +97,36 @@ def _file(table: Path, where: str, name: str) -> str:
 
 
 def _dealt(table: Path, entries: list[Entry], seed: int) -> dict[str, list[str]]:
-    incomplete = {entry["patient"] for entry in entries if entry["label"] == 1}
     try:
-        return split_patients([entry["patient"] for entry in entries], seed=seed, first=incomplete)
+        deals = list(_deals(entries, seed))
     except ValueError as error:
         raise MammogramError(table, str(error), "Add patients, or write a column `section`") from error
+    return next((splits for splits in deals if not _lack_a_label(entries, splits)), deals[0])
+
+
+def _deals(entries: list[Entry], seed: int) -> Iterator[dict[str, list[str]]]:
+    """Splits, the preferred ones first: by the shares, then with the patients of one label dealt by themselves.
+
+    The latter leave no section without such a patient, and make validation and test larger than their shares.
+    """
+    patients = {entry["patient"] for entry in entries}
+    incomplete, complete = ({entry["patient"] for entry in entries if entry["label"] == label} for label in (1, 0))
+    for attempt in range(seed, seed + _ATTEMPTS):
+        yield split_patients(patients, seed=attempt, first=incomplete)
+    for some in (incomplete, complete):
+        kinds = some, patients - some
+        if min(map(len, kinds)) >= len(SECTIONS):
+            apart = [split_patients(kind, seed=seed) for kind in kinds]
+            yield {section: [patient for dealt in apart for patient in dealt[section]] for section in SECTIONS}
+
+
+def _lack_a_label(entries: list[Entry], splits: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a section has not all labels: what learns from one class, or is chosen by one, has learnt nothing."""
+    of_patient: dict[str, set[Any]] = defaultdict(set)
+    for entry in entries:
+        of_patient[entry["patient"]].add(entry["label"])
+    seen = [set().union(*(of_patient[patient] for patient in side)) for side in splits.values()]
+    return any(labels != set().union(*seen) for labels in seen)
 
 
 def _given(table: Path, entries: list[Entry]) -> dict[str, list[str]]:

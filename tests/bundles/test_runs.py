@@ -289,6 +289,18 @@ def test_an_entry_without_a_patient_is_named_before_anything_runs(case, bundle, 
             train(case, bundle, folder, epochs=1)
 
 
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+def test_mode_whole_refuses_an_entry_a_lesion_before_anything_runs(root, phantoms, tmp_path, section):
+    case, folder = CASES["whole"], shutil.copytree(phantoms, tmp_path / "phantoms") / "segmentation_whole"
+    document = json.loads((folder / "dataset.json").read_text())
+    document[section].append(document[section][0])
+    (folder / "dataset.json").write_text(json.dumps(document))
+    files = ["train.yaml", "evaluate.yaml"] if section == "test" else ["train.yaml"]
+    run_id, values = "evaluating" if section == "test" else "training", {**case.values, **SMALL}
+    with raises_cause(MammogramError, match=rf"1 image\(s\) of {section} have several entries"):
+        run_config(copy_of(root / "bundles" / case.bundle, tmp_path), files, run_id, dataset_dir=str(folder), **values)
+
+
 def test_a_mask_of_another_size_is_named(case, bundle, phantoms, tmp_path):
     if case.datalist == "quality":
         pytest.skip("the quality task has no masks")

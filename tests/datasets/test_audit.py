@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from monai_mammo.cli import app
@@ -70,6 +71,15 @@ def test_a_users_own_datalist_is_audited(clean, tmp_path):
     errors = [finding.detail for finding in result.findings if finding.severity == "error"]
     assert errors == ["1 entries", "validation has no entry", "training: no label 0"]
     assert [data.name for data in result.lists] == [tmp_path.name]
+
+
+def test_a_placeholder_in_place_of_every_patient_id_makes_no_leak(clean, tmp_path):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    for file in tmp_path.rglob("*.dcm"):
+        dataset = dcmread(file)
+        dataset.PatientID = "DEID-1"
+        dataset.save_as(file)
+    assert "patient-header" not in {finding.check for finding in audit(damage.out, processes=0).findings}
 
 
 def test_unreadable_datalists_are_named(tmp_path):

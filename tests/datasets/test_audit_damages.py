@@ -90,6 +90,23 @@ def nameless_patient(d):
     return {d.relative(entry)}
 
 
+def one_name_an_image(d):
+    """As in a table that numbers its images: the split then leaks."""
+    patient = d.entry()["patient"]
+    entries = [entry for entry in d.document["training"] if entry["patient"] == patient]
+    d.document["training"].remove(entries[0])
+    d.document["test"].append(entries[0])
+    for number, entry in enumerate(entries):
+        entry["patient"] = f"image {number}"
+    return {d.relative(entry) for entry in entries}
+
+
+def one_name_written_in_two_ways(d):
+    patient = d.entry()["patient"]
+    d.entry()["patient"] = patient.upper()
+    return {d.relative(entry) for entry in d.document["training"] if entry["patient"].lower() == patient}
+
+
 def repeated_entry(d):
     d.document["training"].append(dict(d.entry()))
     return {d.relative(d.entry())}
@@ -244,6 +261,8 @@ DAMAGES = [
     ("quality", saved_mirrored, "near-duplicate", "warning"),
     ("quality", patient_in_two_splits, "patient-splits", "error"),
     ("quality", nameless_patient, "no-patient", "error"),
+    ("quality", one_name_an_image, "patient-header", "error"),
+    ("quality", one_name_written_in_two_ways, "patient-header", "warning"),
     ("quality", repeated_entry, "repeated", "warning"),
     ("segmentation_roi", empty_mask, "mask-empty", "error"),
     ("segmentation_roi", mask_in_the_air, "mask-outside", "error"),

@@ -97,6 +97,19 @@ def test_an_entry_that_its_task_cannot_use_is_named_with_its_remedy(tmp_path, ta
         load_datalist(tmp_path, "training", task)
 
 
+def test_mode_whole_refuses_an_entry_a_lesion_and_mode_roi_takes_it(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    listed = [
+        {"image": image, "label": f"{mask}.png", "patient": "A"}
+        for image, mask in (("a.png", "b"), ("./a.png", "c"), ("d.png", "b"))
+    ]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed}))
+    assert len(load_datalist(tmp_path, "training", "segmentation")) == 3
+    with pytest.raises(MammogramError, match=r"1 image\(s\) of training have several entries; mode whole"):
+        load_datalist(tmp_path, "training", "segmentation", whole=True)
+
+
 def test_originals_need_no_label(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "dataset.json").write_text(json.dumps({"originals": [{"image": "a.png", "patient": 7}]}))

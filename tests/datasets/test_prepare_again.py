@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from monai_mammo.datasets import cdd_cesm
+from monai_mammo.datasets.datalist import sections_of_patients
 from monai_mammo.datasets.pool import DIED, run
 from monai_mammo.datasets.prepare import prepare
 from monai_mammo.dicom.errors import MammogramError
 
-from .conftest import contents, entries, times
+from .conftest import contents, entries, module_of, times
 
 
 def test_a_second_run_redoes_nothing(cesm, prepared):
@@ -73,6 +75,17 @@ def test_more_samples_are_made_of_held_out_mammograms_and_the_first_pair_stays(c
     prepare(cdd_cesm, cesm, out, task="quality", processes=0)
     assert json.loads((out / "quality" / "dataset.json").read_text()) == before
     assert len(list((out / "quality" / "images").iterdir())) == len(list((prepared / "quality" / "images").iterdir()))
+
+
+def test_patients_who_were_added_are_dealt_and_nobody_else_moves(cesm, tmp_path):
+    listed = [replace(image, patient=image.image.stem) for image in cdd_cesm.images(cesm, [])]
+    seen = []
+    for some in (listed[:7], listed):
+        prepare(module_of(*some), cesm, tmp_path, processes=0)
+        lists = (tmp_path / name / "dataset.json" for name in ("segmentation_whole", "quality"))
+        seen.append(sections_of_patients(lists))
+    assert seen[0].items() <= seen[1].items()
+    assert Counter(seen[1].values()) == {"training": 8, "validation": 1, "test": 3}
 
 
 def test_one_task_after_the_other_gives_what_both_together_give(cesm, prepared):

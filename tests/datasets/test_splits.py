@@ -36,6 +36,20 @@ def test_the_order_of_the_images_does_not_matter_but_the_seed_does():
     assert split_patients(patients, seed=1) != split_patients(patients, seed=2)
 
 
+@given(patients=patient_lists, before=st.integers(3, 200), seed=st.integers(0, 5), lesions=st.integers(0, 200))
+def test_who_has_a_split_keeps_it_and_the_others_are_dealt_to_the_shares(patients, before, seed, lesions):
+    everybody = sorted(set(patients))
+    if len(everybody) < 3:
+        return
+    known = split_patients(everybody[:before], seed=seed)
+    kept = {patient: name for name, side in known.items() for patient in side}
+    splits = split_patients(patients, seed=seed, first=everybody[::-1][:lesions], kept=kept)
+    assert all(set(side) <= set(splits[name]) for name, side in known.items())
+    assert sorted(patient for side in splits.values() for patient in side) == everybody
+    for name, side in splits.items():
+        assert abs(len(side) - FRACTIONS[name] * len(everybody)) <= 2
+
+
 def test_fractions_that_are_no_partition_are_refused():
     with pytest.raises(ValueError, match="sum to 1"):
         split_patients("abcdef", {"training": 0.7, "validation": 0.7})

@@ -48,6 +48,16 @@ def test_a_quality_table_becomes_a_list_that_trains_split_by_patient(tmp_path: P
     assert by_name["image, 0.png"]["density"] == "dense"
 
 
+@pytest.mark.parametrize("every", [2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_table_has_both_labels_in_every_section(tmp_path: Path, every: int, seed: int) -> None:
+    rows = [f'"image, {number}.png",{int(number % every == 0)},P{number}' for number in range(PATIENTS)]
+    datalist_of_table("quality", written(tmp_path, ["image,label,patient", *rows]), tmp_path / "out", seed)
+    found = sections(tmp_path / "out", "quality")
+    assert all({entry["label"] for entry in entries} == {0, 1} for entries in found.values())
+    assert sum(map(len, found.values())) == PATIENTS
+
+
 def test_a_section_that_the_table_gives_is_kept(tmp_path: Path) -> None:
     given = [SECTIONS[number % 3] for number in range(PATIENTS)]
     rows = [f'"image, {number}.png","mask, {number}.png",P{number},{given[number]}' for number in range(PATIENTS)]
@@ -79,6 +89,19 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, rows
     assert not (tmp_path / "out").exists()
 
 
+def test_a_normal_image_takes_an_empty_mask_and_a_table_without_one_says_so(tmp_path: Path) -> None:
+    rows = [f'"image, {number}.png","mask, {number}.png",P{number}' for number in range(1, PATIENTS)]
+    head = "image,label,patient"
+    table = written(tmp_path, [head, '"image, 0.png",,P0', *rows])
+    with pytest.raises(MammogramError, match=r"line 2 has no label.*a mask without any pixel set"):
+        datalist_of_table("segmentation", table, tmp_path / "out")
+    table = written(tmp_path, [head, '"image, 0.png","empty.png",P0', *rows])
+    Image.new("L", (30, 40)).save(tmp_path / "empty.png")
+    datalist_of_table("segmentation", table, tmp_path / "out")
+    found = sections(tmp_path / "out", "segmentation")
+    assert "empty.png" in {Path(entry["label"]).name for entries in found.values() for entry in entries}
+
+
 def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
     table = written(tmp_path, ["image,label,patient", "Müller.png,0,A"], "latin-1")
     with pytest.raises(MammogramError, match=r"cannot be read as a table.*UTF-8"):
@@ -86,12 +109,12 @@ def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_with_the_audit_and_its_errors_are_in_the_status(tmp_path: Path) -> None:
-    """So that `monai-mammo datalist ... && <training>` stops: here validation has one class only."""
-    rows = [f'"image, {number}.png",{number % 2},P{number}' for number in range(PATIENTS)]
+    """So that `monai-mammo datalist ... && <training>` stops: here one patient alone is incomplete."""
+    rows = [f'"image, {number}.png",{int(number == 0)},P{number}' for number in range(PATIENTS)]
     table = written(tmp_path, ["image,label,patient", *rows])
     result = CliRunner().invoke(app, ["datalist", "quality", str(table), str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "validation: no label 0" in result.output
+    assert "validation: no label 1" in result.output
     assert (tmp_path / "out" / "audit.html").is_file()
 
 
