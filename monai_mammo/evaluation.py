@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -30,6 +31,7 @@ from monai_mammo.detections import candidates
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.pictures import save_picture
 from monai_mammo.regions import bounding_box
+from monai_mammo.transforms import source_of
 
 HEADLINE = {"quality": "auc_incomplete", "segmentation": "mean_dice"}
 """The metric of each task that systems are ranked by and replayed annotation is plotted by."""
@@ -175,12 +177,20 @@ class Report:
         output_dir: where `metrics.json` and `per_image.csv` go; None keeps the metrics in `engine.state.metrics`
             alone and computes no interval (validation while training).
         resamples: bootstrap samples of the intervals.
+        data_root: the datalist's folder, for `per_image.csv` to name the images as the datalist does, by their paths
+            below it; None leaves their files' bare names.
     """
 
     title = ""
 
-    def __init__(self, output_dir: str | Path | None = None, resamples: int = 1000) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path | None = None,
+        resamples: int = 1000,
+        data_root: str | Path | None = None,
+    ) -> None:
         self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.data_root = Path(data_root).resolve() if data_root is not None else None
         self.resamples = resamples
         self.records: list[Record] = []
 
@@ -211,13 +221,13 @@ class Report:
             self.records.append(self.record(image) | self._identity(image))
 
     def _identity(self, image: Mapping[str, Any]) -> Record:
-        meta = getattr(image["image"], "meta", {})
-        source = str(meta.get("filename_or_obj", ""))
+        source = source_of(image["image"])
         if self.output_dir is not None and "patient" not in image:
             raise MammogramError(
                 source, "its entry in the datalist names no patient", "Name the patient: intervals are by patient"
             )
-        return {"image": Path(source).name, "patient": str(image.get("patient", source))}
+        name = Path(source).name if self.data_root is None else Path(os.path.relpath(source, self.data_root)).as_posix()
+        return {"image": name, "patient": str(image.get("patient", source))}
 
     def _summarise(self, engine: Engine) -> None:
         records = _of_all_ranks(self.records)
@@ -276,8 +286,8 @@ class SegmentationReport(Report):
     Args:
         label_key: the reference mask, of the prediction's size.
         native: whether the masks have the mammogram's own pixels: only there do the entry's `spacing` (distances in mm)
-            and `region` (background counts inside it only) mean anything.
-        output_dir, resamples: as for :class:`Report`.
+            and `region` (background counts inside it only) mean anything, and its `box` tells a lesion from others.
+        output_dir, resamples, data_root: as for :class:`Report`.
         masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`.
         detections: whether :func:`candidates` of `probability` (2, rows, columns) are recorded, as
             `probability:lesion` in the column `candidates`.
@@ -290,20 +300,21 @@ class SegmentationReport(Report):
         label_key: str = "label",
         output_dir: str | Path | None = None,
         resamples: int = 1000,
+        data_root: str | Path | None = None,
         *,
         native: bool = False,
         masks: bool = False,
         detections: bool = False,
     ) -> None:
-        super().__init__(output_dir, resamples)
+        super().__init__(output_dir, resamples, data_root)
         self.label_key, self.native, self.masks, self.detections = label_key, native, masks, detections
 
     def record(self, output: Mapping[str, Any]) -> Record:
         """Counts of one image; `pred` is a label map (1, rows, columns)."""
         pred, label = (np.asarray(torch.as_tensor(output[key]).cpu())[0] for key in ("pred", self.label_key))
-        region = [int(value) for value in output["region"]] if self.native and "region" in output else None
+        region, box = (self._native_box(output, key) for key in ("region", "box"))
         spacing = _spacing(output) if self.native else None
-        found = overlap_record(pred, label, region, spacing) | {"spacing": spacing}
+        found = overlap_record(pred, label, region, spacing) | {"spacing": spacing, "box": box}
         if self.masks and self.output_dir is not None:
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
         if self.detections:
@@ -314,6 +325,9 @@ class SegmentationReport(Report):
     def metrics(self, records: Sequence[Record]) -> Metrics:
         """See :func:`segmentation_metrics`."""
         return segmentation_metrics(records)
+
+    def _native_box(self, output: Mapping[str, Any], key: str) -> list[int] | None:
+        return [int(value) for value in output[key]] if self.native and key in output else None
 
     def _keep(self, pred: np.ndarray, folder: Path, image: str) -> str:
         """Write one predicted mask; an image with several lesions has several, numbered."""

@@ -48,6 +48,22 @@ def latest_checkpoint(directory: str | Path) -> str:
     return next((str(file) for file in found if zipfile.is_zipfile(file)), "")
 
 
+def checkpoint_to_resume(directory: str | Path, epochs: int) -> str:
+    """The `latest_checkpoint` for a training that is to have `epochs` in all, those done included.
+
+    Raises:
+        MammogramError: more are done already.
+    """
+    found = latest_checkpoint(directory)
+    if (done := epoch_of(found)) > epochs:
+        raise MammogramError(
+            directory,
+            f"the training here has had {done} epochs already, more than the {epochs} that it is to have in all",
+            f"Give --epochs above {done}, or begin anew without --resume True",
+        )
+    return found
+
+
 def checkpoints_in(directory: str | Path) -> Iterator[Path]:
     """The `checkpoint_epoch=<n>.pt` of a training run, torn ones too, in no order."""
     return Path(directory).glob("checkpoint_epoch=*.pt")

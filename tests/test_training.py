@@ -13,7 +13,13 @@ from ignite.engine import Engine
 from monai import bundle as monai_bundle
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.training import BestWeights, latest_checkpoint, name_cause_last, refuse_mistyped_values
+from monai_mammo.training import (
+    BestWeights,
+    checkpoint_to_resume,
+    latest_checkpoint,
+    name_cause_last,
+    refuse_mistyped_values,
+)
 
 
 def evaluator_with(metric: float) -> Engine:
@@ -37,6 +43,15 @@ def test_a_longer_run_that_was_in_the_folder_before_is_not_gone_on_with(tmp_path
         torch.save({"epoch": torch.tensor(epoch)}, file)
         os.utime(file, ns=(0, 10**18 - age))
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=1.pt")
+
+
+def test_a_run_is_gone_on_with_to_no_fewer_epochs_than_it_has_had(tmp_path):
+    torch.save({}, tmp_path / "checkpoint_epoch=17.pt")
+    for epochs in (17, 20):
+        assert checkpoint_to_resume(tmp_path, epochs) == str(tmp_path / "checkpoint_epoch=17.pt")
+    with pytest.raises(MammogramError, match=r"has had 17 epochs already.*10.*Give --epochs above 17"):
+        checkpoint_to_resume(tmp_path, 10)
+    assert checkpoint_to_resume(tmp_path / "nowhere", 10) == ""
 
 
 def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path):

@@ -201,7 +201,13 @@ class _Work:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self.display.now(run.name, "testing" if test == OWN else f"testing on {test}", lambda: self.epochs)
-            values = {"dataset_dir": data.resolve(), "section": section, "output_dir": folder, "weights": run.weights}
+            values = {
+                "dataset_dir": data.resolve(),
+                "section": section,
+                "output_dir": folder,
+                "weights": run.weights,
+                "paths": False,  # records are published, and a hospital's folders may tell of patients
+            }
             masks = {"masks": test == OWN} if self.plan.task == "segmentation" else {}
             command = self._command(run, "evaluating", ["train.yaml", "evaluate.yaml"], values | masks)
             self._call(run, command, folder / "test.log")

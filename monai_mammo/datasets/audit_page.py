@@ -231,7 +231,7 @@ def _figure(audit: Audit, file: Path, item: Item, caption: str) -> str:
     data = base64.b64encode(audit.pictures[file]).decode("ascii")
     name, words = escape(audit.name(file)), escape(caption or f"{_caption(item)} · {file.name}")
     return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{name}" title="{name}" loading="lazy">'
+        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{name}" title="{name}">'
         f"<figcaption>{words}</figcaption></figure>"
     )
 

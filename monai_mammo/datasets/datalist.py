@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.header import is_no_image
 from monai_mammo.files import write_json
 
 Task = Literal["quality", "segmentation"]
@@ -163,6 +164,8 @@ def sections_of_patients(files: Iterable[Path]) -> dict[str, str]:
 def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
     """What the bundles' inference runs on: the datalist's test section, or every image file below the folder.
 
+    Segmentations, reports and other DICOM objects of no image are passed over.
+
     Raises:
         MammogramError: the folder holds no image, or its datalist is unusable.
     """
@@ -175,6 +178,7 @@ def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
         file
         for file in folder.rglob("*")
         if file.is_file() and file.suffix.lower() not in _NOT_IMAGES and not file.name.startswith(".")
+        if not is_no_image(file)
     )
     if not files:
         raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms")

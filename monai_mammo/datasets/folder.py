@@ -17,12 +17,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from pydicom.config import disable_value_validation
-from pydicom.filereader import read_file_meta_info
-
 from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
-from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.dicom.header import MammogramHeader
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.header import MammogramHeader, stored_as
 from monai_mammo.dicom.reader import read_header
 from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, decode_segment, read_segment, segments
 
@@ -35,7 +32,6 @@ KEY_VARIABLE = "MONAI_MAMMO_PSEUDONYM_KEY"
 # What anonymisation leaves in the place of a PatientID: one value for everybody, so it tells nobody apart.
 _NOBODY = re.compile(r"(anon(ymous|ymi[sz]ed)?|unknown|none|nan|n/?a|no[ _]?(id|name)|removed|0*)\W*", re.IGNORECASE)
 _ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major muscle", "background", "entire breast"}
-_WRITE_AGAIN = "Write the segmentation again"
 
 
 def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
@@ -98,7 +94,7 @@ def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]
     try:
         header = read_header(file)
     except MammogramError as error:
-        sop_class, uid = _identity(file)
+        sop_class, uid = stored_as(file)
         if sop_class == SEGMENTATION:
             if segmentations.setdefault(uid or str(file), file) is not file:
                 defects.append(Defect(file, f"it has the SOPInstanceUID of {segmentations[uid]}"))
@@ -122,16 +118,6 @@ def _one_image(same: Sequence[MammogramHeader], defects: list[Defect]) -> bool:
         differing = "" if len(kinds) == 1 else ", but another patient, study, side or view: one of them is wrong"
         defects.append(Defect(header.path, f"it has the SOPInstanceUID of {other.path}{differing}"))
     return len(kinds) == 1
-
-
-def _identity(file: Path) -> tuple[str, str]:
-    """SOP class and SOP instance of a DICOM file (of its meta information, PS3.10 7.1); empty texts if it is none."""
-    try:
-        with disable_value_validation(), refusing(file, "it is no DICOM file", _WRITE_AGAIN):
-            meta = read_file_meta_info(file)
-            return str(meta.get("MediaStorageSOPClassUID", "unknown")), str(meta.get("MediaStorageSOPInstanceUID", ""))
-    except MammogramError:
-        return "", ""
 
 
 def _image(

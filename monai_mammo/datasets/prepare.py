@@ -7,7 +7,7 @@ trained on `protocols`'.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +44,8 @@ _PAPER: Mapping[str, Callable[[Sequence[Entry], int], PaperSplit]] = {
     "segmentation": paper_segmentation,
     "quality": paper_quality,
 }
+
+_AND = ", "  # between the parts of the preparation that met a defect
 
 Progress = Callable[[Iterator[Any], int], Iterable[Any]]
 _Collected = tuple[dict[str, list[Entry]], list[Defect]]
@@ -170,7 +172,7 @@ def prepare(
                 (out / name / "dataset.json").unlink(missing_ok=True)
                 continue
             _write(plan, prepared, wanted_task, name, entries[name], splits, entries["originals"])
-    prepared.defects = [defect for some in by_maker.values() for defect in some]
+    prepared.defects = list(dict.fromkeys(defect for some in by_maker.values() for defect in some))
     _summarise(plan, prepared, len(images), by_maker, earlier)
     return prepared
 
@@ -368,8 +370,13 @@ def _summarise(
     earlier: Mapping[str, Any],
 ) -> None:
     """Write the summary; what earlier runs said of lists that this one did not touch stays in it."""
-    known = [{**plain_defect(defect, plan.source), "part": part} for part, some in by_maker.items() for defect in some]
-    kept = [defect for defect in earlier.get("defects", []) if defect["part"] not in by_maker]
+    known = [(plain_defect(defect, plan.source), part) for part, some in by_maker.items() for defect in some]
+    kept = [
+        ({key: value for key, value in defect.items() if key != "part"}, part)
+        for defect in earlier.get("defects", [])
+        for part in defect["part"].split(_AND)
+        if part not in by_maker
+    ]
     own = {name for maker in by_maker for name in (maker, *_LISTS.get(maker, ()))}
     document = {
         "data_set": plan.name,
@@ -385,9 +392,17 @@ def _summarise(
         "images": listed,
         "counts": _kept(earlier, "counts", own) | prepared.counts,
         "remarks": _kept(earlier, "remarks", own) | prepared.remarks,
-        "defects": known + kept,
+        "defects": _merged(known + kept),
     }
     write_json(plan.out / SUMMARY, document)
+
+
+def _merged(defects: Iterable[tuple[Mapping[str, str], str]]) -> list[dict[str, str]]:
+    """Every defect once, with the parts of the preparation that met it."""
+    parts: dict[tuple[tuple[str, str], ...], set[str]] = defaultdict(set)
+    for defect, part in defects:
+        parts[tuple(defect.items())].add(part)
+    return [{**dict(defect), "part": _AND.join(sorted(met))} for defect, met in parts.items()]
 
 
 def _kept(earlier: Mapping[str, Any], what: str, own: set[str]) -> dict[str, Any]:

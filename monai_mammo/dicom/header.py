@@ -36,6 +36,14 @@ FILM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.7.3",  # Multi-frame Grayscale Word Secondary Capture (of one frame)
 }
 FILM_MODALITIES = {"", "CR", "DX", "OT", "RG", "SC"}
+# SOP classes (PS3.4 B.5), or how several begin, of what lies beside images in a study and is none.
+_NO_IMAGES = (
+    "1.2.840.10008.1.3.10",  # DICOMDIR
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, fiducials, segmentations
+    "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key object selections
+    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
+)
 PROCESSING_CLASSES = {FOR_PROCESSING, "1.2.840.10008.5.1.4.1.1.1.1.1"}
 
 _KEYWORDS = (
@@ -178,6 +186,24 @@ def _convert(path: Path, dataset: Dataset) -> None:
         if isinstance(value, Sequence):
             for item in value:
                 _convert(path, item)
+
+
+def stored_as(path: Path) -> tuple[str, str]:
+    """SOP class and SOP instance by a file's meta information (PS3.10 7.1) alone; empty texts if it is no DICOM."""
+    try:
+        with disable_value_validation(), refusing(path, "it is no DICOM file", _EXPORT_AGAIN):
+            meta = read_file_meta_info(path)
+            return str(meta.get("MediaStorageSOPClassUID", "unknown")), str(meta.get("MediaStorageSOPInstanceUID", ""))
+    except MammogramError:
+        return "", ""
+
+
+def is_no_image(path: Path) -> bool:
+    """Whether a file is what a study holds beside its images: a segmentation, a report, a presentation state, …
+
+    For whoever takes all images of a folder, and passes over such files; `describe` refuses one that is named.
+    """
+    return stored_as(path)[0].startswith(_NO_IMAGES)
 
 
 def describe(path: Path, dataset: FileDataset) -> MammogramHeader:

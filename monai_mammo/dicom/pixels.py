@@ -1,7 +1,7 @@
 """Decode the stored pixels of a parsed DICOM file, after checking that they can be what the header says.
 
 Gives the stored bits, nothing more: what they mean for the eye is `display.py`'s. No codec is written here; imagecodecs
-decodes JPEG 2000, pydicom's plugins (pylibjpeg, Pillow, GDCM, whatever is installed) all else.
+decodes JPEG 2000 and JPEG Extended, pydicom's plugins (pylibjpeg, Pillow, GDCM, whatever is installed) all else.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     RLELossless,
 )
 
@@ -35,9 +36,10 @@ MAX_PIXELS = 100_000_000
 
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_JPEG2000 = (JPEG2000Lossless, JPEG2000)
+_BY_IMAGECODECS = (JPEG2000Lossless, JPEG2000, JPEGExtended12Bit)
 _LITTLE_ENDIAN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 _NATIVE = (*_LITTLE_ENDIAN, ExplicitVRBigEndian)
+_END_OF_IMAGE = b"\xff\xd9"
 _EXPORT_AGAIN = "Export or download the file again"
 _UNCOMPRESS = "Convert it to Explicit VR Little Endian, for example with gdcmconv --raw"
 _WRONG_CONTENT = "Give a greyscale mammogram of 8 or 16 bits"
@@ -140,7 +142,10 @@ def _read_and_decode(path: Path, file: BinaryIO, dataset: FileDataset, layout: L
         # What follows the image (padding, a forgotten second frame) would only take memory.
         value = file.read(claimed).ljust(claimed + claimed % 2, b"\0")
     with refusing(path, f'the pixel data of transfer syntax "{syntax.name}" cannot be decoded', _UNCOMPRESS):
-        array = _decode_jpeg2000(value, layout) if syntax in _JPEG2000 else _decode(path, dataset, layout, value)
+        if syntax in _BY_IMAGECODECS:
+            array = _decode_jpeg(value, syntax, layout)
+        else:
+            array = _decode(path, dataset, layout, value)
     if array.shape != layout.shape:
         raise MammogramError(path, f"decoding gave {array.shape} pixels, the header says {layout.shape}", _EXPORT_AGAIN)
     stored = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.dtype.itemsize}")
@@ -157,14 +162,21 @@ def _decode(path: Path, dataset: FileDataset, layout: Layout, value: bytes) -> n
     return dataset.pixel_array
 
 
-def _decode_jpeg2000(value: bytes, layout: Layout) -> np.ndarray:
-    """The plugins hold Python's lock all the while, most of a second: a server would stand still, one core idle."""
+def _decode_jpeg(value: bytes, syntax: UID, layout: Layout) -> np.ndarray:
+    """JPEG 2000, where the plugins hold Python's lock all the while, most of a second: a server would stand still, one
+    core idle. And JPEG Extended, of which they open few files."""
     fragments, position = [], 0
     while position + 8 <= len(value):  # items; the first is the offset table (PS3.5 A.4)
         end = position + 8 + struct.unpack_from("<L", value, position + 4)[0]
         fragments.append(value[position + 8 : end])
         position = end
-    array = imagecodecs.jpeg2k_decode(b"".join(fragments[1:]))
+    codestream = b"".join(fragments[1:])
+    if syntax != JPEGExtended12Bit:
+        array = imagecodecs.jpeg2k_decode(codestream)
+    elif codestream.rstrip(b"\0\xff").endswith(_END_OF_IMAGE):  # behind it there may be padding
+        array = imagecodecs.jpeg8_decode(codestream)
+    else:
+        raise ValueError("it is cut short, and the codec would fill it up with grey")
     return array.astype(f"{array.dtype.kind}{layout.allocated // 8}", copy=False)
 
 

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 import SimpleITK
 from lib.datastore import MammogramDatastore
+from lib.dicom_index import DicomIndex
 from lib.errors import RequestRefused
 from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
 from pydicom import dcmread
+
+from monai_mammo.dicom.segmentation import write_segmentation
 
 from .conftest import blob, write_dicom
 
@@ -96,6 +99,18 @@ def test_what_is_no_usable_image_is_listed_with_its_reason_and_never_offered(stu
     assert datastore.status()["total"] == 4
     assert set(datastore.get_unlabeled_images()) == set(datastore.list_images())
     assert not {"notes", "empty", "broken"} & set(datastore.list_images())
+
+
+def test_segmentations_beside_the_images_are_no_bad_images_and_stay_in_dicomweb(studies: Path) -> None:
+    image = studies / "P1" / "2021 screening" / "L_CC.dcm"
+    segmentation = write_segmentation(studies / "P1" / "seg.dcm", image, {"mass": blob()[1]})
+    datastore = MammogramDatastore(studies)
+    for _ in range(2):
+        assert datastore.status()["unreadable"] == []
+        datastore.refresh()
+    assert segmentation.SOPInstanceUID in DicomIndex(studies).instances()
+    with pytest.raises(RequestRefused, match="Segmentation Storage"):
+        datastore.origin.add("new", studies / "P1" / "seg.dcm", ".dcm")
 
 
 def test_an_unreadable_image_is_refused_with_file_reason_and_remedy_until_it_is_replaced(studies: Path) -> None:

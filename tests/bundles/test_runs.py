@@ -127,7 +127,11 @@ def test_evaluation_reports_every_metric_with_an_interval(case, trained, phantom
         entry = report["metrics"][name]
         assert entry["low"] <= entry["value"] <= entry["high"]
     with (tmp_path / "out" / "per_image.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == report["images"]
+        rows = list(csv.DictReader(file))
+    entries = json.loads((phantoms / case.datalist / "dataset.json").read_text())["training"]
+    assert [row["image"] for row in rows] == [entry["image"] for entry in entries]
+    assert [row.get("box", "") for row in rows] == [str(entry.get("box", "")) for entry in entries]
+    assert len(rows) == report["images"]
     if case.datalist == "quality":
         assert sum(report["confusion_matrix"].values()) == report["images"]
 

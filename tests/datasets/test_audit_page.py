@@ -82,11 +82,12 @@ def test_nothing_is_loaded_from_elsewhere(result, reading):
     assert not re.search(r"url\(|@import|https?:", page(result))
 
 
-def test_every_picture_decodes_and_has_a_text(reading):
+def test_every_picture_decodes_has_a_text_and_is_on_paper_too(reading):
     pictures = reading.all("img")
     assert pictures
     for attributes in pictures:
         assert attributes["alt"]
+        assert "loading" not in attributes, "browsers print what is loaded lazily and not yet seen as empty"
         with Image.open(io.BytesIO(base64.b64decode(attributes["src"].split(",", 1)[1]))) as picture:
             assert picture.format == "JPEG"
             assert picture.size == (150, 200), "smaller than a thumbnail: as it is"

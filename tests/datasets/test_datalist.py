@@ -1,6 +1,7 @@
 """Datalists: written whole, with relative paths, and checked when they are read."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from monai_mammo.datasets.datalist import (
     write_sections,
 )
 from monai_mammo.dicom.errors import MammogramError
+
+from .folder_replica import CT, SEG, mammogram, save
 
 SPLITS = {"training": ["A"], "validation": ["B"], "test": ["C"]}
 ABOUT = {"name": "test", "labels": {"0": "background"}}
@@ -131,3 +134,20 @@ def test_what_is_predicted_is_the_test_section_or_every_file(tmp_path, entries):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MammogramError, match="no image in this folder"):
         images_to_predict(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        SEG,
+        "1.2.840.10008.5.1.4.1.1.88.50",  # mammography CAD report
+        "1.2.840.10008.5.1.4.1.1.88.59",  # key object selection
+        "1.2.840.10008.5.1.4.1.1.11.1",  # presentation state
+        "1.2.840.10008.1.3.10",  # DICOMDIR
+    ],
+)
+def test_what_lies_beside_mammograms_is_not_predicted_and_what_is_no_mammogram_is_not_lost(tmp_path, beside):
+    mammogram(tmp_path / "L_CC.dcm")
+    save(tmp_path / "other.dcm", CT)
+    save(tmp_path / "beside", beside)
+    assert [Path(entry["image"]).name for entry in images_to_predict(tmp_path)] == ["L_CC.dcm", "other.dcm"]

@@ -54,6 +54,17 @@ def test_bad_files_end_in_lines_that_name_file_and_reason(copy, tmp_path):
     }.items()
 
 
+@pytest.mark.parametrize("tasks", [(None,), ("quality", "segmentation")])
+def test_a_bad_file_is_one_defect_however_many_tasks_it_is_lost_to(copy, tmp_path, tasks):
+    bad = sorted((copy / "images").iterdir())[0]
+    bad.write_text("no image")
+    for task in tasks:
+        result = prepare(cdd_cesm, copy, tmp_path, task=task, processes=0)
+        assert [defect.file for defect in result.defects].count(bad) == 1
+    known = json.loads((tmp_path / "prepared.json").read_text())["defects"]
+    assert [defect["part"] for defect in known if bad.name in defect["file"]] == ["quality, segmentation"]
+
+
 def test_unusable_places_are_refused(cesm, tmp_path):
     with pytest.raises(MammogramError, match="inside the data set"):
         prepare(cdd_cesm, cesm, cesm / "prepared", processes=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from monai_mammo.datasets.folder import patient_of, pseudonym
 from monai_mammo.dicom.display import NO_DISPLAY
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.header import MammogramHeader
+from monai_mammo.dicom.header import MammogramHeader, is_no_image
 from monai_mammo.dicom.reader import read_header
 from monai_mammo.files import digest, replacing
 
@@ -79,10 +79,15 @@ class StudiesFolder:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.name = self.folder.name
+        self._beside: set[tuple[str, str]] = set()  # file and stamp of what is known to be no image
 
     def scan(self, known: Mapping[str, ImageFile]) -> list[ImageFile]:
-        """Every image, good or bad; one that is `known` and has not changed is not read again."""
-        return [self._examined(path, known) for path in image_files(self.folder)]
+        """Every image, good or bad, without the segmentations, reports, … beside it.
+
+        What is `known`, or was seen to be none, and has not changed is not read again.
+        """
+        found = (self._examined(path, known) for path in image_files(self.folder))
+        return [image for image in found if image is not None]
 
     def id_of(self, file: str, taken: Collection[str]) -> str:
         """A readable id for an image's relative path, made unique by a digest of the path if another has it already.
@@ -132,9 +137,16 @@ class StudiesFolder:
     def store(self, file: Path) -> None:
         """A result needs no other place than the one where it lies."""
 
-    def _examined(self, path: Path, known: Mapping[str, ImageFile]) -> ImageFile:
-        former = known.get(path.relative_to(self.folder).as_posix())
-        return former if former and former.stamp == _stamp(path) else examine(path, self.folder)
+    def _examined(self, path: Path, known: Mapping[str, ImageFile]) -> ImageFile | None:
+        file, stamp = path.relative_to(self.folder).as_posix(), _stamp(path)
+        if (file, stamp) in self._beside:
+            return None
+        former = known.get(file)
+        image = former if former and former.stamp == stamp else examine(path, self.folder)
+        if not image.rows and is_no_image(path):
+            self._beside.add((file, stamp))
+            return None
+        return image
 
 
 def image_extension(name: str) -> str:
