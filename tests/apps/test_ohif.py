@@ -269,6 +269,22 @@ def test_a_normal_breast_is_submitted_without_a_mark(running: Server, reader: Oh
     assert "submitted" in reader.image_state(where.ids["LCC"])
 
 
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_the_panel_can_be_worked_from_the_keyboard(reader: OhifPage, key: str) -> None:
+    brush = reader.button("brush")
+    former = brush.get_attribute("aria-pressed")
+    for _ in range(2):
+        brush.press(key)
+        reader.idle()
+        former, now = brush.get_attribute("aria-pressed"), former
+        assert former != now
+    reader.button("check").press(key)
+    reader.page.locator("mammo-panel .verdict").wait_for()
+    reader.idle()
+    focused = reader.page.evaluate("document.querySelector('mammo-panel').shadowRoot.activeElement?.dataset.key")
+    assert focused == "check", "disabled while the model looked"
+
+
 def test_the_models_verdict_is_shown_and_the_readers_saved(running: Server, reader: OhifPage) -> None:
     where = study(running, 2)
     reader.choose(where.ids["RMLO"])
