@@ -293,8 +293,11 @@ def test_work_kept_from_before_does_not_overwrite_what_was_saved_since(
     reader.open(where.uid)
     reader.choose(image)
     stroke(reader, where.sops["RCC"], 130)
-    go = "uid => window.mammo.ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${uid}` })"
-    reader.page.evaluate(go, study(running, MISSING).uid)
+    go = "to => window.mammo.ohif.run('navigateHistory', { to })"
+    reader.page.evaluate(go, "/")
+    reader.page.locator("mammo-panel").wait_for(state="detached")
+    assert not reader.page.evaluate("window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"), "warned"
+    reader.page.evaluate(go, f"/mammo?StudyInstanceUIDs={study(running, MISSING).uid}")
     reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=where.uid)
     reader.ready()
     file = tmp_path / "other.png"

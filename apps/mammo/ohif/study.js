@@ -101,7 +101,7 @@ export function enter() {
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
   endings.push(guardOtherViewports());
   endings.push(followDrawing(noteStroke), followSizes());
-  window.addEventListener('beforeunload', warn);
+  window.addEventListener('beforeunload', warn); // for good: drafts outlive the mode, not the page
 }
 
 /** Keep what is not saved; the mode is about to be left. */
@@ -109,7 +109,6 @@ export function leave() {
   keepDrafts();
   endings.forEach(end => end());
   endings = [];
-  window.removeEventListener('beforeunload', warn);
   Object.assign(state, { study: '', images: [], active: null });
 }
 
