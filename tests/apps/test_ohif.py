@@ -31,6 +31,13 @@ _AT_CHEST_WALL = """sop => {
   return Math.abs(viewport.canvas.width - viewport.element.clientWidth) < 2 && Math.abs(x) < 2;
 }"""
 
+_GREYS = """() => {
+  const [shown] = window.mammo.ohif.libraries.cornerstone.getEnabledElements();
+  const { canvas, csImage } = shown?.viewport ?? {};
+  const { data } = canvas?.getContext('2d').getImageData(0, 0, canvas.width, canvas.height) ?? {};
+  return csImage && new Set(data.filter((_, at) => at % 4 === 0)).size;
+}"""
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
@@ -430,6 +437,16 @@ def test_the_panel_says_which_weights_are_served_when_a_training_is_stopped_at_i
     reader.page.locator("mammo-panel .training").get_by_text(text, exact=True).wait_for()
     reader.page.unroute("**/train/")
     reader.page.evaluate("import('/mammo/training.js').then(({ follow }) => follow())")
+
+
+def test_ohifs_own_viewer_shows_the_mammograms_too(running: Server, reader: OhifPage) -> None:
+    where = study(running, 1)
+    reader.page.goto(f"{running.url}/ohif/viewer?StudyInstanceUIDs={where.uid}")
+    reader.page.wait_for_selector(".cornerstone-canvas")
+    reader.reach()
+    greys = reader.page.wait_for_function(_GREYS).json_value()
+    assert greys > 20
+    reader.open(where.uid)
 
 
 def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
