@@ -416,6 +416,15 @@ def test_a_key_that_is_held_or_pressed_twice_acts_once(running: Server, reader: 
 def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: Server, reader: OhifPage) -> None:
     where = study(running, TWO_VIEWS)
     reader.open(where.uid, images=2)
+    down = {"reason": "the archive does not answer", "remedy": "Try again"}
+    reader.page.route("**/dicomweb/studies?*", lambda route: route.fulfill(status=502, json=down))
+    before = leased(running)
+    for key in ("next", "hand-back"):
+        reader.press(key)
+        assert "the archive does not answer" in reader.notice()
+        assert reader.study() == where.uid
+        assert leased(running) == before
+    reader.page.unroute("**/dicomweb/studies?*")
     seen = [where.uid]
     for _ in range(2):
         former = seen[-1]
@@ -423,7 +432,11 @@ def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: S
         reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=former)
         seen.append(reader.study())
         reader.ready(on_screen(running, seen[-1]))
-        leased = [image for lease in running.http.get("/mammo/worklist").json() for image in lease["images"]]
         rows = running.http.get(f"/mammo/studies/{former}").json()
-        assert not set(leased) & {row["id"] for row in rows}
+        assert not leased(running) & {row["id"] for row in rows}
     assert len(set(seen)) == 3
+
+
+def leased(server: Server) -> set[str]:
+    """All images that somebody has in hand."""
+    return {image for lease in server.http.get("/mammo/worklist").json() for image in lease["images"]}
