@@ -30,6 +30,13 @@ pytestmark = pytest.mark.slow
 
 TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD, LOST, SPOT = range(1, 13)
 
+_REVERSED = """() => {
+  const { displaySetService } = window.mammo.ohif.services;
+  const sets = displaySetService.getActiveDisplaySets();
+  displaySetService.getActiveDisplaySets = () => [...sets].reverse();
+}"""
+"""As if the images had come in another order."""
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
@@ -141,7 +148,8 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
 ) -> None:
     where = study(running, EIGHT_VIEWS)
     rows = running.http.get(f"/mammo/studies/{where.uid}").json()
-    assert len(rows) == 8
+    copies = {row["id"] for row in rows if row["id"].endswith("_2")}
+    assert (len(rows), len(copies)) == (8, 4)
     reader.open(where.uid)
     reader.press("run")
     assert reader.page.locator("mammo-panel .notice").all_inner_texts() == []
@@ -151,6 +159,12 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
     assert all(mask.any() for mask in found.values())
     reader.press("submit-all")
     assert "All images of this case are done" in reader.notice()
+    reader.page.evaluate(_REVERSED)
+    for layout in ("1x4", "2x2"):
+        reader.press(f"hang-{layout}")
+        assert set(reader.viewports()) == {row["sop"] for row in rows if row["id"] not in copies}, (
+            "of equal views the first"
+        )
     reader.open(where.uid)
     reader.press("submit-all")  # those that are on no screen keep what was saved
     for row in rows:
