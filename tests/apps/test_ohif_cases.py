@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from PIL import Image
 from pydicom.encaps import encapsulate, generate_pixel_data_frame
 from pydicom.uid import ComputedRadiographyImageStorage, RLELossless, generate_uid
@@ -131,6 +133,20 @@ def test_all_views_of_a_small_study_are_shown(running: Server, reader: OhifPage,
     assert set(reader.viewports()) == set(where.sops.values())
     screens = reader.page.evaluate("window.mammo.ohif.libraries.cornerstone.getEnabledElements().length")
     assert (screens == 1) == (images == 1)
+
+
+def test_a_search_that_finds_nothing_says_so(running: Server, reader: OhifPage, tmp_path: Path) -> None:
+    where, file = study(running, TWO_VIEWS), tmp_path / "mask.nrrd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((1, *SHAPE), np.uint8)), str(file))
+    nothing = httpx.Request("POST", running.url, data={"params": "{}"}, files={"image": file.read_bytes()})
+    answer = {"body": nothing.read(), "content_type": nothing.headers["content-type"]}
+    reader.open(where.uid, images=2)
+    reader.page.route(
+        f"**/infer/{SEGMENTATION}?image={where.ids['RCC']}&*", lambda route: route.fulfill(**answer), times=1
+    )
+    reader.press("run")
+    assert reader.notice().startswith("The model finds nothing in: R CC\n")
+    assert reader.labelmap(where.ids["RMLO"], SHAPE).any()
 
 
 def test_the_mode_is_offered_for_each_modality_that_the_server_takes(reader: OhifPage) -> None:

@@ -106,6 +106,7 @@ export const learn = () =>
  */
 export const findTumours = alone(async () => {
   const kept = [];
+  const empty = [];
   const isKept = image => settings.allViews && (image.labelled || image.mask.hasOwnMarks);
   const done = await each(chosen(), 'finding…', async image => {
     await study.restore(image);
@@ -118,10 +119,17 @@ export const findTumours = alone(async () => {
     const outline = found.params.probability ? { soft: found.mask, threshold: HALF } : null;
     const pixels = found.mask.map(value => Number(value >= (outline?.threshold ?? 1)));
     image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole }, outline);
+    if (!pixels.some(Boolean)) {
+      empty.push(image.name);
+    }
   });
+  const found = empty.length ? `The model finds nothing in: ${empty.join(', ')}` : '';
   if (done && kept.length) {
     const remedy = settings.allViews ? 'To run the model there: “this view”' : 'To run the model there: press it again';
-    say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, remedy);
+    const left = `Marked or submitted, so left as they are: ${kept.join(', ')}`;
+    say('info', [left, found].filter(Boolean).join('. '), remedy);
+  } else if (done && found) {
+    say('info', found);
   }
 });
 
