@@ -133,6 +133,7 @@ def test_all_views_of_a_small_study_are_shown(running: Server, reader: OhifPage,
     assert set(reader.viewports()) == set(where.sops.values())
     screens = reader.page.evaluate("window.mammo.ohif.libraries.cornerstone.getEnabledElements().length")
     assert (screens == 1) == (images == 1)
+    assert reader.page.locator("mammo-panel [data-key^=hang-]").count() == (0 if images == 1 else 2)
 
 
 def test_a_search_that_finds_nothing_says_so(running: Server, reader: OhifPage, tmp_path: Path) -> None:

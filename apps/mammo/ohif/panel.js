@@ -126,10 +126,12 @@ function nextCase() {
 
 function images() {
   const layouts = [
-    ['2x2', '2×2'],
-    ['1x4', '1×4'],
-    ...(state.images.length > 4 ? [['2x4', 'All']] : []),
-  ].map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
+    ['2x2', '2×2', 2],
+    ['1x4', '1×4', 2],
+    ['2x4', 'All', 5],
+  ]
+    .filter(([, , least]) => state.images.length >= least)
+    .map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
   const cards = actions.ordered().map((image, index) => {
     const card = button('', () => study.show(image), {
       className: `image ${image === state.active ? 'active' : ''} ${image.problem ? 'unusable' : ''}`,
