@@ -426,9 +426,15 @@ def test_a_model_learns_what_readers_say_and_can_be_stopped(running: Server, rea
         ("STOPPED", {"outcome": "accepted", "serving": True, "reason": "better"}, "New weights accepted: better"),
         ("STOPPED", {"outcome": "refused", "serving": False}, "Stopped; the model in service stays"),
         ("RUNNING", {"outcome": "accepted", "serving": True}, "New weights accepted"),
+        ("DONE", {"outcome": "accepted", "serving": True, "reason": "better"}, "New weights accepted: better"),
+        (
+            "DONE",
+            {"outcome": "accepted", "serving": False, "reason": "better"},
+            "New weights accepted: better; restored to number 0 since",
+        ),
     ],
 )
-def test_the_panel_says_which_weights_are_served_when_a_training_is_stopped_at_its_end(
+def test_the_panel_says_which_weights_are_served_after_a_training(
     reader: OhifPage, status: str, result: dict[str, object], text: str
 ) -> None:
     task = {"status": status, "request": {"model": QUALITY}, "result": result}

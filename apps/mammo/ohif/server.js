@@ -129,6 +129,9 @@ export async function training() {
   }
 }
 
+/** The number of a model's weights in service. */
+export const servingOf = async model => (await json(`/mammo/models/${encodeURIComponent(model)}/history`)).serving;
+
 /** Stop the training. */
 export const stopTraining = () => json('/train/', { method: 'DELETE' });
 
