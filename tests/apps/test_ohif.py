@@ -445,6 +445,13 @@ def test_the_panel_says_which_weights_are_served_after_a_training(
     reader.page.evaluate("import('/mammo/training.js').then(({ follow }) => follow())")
 
 
+def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
+    for key in ("next", "run", "lesion", "undo", "complete", "update", "submit"):
+        box = reader.button(key).bounding_box()
+        assert box["x"] + box["width"] <= 1366, key
+        assert box["y"] + box["height"] <= 768, key
+
+
 def test_ohifs_own_viewer_shows_the_mammograms_too(running: Server, reader: OhifPage) -> None:
     where = study(running, 1)
     reader.page.goto(f"{running.url}/ohif/viewer?StudyInstanceUIDs={where.uid}")
@@ -453,10 +460,3 @@ def test_ohifs_own_viewer_shows_the_mammograms_too(running: Server, reader: Ohif
     greys = reader.page.wait_for_function(_GREYS).json_value()
     assert greys > 20
     reader.open(where.uid)
-
-
-def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
-    for key in ("next", "run", "lesion", "undo", "complete", "update", "submit"):
-        box = reader.button(key).bounding_box()
-        assert box["x"] + box["width"] <= 1366, key
-        assert box["y"] + box["height"] <= 768, key
