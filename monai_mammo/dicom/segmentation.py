@@ -65,6 +65,7 @@ _ANATOMY = {
     "nipple": ("24142002", "SCT", "Nipple"),
     "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
 }
+_AMBER = [51213, 38633, 52422]  # sRGB 255, 176, 32, as in the browser; CIELab of white D50 (PS3.3 C.10.7.1.1)
 _SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
 
 
@@ -338,6 +339,8 @@ def _description(number: int, name: str, source: Dataset, method: Method, algori
         algorithm_identification=made_by,
         anatomic_regions=[CodedConcept(*_ANATOMY["breast"])],
     )
+    if known not in _ANATOMY:
+        description.RecommendedDisplayCIELabValue = _AMBER
     side = _SIDES.get(read_laterality(source) or "")
     if side:
         description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*side)]

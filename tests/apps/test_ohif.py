@@ -31,6 +31,13 @@ _AT_CHEST_WALL = """sop => {
   return Math.abs(viewport.canvas.width - viewport.element.clientWidth) < 2 && Math.abs(x) < 2;
 }"""
 
+_GREYS = """() => {
+  const [shown] = window.mammo.ohif.libraries.cornerstone.getEnabledElements();
+  const { canvas, csImage } = shown?.viewport ?? {};
+  const { data } = canvas?.getContext('2d').getImageData(0, 0, canvas.width, canvas.height) ?? {};
+  return csImage && new Set(data.filter((_, at) => at % 4 === 0)).size;
+}"""
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
@@ -269,6 +276,22 @@ def test_a_normal_breast_is_submitted_without_a_mark(running: Server, reader: Oh
     assert "submitted" in reader.image_state(where.ids["LCC"])
 
 
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_the_panel_can_be_worked_from_the_keyboard(reader: OhifPage, key: str) -> None:
+    brush = reader.button("brush")
+    former = brush.get_attribute("aria-pressed")
+    for _ in range(2):
+        brush.press(key)
+        reader.idle()
+        former, now = brush.get_attribute("aria-pressed"), former
+        assert former != now
+    reader.button("check").press(key)
+    reader.page.locator("mammo-panel .verdict").wait_for()
+    reader.idle()
+    focused = reader.page.evaluate("document.querySelector('mammo-panel').shadowRoot.activeElement?.dataset.key")
+    assert focused == "check", "disabled while the model looked"
+
+
 def test_the_models_verdict_is_shown_and_the_readers_saved(running: Server, reader: OhifPage) -> None:
     where = study(running, 2)
     reader.choose(where.ids["RMLO"])
@@ -403,9 +426,15 @@ def test_a_model_learns_what_readers_say_and_can_be_stopped(running: Server, rea
         ("STOPPED", {"outcome": "accepted", "serving": True, "reason": "better"}, "New weights accepted: better"),
         ("STOPPED", {"outcome": "refused", "serving": False}, "Stopped; the model in service stays"),
         ("RUNNING", {"outcome": "accepted", "serving": True}, "New weights accepted"),
+        ("DONE", {"outcome": "accepted", "serving": True, "reason": "better"}, "New weights accepted: better"),
+        (
+            "DONE",
+            {"outcome": "accepted", "serving": False, "reason": "better"},
+            "New weights accepted: better; restored to number 0 since",
+        ),
     ],
 )
-def test_the_panel_says_which_weights_are_served_when_a_training_is_stopped_at_its_end(
+def test_the_panel_says_which_weights_are_served_after_a_training(
     reader: OhifPage, status: str, result: dict[str, object], text: str
 ) -> None:
     task = {"status": status, "request": {"model": QUALITY}, "result": result}
@@ -421,3 +450,13 @@ def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
         box = reader.button(key).bounding_box()
         assert box["x"] + box["width"] <= 1366, key
         assert box["y"] + box["height"] <= 768, key
+
+
+def test_ohifs_own_viewer_shows_the_mammograms_too(running: Server, reader: OhifPage) -> None:
+    where = study(running, 1)
+    reader.page.goto(f"{running.url}/ohif/viewer?StudyInstanceUIDs={where.uid}")
+    reader.page.wait_for_selector(".cornerstone-canvas")
+    reader.reach()
+    greys = reader.page.wait_for_function(_GREYS).json_value()
+    assert greys > 20
+    reader.open(where.uid)

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from PIL import Image
 from pydicom.encaps import encapsulate, generate_pixel_data_frame
 from pydicom.uid import ComputedRadiographyImageStorage, RLELossless, generate_uid
@@ -29,6 +31,13 @@ from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
 pytestmark = pytest.mark.slow
 
 TWO_VIEWS, ONE_VIEW, EIGHT_VIEWS, METHODS, MISSING, TWICE, KEPT, UNUSABLE, TORN, HELD, LOST, SPOT = range(1, 13)
+
+_REVERSED = """() => {
+  const { displaySetService } = window.mammo.ohif.services;
+  const sets = displaySetService.getActiveDisplaySets();
+  displaySetService.getActiveDisplaySets = () => [...sets].reverse();
+}"""
+"""As if the images had come in another order."""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +133,21 @@ def test_all_views_of_a_small_study_are_shown(running: Server, reader: OhifPage,
     assert set(reader.viewports()) == set(where.sops.values())
     screens = reader.page.evaluate("window.mammo.ohif.libraries.cornerstone.getEnabledElements().length")
     assert (screens == 1) == (images == 1)
+    assert reader.page.locator("mammo-panel [data-key^=hang-]").count() == (0 if images == 1 else 2)
+
+
+def test_a_search_that_finds_nothing_says_so(running: Server, reader: OhifPage, tmp_path: Path) -> None:
+    where, file = study(running, TWO_VIEWS), tmp_path / "mask.nrrd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((1, *SHAPE), np.uint8)), str(file))
+    nothing = httpx.Request("POST", running.url, data={"params": "{}"}, files={"image": file.read_bytes()})
+    answer = {"body": nothing.read(), "content_type": nothing.headers["content-type"]}
+    reader.open(where.uid, images=2)
+    reader.page.route(
+        f"**/infer/{SEGMENTATION}?image={where.ids['RCC']}&*", lambda route: route.fulfill(**answer), times=1
+    )
+    reader.press("run")
+    assert reader.notice().startswith("The model finds nothing in: R CC\n")
+    assert reader.labelmap(where.ids["RMLO"], SHAPE).any()
 
 
 def test_the_mode_is_offered_for_each_modality_that_the_server_takes(reader: OhifPage) -> None:
@@ -141,7 +165,8 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
 ) -> None:
     where = study(running, EIGHT_VIEWS)
     rows = running.http.get(f"/mammo/studies/{where.uid}").json()
-    assert len(rows) == 8
+    copies = {row["id"] for row in rows if row["id"].endswith("_2")}
+    assert (len(rows), len(copies)) == (8, 4)
     reader.open(where.uid)
     reader.press("run")
     assert reader.page.locator("mammo-panel .notice").all_inner_texts() == []
@@ -151,6 +176,12 @@ def test_images_that_are_on_no_screen_are_searched_and_submitted_too(
     assert all(mask.any() for mask in found.values())
     reader.press("submit-all")
     assert "All images of this case are done" in reader.notice()
+    reader.page.evaluate(_REVERSED)
+    for layout in ("1x4", "2x2"):
+        reader.press(f"hang-{layout}")
+        assert set(reader.viewports()) == {row["sop"] for row in rows if row["id"] not in copies}, (
+            "of equal views the first"
+        )
     reader.open(where.uid)
     reader.press("submit-all")  # those that are on no screen keep what was saved
     for row in rows:
@@ -293,8 +324,11 @@ def test_work_kept_from_before_does_not_overwrite_what_was_saved_since(
     reader.open(where.uid)
     reader.choose(image)
     stroke(reader, where.sops["RCC"], 130)
-    go = "uid => window.mammo.ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${uid}` })"
-    reader.page.evaluate(go, study(running, MISSING).uid)
+    go = "to => window.mammo.ohif.run('navigateHistory', { to })"
+    reader.page.evaluate(go, "/")
+    reader.page.locator("mammo-panel").wait_for(state="detached")
+    assert not reader.page.evaluate("window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"), "warned"
+    reader.page.evaluate(go, f"/mammo?StudyInstanceUIDs={study(running, MISSING).uid}")
     reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=where.uid)
     reader.ready()
     file = tmp_path / "other.png"
@@ -413,6 +447,15 @@ def test_a_key_that_is_held_or_pressed_twice_acts_once(running: Server, reader: 
 def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: Server, reader: OhifPage) -> None:
     where = study(running, TWO_VIEWS)
     reader.open(where.uid, images=2)
+    down = {"reason": "the archive does not answer", "remedy": "Try again"}
+    reader.page.route("**/dicomweb/studies?*", lambda route: route.fulfill(status=502, json=down))
+    before = leased(running)
+    for key in ("next", "hand-back"):
+        reader.press(key)
+        assert "the archive does not answer" in reader.notice()
+        assert reader.study() == where.uid
+        assert leased(running) == before
+    reader.page.unroute("**/dicomweb/studies?*")
     seen = [where.uid]
     for _ in range(2):
         former = seen[-1]
@@ -420,7 +463,11 @@ def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: S
         reader.page.wait_for_function("uid => ![uid, ''].includes(window.mammo.study.state.study)", arg=former)
         seen.append(reader.study())
         reader.ready(on_screen(running, seen[-1]))
-        leased = [image for lease in running.http.get("/mammo/worklist").json() for image in lease["images"]]
         rows = running.http.get(f"/mammo/studies/{former}").json()
-        assert not set(leased) & {row["id"] for row in rows}
+        assert not leased(running) & {row["id"] for row in rows}
     assert len(set(seen)) == 3
+
+
+def leased(server: Server) -> set[str]:
+    """All images that somebody has in hand."""
+    return {image for lease in server.http.get("/mammo/worklist").json() for image in lease["images"]}

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.color import lab2rgb
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.plane import add_plane, plane_of
@@ -159,6 +160,14 @@ def test_what_is_segmented_has_a_standard_code(make: MakeFile, tmp_path: Path, n
     write_segmentation(tmp_path / "seg.dcm", image, {name: mask_of(image)})
     item = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
     assert (item.CodeValue, item.CodingSchemeDesignator) == (code, "SCT")
+
+
+def test_a_mask_recommends_the_colour_that_it_has_on_our_screen(make: MakeFile, tmp_path: Path) -> None:
+    image = make()
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    [segment] = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    lightness, a, b = np.array(segment.RecommendedDisplayCIELabValue) / 65535 * (100, 255, 255) - (0, 128, 128)
+    np.testing.assert_allclose(lab2rgb([lightness, a, b]) * 255, (255, 176, 32), atol=4)  # many take white for D65
 
 
 def test_an_image_without_a_place_gets_one_of_its_own(make: MakeFile, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ export const learn = () =>
  */
 export const findTumours = alone(async () => {
   const kept = [];
+  const empty = [];
   const isKept = image => settings.allViews && (image.labelled || image.mask.hasOwnMarks);
   const done = await each(chosen(), 'finding…', async image => {
     await study.restore(image);
@@ -118,10 +119,17 @@ export const findTumours = alone(async () => {
     const outline = found.params.probability ? { soft: found.mask, threshold: HALF } : null;
     const pixels = found.mask.map(value => Number(value >= (outline?.threshold ?? 1)));
     image.mask.replace(pixels, { method: 'AUTOMATIC', model: MODELS.whole }, outline);
+    if (!pixels.some(Boolean)) {
+      empty.push(image.name);
+    }
   });
+  const found = empty.length ? `The model finds nothing in: ${empty.join(', ')}` : '';
   if (done && kept.length) {
     const remedy = settings.allViews ? 'To run the model there: “this view”' : 'To run the model there: press it again';
-    say('info', `Marked or submitted, so left as they are: ${kept.join(', ')}`, remedy);
+    const left = `Marked or submitted, so left as they are: ${kept.join(', ')}`;
+    say('info', [left, found].filter(Boolean).join('. '), remedy);
+  } else if (done && found) {
+    say('info', found);
   }
 });
 
@@ -230,7 +238,7 @@ export const nextCase = alone(() =>
     if (!next.StudyInstanceUID) {
       throw new Error(`The server chose ${next.id} but does not say in which study it is`);
     }
-    openStudy(next.StudyInstanceUID, next.id);
+    await take(next);
   })
 );
 
@@ -240,10 +248,12 @@ export const handBack = alone(() =>
     const [here] = state.images;
     handedBack.add(state.study);
     const next = await nextImage(); // first, lest it be this one again
+    const isOther = next && next.StudyInstanceUID !== state.study;
+    if (isOther) {
+      await take(next);
+    }
     await server.handBack(here.id);
-    if (next && next.StudyInstanceUID !== state.study) {
-      openStudy(next.StudyInstanceUID, next.id);
-    } else {
+    if (!isOther) {
       say('info', 'Handed back; there is no other case', 'What you do here takes it up again');
     }
   })
@@ -268,8 +278,21 @@ async function nextImage() {
   return next;
 }
 
+/** Open the case of an image that the server has given; where that fails, others may have it. */
+async function take({ id, StudyInstanceUID }) {
+  try {
+    await goTo(StudyInstanceUID, id);
+  } catch (error) {
+    await server.handBack(id).catch(() => {}); // the lease ends by itself, too
+    throw error;
+  }
+}
+
 /** Open a study at an image. */
-export function openStudy(uid, image = '') {
+export const openStudy = alone((uid, image) => attempt(() => goTo(uid, image)));
+
+async function goTo(uid, image) {
+  await server.needStudy(uid);
   Object.assign(state, { wanted: image, opening: uid !== state.study });
   ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${encodeURIComponent(uid)}` });
 }

@@ -4,6 +4,7 @@
 import { commands } from './actions.js';
 import { ohif } from './context.js';
 import { fourViews, oneView } from './hanging.js';
+import { correctMetadata } from './metadata.js';
 import { PANEL } from './panel.js';
 
 export const ID = 'mammo';
@@ -24,6 +25,7 @@ export default {
 
   preRegistration({ servicesManager, commandsManager, extensionManager }) {
     Object.assign(ohif, { servicesManager, commandsManager, extensionManager });
+    correctMetadata();
   },
 
   getPanelModule: () => [

@@ -22,9 +22,7 @@ function provide(type, ...query) {
   }
 }
 
-/** Give cornerstone the list that it takes. May be called again. */
+/** Give cornerstone the list that it takes, in OHIF's other modes too. */
 export function correctMetadata() {
-  const { metaData } = ohif.libraries.cornerstone;
-  metaData.removeProvider(provide);
-  metaData.addProvider(provide, BEFORE_OHIF);
+  ohif.libraries.cornerstone.metaData.addProvider(provide, BEFORE_OHIF);
 }

@@ -3,7 +3,6 @@
 import { hideFalseMarkers, hotkeys, labels, setToolbar } from './appearance.js';
 import { ohif } from './context.js';
 import { MODALITIES, fourViews, oneView } from './hanging.js';
-import { correctMetadata } from './metadata.js';
 import * as study from './study.js';
 
 const PANEL_ENTRY = 'mammo.panelModule.panel';
@@ -37,7 +36,6 @@ async function modeFactory({ loadModules, modeConfiguration }) {
       customizationService.setCustomizations(hotkeys(customizationService.getCustomization('ohif.hotkeyBindings')));
       setToolbar();
       showMarkers = hideFalseMarkers();
-      correctMetadata();
       study.enter();
     },
     onModeExit(given) {

@@ -19,6 +19,7 @@ class Panel extends HTMLElement {
     this.root ??= this.attachShadow({ mode: 'open' });
     this.update = () => this.scheduled || (this.scheduled = requestAnimationFrame(() => this.show()));
     study.changes.addEventListener('change', this.update);
+    this.addEventListener('keydown', pressFocused);
     this.show();
     actions.learn();
     actions.cover();
@@ -36,10 +37,22 @@ class Panel extends HTMLElement {
     if (this.root.querySelector(`${SLIDER}:active`)) {
       return; // it would be torn from under the pointer
     }
-    const focused = this.root.activeElement?.dataset.key;
+    const focused = this.root.activeElement?.dataset.key ?? (document.activeElement === document.body && this.awaited);
     const sections = [notices(), nextCase(), images(), find(), edit(), quality(), model()];
     this.root.replaceChildren(element('style', {}, STYLE), ...sections.flat().filter(Boolean), submit());
-    this.root.querySelector(`[data-key="${focused}"]`)?.focus();
+    const control = this.root.querySelector(`[data-key="${focused}"]`);
+    control?.focus();
+    this.awaited = control?.disabled && focused; // which has the focus again once it can be pressed
+  }
+}
+
+/** Leave Enter and Space to what has the focus, before OHIF takes them for its own; one that is held presses once. */
+function pressFocused(event) {
+  if (['Enter', ' '].includes(event.key) && !event.ctrlKey) {
+    event.stopPropagation();
+    if (event.repeat) {
+      event.preventDefault();
+    }
   }
 }
 
@@ -113,10 +126,12 @@ function nextCase() {
 
 function images() {
   const layouts = [
-    ['2x2', '2×2'],
-    ['1x4', '1×4'],
-    ...(state.images.length > 4 ? [['2x4', 'All']] : []),
-  ].map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
+    ['2x2', '2×2', 2],
+    ['1x4', '1×4', 2],
+    ['2x4', 'All', 5],
+  ]
+    .filter(([, , least]) => state.images.length >= least)
+    .map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
   const cards = actions.ordered().map((image, index) => {
     const card = button('', () => study.show(image), {
       className: `image ${image === state.active ? 'active' : ''} ${image.problem ? 'unusable' : ''}`,

@@ -32,6 +32,14 @@ export const info = () => json('/info/');
 /** The images of a study: `ImageRow[]`. */
 export const images = study => json(`/mammo/studies/${encodeURIComponent(study)}`);
 
+/** Fail where a study cannot be opened: OHIF leaves the open one all the same, for a page that does not say why. */
+export async function needStudy(study) {
+  const response = await request(`/dicomweb/studies?StudyInstanceUID=${encodeURIComponent(study)}`);
+  if (response.status === 204 || !(await response.json()).length) {
+    throw new ServerError(404, 'The case cannot be opened: its images are not there any more', 'Take another case');
+  }
+}
+
 /** A DICOM image of another case, by a strategy: its id and what is known of it; null if there is none left. */
 export async function nextImage(strategy) {
   const chosen = await json(`/activelearning/${encodeURIComponent(strategy)}`, {
@@ -120,6 +128,9 @@ export async function training() {
     throw error;
   }
 }
+
+/** The number of a model's weights in service. */
+export const servingOf = async model => (await json(`/mammo/models/${encodeURIComponent(model)}/history`)).serving;
 
 /** Stop the training. */
 export const stopTraining = () => json('/train/', { method: 'DELETE' });

@@ -101,7 +101,7 @@ export function enter() {
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
   endings.push(guardOtherViewports());
   endings.push(followDrawing(noteStroke), followSizes());
-  window.addEventListener('beforeunload', warn);
+  window.addEventListener('beforeunload', warn); // for good: drafts outlive the mode, not the page
 }
 
 /** Keep what is not saved; the mode is about to be left. */
@@ -109,7 +109,6 @@ export function leave() {
   keepDrafts();
   endings.forEach(end => end());
   endings = [];
-  window.removeEventListener('beforeunload', warn);
   Object.assign(state, { study: '', images: [], active: null });
 }
 
@@ -160,7 +159,9 @@ function placeOf(displaySet) {
   // What is stored as film is a mammogram if the server says so; MG hangs even where it does not know the image yet.
   const isMammogram = set => set.Modality === 'MG' || imageOf(set.instances?.[0]);
   const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(isMammogram);
-  const images = sets.map(set => {
+  // They come in any order: of equal views the server's first hangs, and one that it does not know follows.
+  const rank = set => state.images.indexOf(imageOf(set.instances?.[0])) + 1 || state.images.length + 1;
+  const images = sets.sort((a, b) => rank(a) - rank(b)).map(set => {
     const instance = set.instances?.[0] ?? {};
     const known = imageOf(instance);
     const header = viewOf(instance);

@@ -17,7 +17,8 @@ let timer = null;
 export async function follow() {
   clearTimeout(timer);
   try {
-    show(await server.training());
+    const task = await server.training();
+    show(task, await restoredSince(task));
     training.problem = null;
   } catch (error) {
     training.problem = error; // it goes on, seen or not: ask again
@@ -45,12 +46,18 @@ async function request(asking) {
   await follow();
 }
 
-function show(task) {
+/** The number of the weights to which a model was restored since its training's came into service; null if it was not. */
+async function restoredSince(task) {
+  const { outcome, serving } = task?.result ?? {};
+  return task?.status === 'DONE' && outcome === 'accepted' && !serving ? server.servingOf(task.request.model) : null;
+}
+
+function show(task, restored) {
   const progress = task?.progress ?? {};
   training.running = RUNNING.includes(task?.status);
   training.model = task?.request?.model ?? '';
   training.share = training.running && progress.share > 0 ? progress.share : null;
-  training.text = !task ? '' : training.running && !task.result ? underWay(progress) : ending(task);
+  training.text = !task ? '' : training.running && !task.result ? underWay(progress) : ending(task, restored);
 }
 
 function underWay({ phase, epoch, epochs, metric, seconds_left: left }) {
@@ -65,7 +72,7 @@ function underWay({ phase, epoch, epochs, metric, seconds_left: left }) {
 }
 
 /** A training stopped before its weights came into service changes nothing, whatever it found. */
-const ending = ({ status, result }) =>
+const ending = ({ status, result }, restored) =>
   [result?.outcome && (status !== 'STOPPED' || result.serving) ? `New weights ${result.outcome}` : ENDINGS[status], result?.reason]
     .filter(Boolean)
-    .join(': ');
+    .join(': ') + (restored === null ? '' : `; restored to number ${restored} since`);
