@@ -24,11 +24,11 @@ from rich.progress import track
 from rich.table import Table
 from skimage.measure import label as connected_components
 
+from monai_mammo.bootstrap import Metrics, Record, patient_intervals
 from monai_mammo.datasets.mini_mias import images
 from monai_mammo.datasets.sources import SourceImage
 from monai_mammo.datasets.truncation import already_cut
 from monai_mammo.dicom.reader import read_mammogram
-from monai_mammo.evaluation import Metrics, Record, patient_intervals
 from monai_mammo.predictor import Predictor
 from monai_mammo.regions import bounding_box, breast_mask
 

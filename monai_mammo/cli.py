@@ -180,7 +180,7 @@ def simulate_active_learning(
     require(*TRAINING)
     from monai_mammo.active_learning import STRATEGIES, curves, simulation
     from monai_mammo.bundles import find_bundle
-    from monai_mammo.evaluation import HEADLINE
+    from monai_mammo.metrics import HEADLINE
 
     names = [name for name in STRATEGIES if name in {"random", *strategies.split(",")}]
     if unknown := set(strategies.split(",")) - set(STRATEGIES):

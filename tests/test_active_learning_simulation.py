@@ -25,7 +25,7 @@ from monai_mammo.active_learning.simulation import simulate, total_rounds
 from monai_mammo.bundles import BUNDLES
 from monai_mammo.cli import app
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.evaluation import HEADLINE
+from monai_mammo.metrics import HEADLINE
 from monai_mammo.networks import ResNet34PARBKAN
 
 DATALISTS = {"segmentation": "segmentation_roi", "quality": "quality"}

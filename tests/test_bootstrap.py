@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_mammo.bootstrap import interval, patient_draws, patient_intervals, replicates
-from monai_mammo.evaluation import segmentation_metrics
+from monai_mammo.metrics import segmentation_metrics
 
 
 def record(tp: int, fp: int, fn: int, tn: int = 0, patient: str = "P") -> dict:

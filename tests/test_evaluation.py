@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from monai_mammo.evaluation import (
+from monai_mammo.evaluation import SegmentationReport
+from monai_mammo.metrics import (
     DISTANCES,
     HEADINGS,
-    SegmentationReport,
     confusion_matrix,
     heading,
     overlap_record,

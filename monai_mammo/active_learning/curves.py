@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from monai_mammo.evaluation import HEADINGS
 from monai_mammo.files import write_json
+from monai_mammo.metrics import HEADINGS
 
 BASELINE = "random"
 GOAL = 0.7

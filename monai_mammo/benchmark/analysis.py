@@ -22,7 +22,7 @@ from monai_mammo.benchmark.runs import read_curves
 from monai_mammo.benchmark.statistics import Difference, McNemar
 from monai_mammo.bootstrap import Metrics, Record, interval, patient_draws, replicates
 from monai_mammo.datasets.datalist import SECTIONS
-from monai_mammo.evaluation import (
+from monai_mammo.metrics import (
     DISTANCES,
     HEADLINE,
     confusion_matrix,

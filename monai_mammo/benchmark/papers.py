@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from monai_mammo.evaluation import Metrics
+from monai_mammo.bootstrap import Metrics
 
 PROTOCOL = {
     "quality": "200 images held out at random after augmentation, so that siblings and patients are on both sides; "

@@ -332,7 +332,7 @@ def _method(resamples: int) -> list[Block]:
                 "Differences are taken within each draw. Several seeds are not taken for several patients.",
                 "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels, "
                 "of each crop's lesion, or of all lesions of a whole mammogram together; where none of their pixels is "
-                "marked they are 0. `monai_mammo/evaluation.py` defines all metrics.",
+                "marked they are 0. `monai_mammo/metrics.py` defines all metrics.",
                 "Every image's result is in the run's `per_image.csv`, from which every number here is computed "
                 "(`monai-mammo benchmark records` keeps them without the weights).",
             ]

@@ -13,8 +13,8 @@ from monai_mammo.benchmark import baselines
 from monai_mammo.benchmark.plan import PLAN, Plan, kept_datalist, read_plan
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, runs_of
 from monai_mammo.benchmark.systems import SYSTEMS
+from monai_mammo.bootstrap import Record
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.evaluation import Record
 
 _NUMBERS = {
     "tp": int,

@@ -14,7 +14,7 @@ from monai_mammo.benchmark.figures import calibration_error
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
 from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
-from monai_mammo.evaluation import DISTANCES
+from monai_mammo.metrics import DISTANCES
 
 PAPER_COLUMNS = {
     "quality": ("accuracy", "precision_incomplete", "recall_incomplete", "f1_incomplete"),

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from monai_mammo.benchmark.results import Entrant
+from monai_mammo.bootstrap import Record
 from monai_mammo.dicom.reader import read_mammogram, read_mask_with_affine
-from monai_mammo.evaluation import Record
 from monai_mammo.pictures import GREY, YELLOW, captioned, outlined
 from monai_mammo.regions import bounding_box, fit_region
 

@@ -28,7 +28,8 @@ from monai_mammo.benchmark.triptychs import cases, triptychs
 from monai_mammo.bundles import find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.evaluation import QualityReport, SegmentationReport, overlap_record
+from monai_mammo.evaluation import QualityReport, SegmentationReport
+from monai_mammo.metrics import overlap_record
 
 SYSTEMS = {"quality": ("resnet34", "resnet34_parb", "resnet34_kan"), "segmentation": ("respam_unet", "dynunet")}
 

@@ -21,7 +21,7 @@ from monai_mammo.benchmark.statistics import (
     spread,
 )
 from monai_mammo.bootstrap import interval, patient_draws, replicates
-from monai_mammo.evaluation import quality_metrics
+from monai_mammo.metrics import quality_metrics
 
 
 def share_right(records):

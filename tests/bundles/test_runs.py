@@ -215,23 +215,11 @@ def test_a_resumed_run_goes_on_where_the_last_whole_checkpoint_is(case, trained,
     assert again["best"]["best"] >= first["best"]["best"]
 
 
-def test_two_processes_train_together(case, bundle, phantoms):
-    where = {"bundle_root": bundle, "dataset_dir": phantoms / case.datalist, "device": "cpu"}
-    values = {**where, "epochs": 1, **case.values, **SMALL}
+def in_two_processes(bundle, entry, files, **values) -> None:
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            "-m",
-            "monai.bundle",
-            "run",
-            "training",
-            "--config_file",
-            "['configs/train.yaml','configs/multi_gpu_train.yaml']",
-            *command_line(values),
+            *(sys.executable, "-m", *TWO_PROCESSES, "-m", "monai.bundle", "run", entry, "--config_file", files),
+            *command_line({"bundle_root": bundle, "device": "cpu", **values}),
         ],
         cwd=bundle,
         capture_output=True,
@@ -241,6 +229,11 @@ def test_two_processes_train_together(case, bundle, phantoms):
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_train_together(case, bundle, phantoms):
+    values = {"dataset_dir": phantoms / case.datalist, "epochs": 1, **case.values, **SMALL}
+    in_two_processes(bundle, "training", BOTH, **values)
     state = torch.load(bundle / "models" / case.weights, weights_only=True)
     network = network_of(case, bundle).parser.get_parsed_content("network_def")
     network.load_state_dict(state)  # the plain network's names, no wrapper's
@@ -249,21 +242,9 @@ def test_two_processes_train_together(case, bundle, phantoms):
 def test_two_processes_evaluate_to_the_numbers_of_one(case, trained, phantoms, tmp_path):
     """The intervals, too: they depend on the order of the records."""
     files = "['configs/train.yaml','configs/evaluate.yaml','configs/multi_gpu_train.yaml']"
-    values = {"dataset_dir": str(phantoms / case.datalist), "device": "cpu", "section": "training", "resamples": 50}
+    values = {"dataset_dir": str(phantoms / case.datalist), "section": "training", "resamples": 50}
     values |= case.values | SMALL
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", *TWO_PROCESSES, "-m", "monai.bundle", "run", "evaluating", "--config_file", files),
-            *command_line({"bundle_root": trained, **values, "output_dir": tmp_path / "two"}),
-        ],
-        cwd=trained,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(trained, "evaluating", files, **values, output_dir=tmp_path / "two")
     run_config(trained, ["train.yaml", "evaluate.yaml"], "evaluating", **values, output_dir=str(tmp_path / "one"))
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert two == one

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from monai.utils import convert_to_numpy
 
+from monai_mammo.bootstrap import Metrics, Record, patient_intervals
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
-from monai_mammo.evaluation import Metrics, Record, patient_intervals
 from monai_mammo.predictor import Predictor
 
 logger = logging.getLogger(__name__)
