@@ -117,6 +117,7 @@ def datalist(
     """Turn a table of your own images into a datalist, split by patient.
 
     label: complete or incomplete (quality), or the mask's file (segmentation). Paths are relative to the table.
+    Run again with a longer table, patients stay in the section that they have. For another split give a new folder.
     Exit status 1 if the audit finds errors.
     """
     from monai_mammo.datasets.table import datalist_of_table

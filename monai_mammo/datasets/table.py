@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, Task, write_datalist
+from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, Task, sections_of_patients, write_datalist
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.errors import MammogramError, refusing
 
@@ -28,6 +28,7 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
 
     Patients are dealt 70 / 10 / 20, those with an incomplete image by the same shares, unless the table has a column
     `section`. If that leaves a section without a label, further deals follow, at last with larger shares held out.
+    Where `out` holds a datalist already, its patients stay in the section that they have; the new ones are dealt.
 
     Args:
         task: what its labels are.
@@ -40,13 +41,13 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
 
     Raises:
         MammogramError: a column is missing, a row cannot be used (it names the row), a patient has two sections, or
-            there are too few patients to split.
+            there are too few patients to split. Or `out/dataset.json` is no datalist.
     """
     entries = list(_entries(task, table))
     if not entries:
         raise MammogramError(table, "it has no row below its header", "Write one row an image")
     decided = any("section" in entry for entry in entries)
-    splits = _given(table, entries) if decided else _dealt(table, entries, seed)
+    splits = _given(table, entries) if decided else _dealt(table, entries, seed, out / "dataset.json")
     rows = [{key: value for key, value in entry.items() if key != "section"} for entry in entries]
     return write_datalist(out, rows, splits, name=table.stem, labels=LABEL_NAMES[task])
 
@@ -96,15 +97,16 @@ def _file(table: Path, where: str, name: str) -> str:
     return str(file)
 
 
-def _dealt(table: Path, entries: list[Entry], seed: int) -> dict[str, list[str]]:
+def _dealt(table: Path, entries: list[Entry], seed: int, former: Path) -> dict[str, list[str]]:
+    kept = sections_of_patients([former] if former.is_file() else [])
     try:
-        deals = list(_deals(entries, seed))
+        deals = list(_deals(entries, seed, kept))
     except ValueError as error:
         raise MammogramError(table, str(error), "Add patients, or write a column `section`") from error
     return next((splits for splits in deals if not _lack_a_label(entries, splits)), deals[0])
 
 
-def _deals(entries: list[Entry], seed: int) -> Iterator[dict[str, list[str]]]:
+def _deals(entries: list[Entry], seed: int, kept: Mapping[str, str]) -> Iterator[dict[str, list[str]]]:
     """Splits, the preferred ones first: by the shares, then with the patients of one label dealt by themselves.
 
     The latter leave no section without such a patient, and make validation and test larger than their shares.
@@ -112,11 +114,11 @@ def _deals(entries: list[Entry], seed: int) -> Iterator[dict[str, list[str]]]:
     patients = {entry["patient"] for entry in entries}
     incomplete, complete = ({entry["patient"] for entry in entries if entry["label"] == label} for label in (1, 0))
     for attempt in range(seed, seed + _ATTEMPTS):
-        yield split_patients(patients, seed=attempt, first=incomplete)
+        yield split_patients(patients, seed=attempt, first=incomplete, kept=kept)
     for some in (incomplete, complete):
         kinds = some, patients - some
         if min(map(len, kinds)) >= len(SECTIONS):
-            apart = [split_patients(kind, seed=seed) for kind in kinds]
+            apart = [split_patients(kind, seed=seed, kept=kept) for kind in kinds]
             yield {section: [patient for dealt in apart for patient in dealt[section]] for section in SECTIONS}
 
 

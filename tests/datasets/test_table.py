@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from monai_mammo.cli import app
-from monai_mammo.datasets.datalist import SECTIONS, load_datalist
+from monai_mammo.datasets.datalist import SECTIONS, load_datalist, sections_of_patients
 from monai_mammo.datasets.table import datalist_of_table
 from monai_mammo.dicom.errors import MammogramError
 
@@ -64,6 +64,17 @@ def test_a_section_that_the_table_gives_is_kept(tmp_path: Path) -> None:
     datalist_of_table("segmentation", written(tmp_path, ["image,label,patient,section", *rows]), tmp_path / "out")
     for section, entries in sections(tmp_path / "out", "segmentation").items():
         assert [given[int(entry["patient"][1:])] for entry in entries] == [section] * (PATIENTS // 3)
+
+
+def test_a_longer_table_moves_nobody_and_deals_the_new_patients(tmp_path: Path) -> None:
+    """Who was trained on must not be tested on after an update of the table."""
+    rows = [f'"image, {number}.png",{number % 2},P{number * 7 % PATIENTS}' for number in range(PATIENTS)]
+    head, out = "image,label,patient", tmp_path / "out"
+    file = datalist_of_table("quality", written(tmp_path, [head, *rows[:8]]), out)
+    before = sections_of_patients([file])
+    after = sections_of_patients([datalist_of_table("quality", written(tmp_path, [head, *rows]), out, seed=3)])
+    assert before.items() <= after.items()
+    assert len(after) == PATIENTS
 
 
 @pytest.mark.parametrize(
