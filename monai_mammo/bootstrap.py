@@ -20,7 +20,7 @@ Draws = Sequence[Sequence[Any]]
 
 def patient_draws(patients: Iterable[Any], resamples: int = 1000, seed: int = 0) -> Draws:
     """Draws, with replacement, of as many patients as there are; one that is listed twice is one patient."""
-    known = list(dict.fromkeys(patients))
+    known = sorted(set(patients), key=str)  # so that an interval does not depend on the order of a list
     generator = np.random.default_rng(seed)
     return [[known[index] for index in generator.integers(len(known), size=len(known))] for _ in range(resamples)]
 

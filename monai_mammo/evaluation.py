@@ -132,10 +132,12 @@ class Report:
             table.add_row(
                 heading(name, records),
                 f"{entry['value']:.4f}" if defined else "undefined",
-                f"{entry['low']:.4f} to {entry['high']:.4f}" if defined else "",
+                f"{entry['low']:.4f} to {entry['high']:.4f}" if math.isfinite(entry["low"]) else "",
             )
         console = Console(width=110)
         console.print(table)
+        if summary["patients"] < 2:
+            console.print("No intervals: they are by patient, and this is one.")
         for name, value in summary.items():
             if name not in ("images", "patients", "metrics"):
                 console.print(f"{name}: {value}", markup=False)
@@ -224,7 +226,7 @@ def _spacing(output: Mapping[str, Any]) -> list[float] | None:
 
 
 def _of_all_ranks(records: list[Record]) -> list[Record]:
-    """Every rank's records in the order of the data, on which the draws of the intervals depend.
+    """Every rank's records in the order of the data.
 
     The validation sampler deals the images out to the ranks, one to each in turn.
     """

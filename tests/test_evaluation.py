@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from ignite.engine import Engine
 
-from monai_mammo.evaluation import SegmentationReport
+from monai_mammo.evaluation import QualityReport, SegmentationReport
 from monai_mammo.metrics import (
     DISTANCES,
     HEADINGS,
@@ -91,6 +92,17 @@ def test_of_whole_mammograms_the_means_are_over_images():
     assert heading("mean_dice", [crop]) == "Dice, mean over lesions"
     assert heading("mean_dice", [{**crop, "candidates": ""}]) == "Dice, mean over images"
     assert heading("pooled_dice", [{**crop, "candidates": ""}]) == heading("pooled_dice", [])
+
+
+def test_of_one_patient_there_is_no_interval_and_the_table_says_so(tmp_path, capsys):
+    """Where the words `nan to nan` would stand."""
+    report = QualityReport(tmp_path, resamples=20)
+    engine = Engine(lambda *_: [{"pred": torch.tensor([0.2, 0.8])}])
+    report.attach(engine)
+    engine.run([[{"image": "P1_L_CC.png", "label": 1, "patient": "P1"}]])
+    told = capsys.readouterr().out
+    assert "No intervals: they are by patient, and this is one." in told
+    assert "nan" not in told
 
 
 def test_both_classes_are_reported_as_positive():

@@ -146,10 +146,10 @@ class Analysis:
         return heading(metric, next((r for entrant in self.test.finished for r in entrant.records.values()), []))
 
     def unlearnt(self, entrant: Entrant) -> list[float]:
-        """The last training losses of those of its runs that ended no better than a coin."""
+        """The lowest training losses of those of its runs that were in no epoch better than a coin."""
         curves = [read_curves(folder).get("train_loss", {}) for folder in entrant.folders.values()]
-        last = [losses[max(losses)] for losses in curves if losses]
-        return [loss for loss in last if loss >= CHANCE.get(self.task, math.inf)]
+        lowest = [min(losses.values()) for losses in curves if losses]
+        return [loss for loss in lowest if loss >= CHANCE.get(self.task, math.inf)]
 
     def confusion(self, name: str) -> dict[str, float]:
         """Mean counts over the seeds."""

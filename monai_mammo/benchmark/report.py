@@ -194,13 +194,13 @@ def _beside_the_width(benchmark: Benchmark) -> list[str]:
 
 
 def _did_not_learn(analysis: Analysis) -> list[str]:
-    """Runs that ended no better than a coin: they say nothing of their network."""
+    """Runs that were never better than a coin: they say nothing of their network."""
     found = []
     for entrant in analysis.test.finished:
         if unlearnt := analysis.unlearnt(entrant):
             losses = ", ".join(f"{loss:.2f}" for loss in unlearnt)
             runs = f"{len(unlearnt)} of {len(entrant.folders)} runs"
-            found.append(f"{entrant.title} ({runs}, last training loss {losses})")
+            found.append(f"{entrant.title} ({runs}, lowest training loss {losses})")
     if not found:
         return []
     return [

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from monai_mammo.files import replacing, sha256
 
-from .errors import RequestRefused, unknown
+from .errors import RequestRefused
 from .files import Digests, append_json, read_json, read_json_lines, write_json
 
 KEPT_ACCEPTED = 10
@@ -125,7 +125,8 @@ class History:
             self._keep_unknown()
             chosen = self._former() if number is None else number
             if chosen != BUNDLES_OWN and chosen not in self._numbers():
-                raise unknown("number in the model's history", str(chosen))
+                remedy = "GET /mammo/models/<model>/history lists them"
+                raise RequestRefused(404, f"the model's history has no number {chosen}", remedy)
             self._serve(chosen, user)
         return chosen
 
