@@ -241,3 +241,21 @@ def test_the_datalists_errors_come_before_anything_is_written(root, tmp_path) ->
     with pytest.raises(MammogramError):
         next(iter(simulate(setup, tmp_path / "out", processes=0)))
     assert not (tmp_path / "out" / "setup.json").exists()
+
+
+def test_what_is_published_follows_from_the_published_rounds(root) -> None:
+    """docs/ACTIVE_LEARNING.md: of all twenty seeds, `uncertainty` against random."""
+    with (root / "docs" / "active_learning_quality.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["strategy"] in ("start", "random", "uncertainty")]
+    rounds = [
+        {**row, "seed": int(row["seed"]), "images": int(row["images"]), "metrics": {"auc": float(row["auc_of_624"])}}
+        for row in rows
+    ]
+    found = summary(curves(rounds, "auc"), "auc")
+    told = found["strategies"]["uncertainty"]
+    gain, share = (list(told[name].values()) for name in ("area_less_random", "share_of_random"))
+    assert found["seeds"] == 20
+    assert gain == pytest.approx([0.012, -0.002, 0.025], abs=5e-4)
+    assert share[:2] == pytest.approx([0.72, 0.53], abs=5e-3)
+    text = (root / "docs" / "ACTIVE_LEARNING.md").read_text()
+    assert "+0.012 (-0.002 to 0.025), and 72 % (53 % to more than all)" in text
