@@ -56,7 +56,7 @@ _CUT_SIDE = {  # the image edge, left breast
 class Mass:
     """A mass with its place in both views: (`x`, `y[view]`) of the centre, half axes, margin.
 
-    `margin` is one of circumscribed, lobulated, obscured, spiculated. `contrast` is the added grey value (of 1).
+    `margin` is one of circumscribed, lobulated, obscured, spiculated. `contrast` is what it adds to the tissue, of which fat has 0.36.
     """
 
     x: float
@@ -312,7 +312,7 @@ def _draw_mass(breast: Breast, rng: np.random.Generator) -> Mass:
     amplitude = {"circumscribed": 0.025, "lobulated": 0.10, "obscured": 0.06, "spiculated": 0.06}[margin]
     lobes = tuple((amplitude * float(a), 2 * np.pi * float(p)) for a, p in rng.uniform(0, 1, (6, 2)))
     angle = {view: float(rng.uniform(0, np.pi)) for view in VIEWS}
-    return Mass(x, y, axes, angle, margin, float(rng.uniform(0.17, 0.33)), lobes)
+    return Mass(x, y, axes, angle, margin, float(rng.uniform(0.25, 0.5)), lobes)
 
 
 def _is_free(breast: Breast, x: float, y: Mapping[str, float], reach: float) -> bool:

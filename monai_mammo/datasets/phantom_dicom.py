@@ -66,7 +66,8 @@ def write_mammogram(
 
     Args:
         path: the file; its folder exists.
-        pixels: float (rows, columns) in [0, 1], dark background, oriented as in the module's head.
+        pixels: float (rows, columns) in [0, 1], dark background, oriented as in the module's head: what a display
+            that follows the file shows, whatever the encoding (the ends of a sigmoid window, 0.03 and 0.98, aside).
         patient: number of the synthetic patient, from 1.
         laterality: L or R.
         view: CC or MLO.
@@ -75,7 +76,7 @@ def write_mammogram(
         seed: of the study set; all UIDs follow from it.
         encoding: see `Encoding`.
     """
-    stored = np.round(np.clip(pixels, 0.0, 1.0) * _MAXIMUM).astype(np.uint16)
+    stored = _stored_for(encoding.voi)[np.round(np.clip(pixels, 0.0, 1.0) * _MAXIMUM).astype(np.uint16)]
     if encoding.photometric == "MONOCHROME1":
         stored = (_MAXIMUM - stored).astype(np.uint16)
     entropy = [str(seed), str(patient)]
@@ -210,12 +211,26 @@ def _describe_values(ds: Dataset, encoding: Encoding) -> None:
         ds.VOILUTFunction = "LINEAR"
 
 
+def _shown(voi: str) -> np.ndarray:
+    """What the display makes of every stored value, in [0, 1], before anything is inverted."""
+    values = np.arange(_MAXIMUM + 1)
+    if voi == "LINEAR":
+        return np.clip((values - (_CENTRE - 0.5)) / (_WIDTH - 1) + 0.5, 0.0, 1.0)
+    sigmoid = 1 / (1 + np.exp(4 * (_CENTRE - values) / _SIGMOID_WIDTH))
+    return sigmoid if voi == "SIGMOID" else (sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])
+
+
+def _stored_for(voi: str) -> np.ndarray:
+    """The stored value, uint16, that the display shows as each of 4096 greys from 0 to 1."""
+    shown = _shown(voi)
+    rising = np.flatnonzero(np.diff(shown, prepend=-1.0) > 0)
+    wanted = np.linspace(0.0, 1.0, _MAXIMUM + 1)
+    return np.round(np.interp(wanted, shown[rising], rising)).astype(np.uint16)
+
+
 def _voi_table(inverse: bool) -> Dataset:
     """A film-like S curve as a table over all stored values."""
-    values = np.arange(_MAXIMUM + 1)
-    low, high = (1 / (1 + np.exp(4 * (_CENTRE - end) / _SIGMOID_WIDTH)) for end in (0, _MAXIMUM))
-    curve = (1 / (1 + np.exp(4 * (_CENTRE - values) / _SIGMOID_WIDTH)) - low) / (high - low)
-    table = np.round(curve * _MAXIMUM).astype("<u2")
+    table = np.round(_shown("LUT") * _MAXIMUM).astype("<u2")
     if inverse:
         table = (_MAXIMUM - table[::-1]).astype("<u2")
     item = Dataset()
