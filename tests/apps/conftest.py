@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -27,6 +27,9 @@ from PIL import Image
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
+
+if TYPE_CHECKING:
+    from lib.datastore import MammogramDatastore
 
 pytest.importorskip("monailabel", reason="the app's server needs the extra `label`")
 
@@ -319,3 +322,16 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     yield running
     running.rest.close()
     stop_orthanc(running)
+
+
+@pytest.fixture
+def open_store(orthanc: Orthanc, tmp_path: Path) -> Callable[..., MammogramDatastore]:
+    """Open the part of the archive that one patient's images are."""
+    from lib.archive import Archive
+    from lib.datastore import MammogramDatastore
+
+    def opened(patient: int, labels: str = "labels", **options: Any) -> MammogramDatastore:
+        query = {"Modality": "MG", "PatientID": f"PHANTOM{patient:04d}"}
+        return MammogramDatastore(Archive(orthanc.url, tmp_path / "cache", query, **options), tmp_path / labels)
+
+    return opened

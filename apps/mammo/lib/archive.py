@@ -87,6 +87,7 @@ class Archive:
         session.mount("http://", _Impatient())
         session.mount("https://", _Impatient())
         session.auth = login
+        session.headers["Accept"] = "application/dicom+json, */*;q=0.1"  # unless a request names another
         self._client = DICOMwebClient(self.url, session=session)
         self._client.set_http_retry_params(retry=False)
         logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
@@ -149,17 +150,27 @@ class Archive:
         raise RequestRefused(403, "images of an archive are not added here", "Send it to the archive itself")
 
     def store(self, file: Path) -> None:
-        """Store a DICOM file in the archive.
+        """Store a DICOM file in the archive, which confirms that it has it.
 
         Raises:
-            RequestRefused: the archive does not answer (503), or does not take it (502).
+            RequestRefused: the archive does not answer (503), or does not take it, or does not confirm it (502).
         """
         with disable_value_validation():
             dataset = pydicom.dcmread(file)
-        answer = self._asked(lambda: self._client.store_instances([dataset]))
-        failed = [item.get("FailureReason") for item in answer.get("FailedSOPSequence") or []]
-        if failed:
-            raise RequestRefused(502, f"the archive did not take the result (failure reason {failed[0]})", _AGAIN)
+        sop = str(dataset.SOPInstanceUID)
+        try:
+            self._asked(lambda: _check_taken(self._client.store_instances([dataset]), sop))
+        except RequestRefused as refused:
+            # Some archives take it without a word; others refuse it because an attempt that broke off had arrived.
+            if refused.status == 503 or not self._has(dataset):
+                raise
+
+    def _has(self, dataset: Dataset) -> bool:
+        """Whether the archive lists this very instance."""
+        search, sop = self._client.search_for_instances, dataset.SOPInstanceUID
+        series = (dataset.StudyInstanceUID, dataset.SeriesInstanceUID)
+        wanted = {"SOPInstanceUID": sop}
+        return self._asked(lambda: any(_text(entry, _SOP) == sop for entry in search(*series, search_filters=wanted)))
 
     def _series(self) -> Iterator[tuple[str, str, str]]:
         """Study, series and stamp of every series that matches the query."""
@@ -270,6 +281,15 @@ def _refusals() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
         reason = f"what the archive sends cannot be understood ({type(error).__name__})"
         raise RequestRefused(422, reason, "Look at the object in the archive's own viewer") from None
+
+
+def _check_taken(answer: Dataset, sop: str) -> None:
+    """Refuse an answer to STOW-RS (PS3.18 10.5.3) that does not name the instance among those stored."""
+    stored = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or []]
+    if sop not in stored:
+        failed = [item.get("FailureReason") for item in answer.get("FailedSOPSequence") or []]
+        reason = f"take the result (failure reason {failed[0]})" if failed else "confirm that it has the result"
+        raise RequestRefused(502, f"the archive did not {reason}", _AGAIN)
 
 
 def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageFile:

@@ -1,0 +1,111 @@
+"""An archive, or what stands before it, that misbehaves: nothing is lost, and nothing is taken for what it is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+from lib.names import is_uid
+from pydicom.uid import generate_uid
+from requests.adapters import HTTPAdapter
+
+from .archives import Open, delivered, label, mammogram, uid_of, wait_until
+from .conftest import Orthanc, blob
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have something before the archive answer requests of a method and to addresses that end so in its place.
+
+    They do not come to the archive, unless they `reach` it, and only its answer does not come back.
+    """
+
+    def given(
+        method: str, end: str, status: int, content: bytes = b"", kind: str = "text/html", reach: bool = False
+    ) -> None:
+        send = HTTPAdapter.send
+
+        def answer(self: HTTPAdapter, request: Any, *args: Any, **kwargs: Any) -> Any:
+            concerned = request.method == method and request.url.endswith(end)
+            if reach or not concerned:
+                response = send(self, request, *args, **kwargs)
+            if concerned:
+                response = requests.Response()
+                response.status_code, response._content, response.url = status, content, request.url
+                response.headers["Content-Type"] = kind
+            return response
+
+        monkeypatch.setattr(HTTPAdapter, "send", answer)
+
+    return given
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "kind"),
+    [(200, b"<html>Sign in", "text/html"), (200, b"{}", "application/json"), (200, b"", "text/plain"), (204, b"", "")],
+)
+def test_a_label_that_the_archive_does_not_confirm_waits(
+    orthanc: Orthanc,
+    open_store: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answers: Callable[..., None],
+    status: int,
+    content: bytes,
+    kind: str,
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 22, StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+    study = pydicom.dcmread(file).StudyInstanceUID
+    orthanc.store(file)
+    store = open_store(22)
+    answers("POST", "/studies", status, content, kind)
+    store.save_label(uid_of(file), label(tmp_path / "label.nrrd", blob()[1]), "final", {})
+    wait_until(lambda: "a label waits to be delivered: the archive did not confirm" in caplog.text)
+    assert store.status()["labels_to_deliver"] == 1
+    monkeypatch.undo()
+    delivered(store)
+    assert len(orthanc.segmentations(StudyInstanceUID=study)) == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, "text/plain"), (409, "application/dicom+json")])
+def test_a_label_that_the_archive_has_is_delivered_whatever_it_answers(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Callable[..., None], status: int, kind: str
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 23, StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+    orthanc.store(file)
+    store = open_store(23)
+    answers("POST", "/studies", status, kind=kind, reach=True)
+    store.save_label(uid_of(file), label(tmp_path / "label.nrrd", blob()[1]), "final", {})
+    delivered(store)
+    assert len(orthanc.segmentations(StudyInstanceUID=pydicom.dcmread(file).StudyInstanceUID)) == 1
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[{}]", b'[{"00080018": {"vr": "UI", "Value": ["../../x"]}}]', None])
+def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
+    orthanc: Orthanc,
+    open_store: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: Callable[..., None],
+    answer: bytes | None,
+) -> None:
+    files = [mammogram(tmp_path / f"{number}.dcm", 20, SeriesInstanceUID=f"1.2.20.{number}") for number in range(2)]
+    for file in files:
+        orthanc.store(file)
+    answers("GET", "/series/1.2.20.0/metadata", *((200, answer) if answer else (500,)), kind="application/dicom+json")
+    store = open_store(20)
+    known = {image.series for image in store.index.images().values() if not image.problem}
+    assert "1.2.20.1" in known
+    assert "1.2.20.0" not in known
+    assert len(store.unreadable_images()) == 1
+    assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.index.images())
+    monkeypatch.undo()
+    if answer is None:  # a fault that passes
+        store.index.refresh()
+        assert store.unreadable_images() == []
