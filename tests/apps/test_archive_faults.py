@@ -10,6 +10,8 @@ from typing import Any
 import pydicom
 import pytest
 import requests
+from lib.ahead import decode
+from lib.errors import RequestRefused
 from lib.names import is_uid
 from pydicom.uid import generate_uid
 from requests.adapters import HTTPAdapter
@@ -84,6 +86,62 @@ def test_a_label_that_the_archive_has_is_delivered_whatever_it_answers(
     store.save_label(uid_of(file), label(tmp_path / "label.nrrd", blob()[1]), "final", {})
     delivered(store)
     assert len(orthanc.segmentations(StudyInstanceUID=pydicom.dcmread(file).StudyInstanceUID)) == 1
+
+
+MULTIPART = 'multipart/related; type="application/dicom"; boundary=b'
+PART = b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<html>Maintenance", "text/html"),
+        (b"--b--", MULTIPART),
+        (PART + b"<html>Maintenance\r\n--b--", MULTIPART),
+        (PART + bytes(128) + b"DICM" + bytes(9), MULTIPART),  # it breaks off
+    ],
+)
+def test_an_image_is_asked_for_again_after_an_answer_without_one(
+    orthanc: Orthanc,
+    open_store: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: Callable[..., None],
+    content: bytes,
+    kind: str,
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 24)
+    orthanc.store(file)
+    store, image_id = open_store(24), uid_of(file)
+    answers("GET", image_id, 200, content, kind)
+    with pytest.raises(RequestRefused, match="no DICOM object") as refused:
+        store.readable_image(image_id)
+    assert refused.value.status == 502
+    monkeypatch.undo()
+    assert store.readable_image(image_id).read_bytes() == file.read_bytes()
+
+
+def test_an_image_that_is_sent_as_it_is_without_a_multipart_body_is_taken(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Callable[..., None]
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 25)
+    orthanc.store(file)
+    store = open_store(25)
+    answers("GET", uid_of(file), 200, file.read_bytes(), "application/dicom")
+    assert store.readable_image(uid_of(file)).read_bytes() == file.read_bytes()
+
+
+def test_a_damaged_dicom_object_is_listed_as_unreadable(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Callable[..., None]
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 26)
+    orthanc.store(file)
+    store, image_id = open_store(26), uid_of(file)
+    answers("GET", image_id, 200, PART + file.read_bytes()[:300] + b"\r\n--b--", MULTIPART)
+    with pytest.raises(RequestRefused) as refused:
+        decode(store, image_id)
+    assert refused.value.status == 422
+    assert [entry["file"] for entry in store.unreadable_images()] == [image_id]
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[{}]", b'[{"00080018": {"vr": "UI", "Value": ["../../x"]}}]', None])

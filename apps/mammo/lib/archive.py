@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -34,6 +34,7 @@ from monai_mammo.files import digest, replacing
 from .errors import RequestRefused
 from .images import ImageFile, described
 from .names import is_uid
+from .stow import parts
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ _AT_ONCE = 4  # requests for series' headers
 _WANTED = {f"{tag:08X}" for tag in TAGS}
 _STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
 LOGIN_VARIABLES = "MONAI_LABEL_DATASTORE_USERNAME and MONAI_LABEL_DATASTORE_PASSWORD"
+_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _AGAIN = "Check that the archive runs; labels are kept here and sent later"
 
 T = TypeVar("T")
@@ -78,12 +80,12 @@ class Archive:
         cache_bytes: int = CACHE_BYTES,
         login: tuple[str, str] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.password:
+        address = urlsplit(url)
+        if not address.hostname or address.username or address.password:
             raise ValueError("the archive's address is no http(s)://host:port/path without name and password")
         self.url, self.cache, self.query, self.cache_bytes = url.rstrip("/"), cache, query, cache_bytes
-        self.name = f"{parts.netloc}{parts.path}".rstrip("/")
-        session = requests.Session()
+        self.name = f"{address.netloc}{address.path}".rstrip("/")
+        self._session = session = requests.Session()
         session.mount("http://", _Impatient())
         session.mount("https://", _Impatient())
         session.auth = login
@@ -126,16 +128,15 @@ class Archive:
         """The image's file as the archive stores it, from the cache if it is there.
 
         Raises:
-            RequestRefused: the archive does not answer (503) or fails (502), or what it sends is no DICOM file (422).
+            RequestRefused: the archive does not answer (503), fails, or sends no DICOM object (502).
         """
         path = self.path(image)
         try:
             _used(path, time.time())
         except FileNotFoundError:
-            retrieve = self._client.retrieve_instance
-            dataset = self._asked(lambda: retrieve(image.study, image.series, image.sop))
-            with replacing(path) as partial, disable_value_validation():
-                dataset.save_as(partial)  # elements that nobody touched are written as they came
+            content = self._asked(lambda: self._sent(image))
+            with replacing(path) as partial:
+                partial.write_bytes(content)
             self._evict()
         return path
 
@@ -164,6 +165,13 @@ class Archive:
             # Some archives take it without a word; others refuse it because an attempt that broke off had arrived.
             if refused.status == 503 or not self._has(dataset):
                 raise
+
+    def _sent(self, image: ImageFile) -> bytes:
+        """An image in the transfer syntax in which the archive stores it."""
+        url = f"{self.url}/studies/{image.study}/series/{image.series}/instances/{image.sop}"
+        answer = self._session.get(url, headers={"Accept": _STORED})
+        answer.raise_for_status()
+        return _object_in(answer.content, answer.headers.get("Content-Type", ""))
 
     def _has(self, dataset: Dataset) -> bool:
         """Whether the archive lists this very instance."""
@@ -280,7 +288,26 @@ def _refusals() -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
         reason = f"what the archive sends cannot be understood ({type(error).__name__})"
-        raise RequestRefused(422, reason, "Look at the object in the archive's own viewer") from None
+        raise RequestRefused(502, reason, _AGAIN) from None
+
+
+def _object_in(body: bytes, content_type: str) -> bytes:
+    """The DICOM object in an answer to WADO-RS (PS3.18 10.4), damaged or not.
+
+    Raises:
+        RequestRefused: there is none, as in the page of a proxy, or it broke off (502).
+    """
+    if _is_object(body):  # bare, as some archives send it
+        return body
+    with suppress(RequestRefused):
+        for content in parts(body, content_type):
+            if _is_object(content):
+                return content
+    raise RequestRefused(502, "the archive sends no DICOM object", _AGAIN)
+
+
+def _is_object(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
 
 
 def _check_taken(answer: Dataset, sop: str) -> None:
