@@ -19,30 +19,35 @@ from requests.adapters import HTTPAdapter
 from .archives import Open, delivered, label, mammogram, uid_of, wait_until
 from .conftest import Orthanc, blob
 
+Answers = Callable[..., list[str]]
+
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """Have something before the archive answer requests of a method and to addresses that end so in its place.
 
     They do not come to the archive, unless they `reach` it, and only its answer does not come back.
+    The list that is returned gets their addresses.
     """
 
     def given(
         method: str, end: str, status: int, content: bytes = b"", kind: str = "text/html", reach: bool = False
-    ) -> None:
-        send = HTTPAdapter.send
+    ) -> list[str]:
+        send, asked = HTTPAdapter.send, []
 
         def answer(self: HTTPAdapter, request: Any, *args: Any, **kwargs: Any) -> Any:
             concerned = request.method == method and request.url.endswith(end)
             if reach or not concerned:
                 response = send(self, request, *args, **kwargs)
             if concerned:
+                asked.append(str(request.url))
                 response = requests.Response()
                 response.status_code, response._content, response.url = status, content, request.url
                 response.headers["Content-Type"] = kind
             return response
 
         monkeypatch.setattr(HTTPAdapter, "send", answer)
+        return asked
 
     return given
 
@@ -57,7 +62,7 @@ def test_a_label_that_the_archive_does_not_confirm_waits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    answers: Callable[..., None],
+    answers: Answers,
     status: int,
     content: bytes,
     kind: str,
@@ -77,7 +82,7 @@ def test_a_label_that_the_archive_does_not_confirm_waits(
 
 @pytest.mark.parametrize(("status", "kind"), [(200, "text/plain"), (409, "application/dicom+json")])
 def test_a_label_that_the_archive_has_is_delivered_whatever_it_answers(
-    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Callable[..., None], status: int, kind: str
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Answers, status: int, kind: str
 ) -> None:
     file = mammogram(tmp_path / "image.dcm", 23, StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
     orthanc.store(file)
@@ -106,7 +111,7 @@ def test_an_image_is_asked_for_again_after_an_answer_without_one(
     open_store: Open,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    answers: Callable[..., None],
+    answers: Answers,
     content: bytes,
     kind: str,
 ) -> None:
@@ -122,7 +127,7 @@ def test_an_image_is_asked_for_again_after_an_answer_without_one(
 
 
 def test_an_image_that_is_sent_as_it_is_without_a_multipart_body_is_taken(
-    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Callable[..., None]
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Answers
 ) -> None:
     file = mammogram(tmp_path / "image.dcm", 25)
     orthanc.store(file)
@@ -132,7 +137,7 @@ def test_an_image_that_is_sent_as_it_is_without_a_multipart_body_is_taken(
 
 
 def test_a_damaged_dicom_object_is_listed_as_unreadable(
-    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Callable[..., None]
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Answers
 ) -> None:
     file = mammogram(tmp_path / "image.dcm", 26)
     orthanc.store(file)
@@ -150,7 +155,7 @@ def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
     open_store: Open,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    answers: Callable[..., None],
+    answers: Answers,
     answer: bytes | None,
 ) -> None:
     files = [mammogram(tmp_path / f"{number}.dcm", 20, SeriesInstanceUID=f"1.2.20.{number}") for number in range(2)]
@@ -167,3 +172,38 @@ def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
     if answer is None:  # a fault that passes
         store.index.refresh()
         assert store.unreadable_images() == []
+
+
+def test_what_an_archive_tells_between_refusals_is_listed_and_the_rest_later(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Answers
+) -> None:
+    files = [mammogram(tmp_path / f"{number}.dcm", 27, SeriesInstanceUID=f"1.2.27.{number}") for number in range(12)]
+    orthanc.store(*files)
+    answers("GET", "1/metadata", 503)  # of series 1 and 11
+    store = open_store(27)
+    assert len(store.list_images()) == 10
+    assert store.unreadable_images() == []
+    assert "status 503" in str(store.status()["origin_problem"])
+    monkeypatch.undo()
+    answers("GET", "/1.2.27.0/metadata", 200)  # which has been read
+    orthanc.store(mammogram(tmp_path / "new.dcm", 27, SeriesInstanceUID="1.2.27.0"))
+    store.index.refresh()
+    assert set(store.list_images()) == set(map(uid_of, files))
+    assert "no image" in str(store.status()["origin_problem"])
+    monkeypatch.undo()
+    store.index.refresh()
+    assert len(store.list_images()) == 13
+    assert store.status()["origin_problem"] is None
+
+
+def test_an_archive_that_refuses_every_series_is_asked_about_a_few_at_a_time_and_not_the_same_ones(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Answers
+) -> None:
+    series = [f"1.2.28.{number}" for number in range(20)]
+    orthanc.store(*[mammogram(tmp_path / f"{uid}.dcm", 28, SeriesInstanceUID=uid) for uid in series])
+    asked = answers("GET", "/metadata", 503)
+    store = open_store(28)
+    assert 1 <= len(asked) < 20
+    store.index.refresh()
+    store.index.refresh()
+    assert len(set(asked)) == 20

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pydicom
@@ -46,6 +46,7 @@ HELD_SECONDS = 24 * 3600.0
 """So long a cached file stays that a training needs."""
 _TIMEOUT = (5.0, 60.0)  # s, to connect and between two bytes
 _AT_ONCE = 4  # requests for series' headers
+_MOST_REFUSALS = 8  # of such requests, after which the others wait for the next scan: each may take a timeout
 _WANTED = {f"{tag:08X}" for tag in TAGS}
 _STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
 LOGIN_VARIABLES = "MONAI_LABEL_DATASTORE_USERNAME and MONAI_LABEL_DATASTORE_PASSWORD"
@@ -53,6 +54,12 @@ _STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _AGAIN = "Check that the archive runs; labels are kept here and sent later"
 
 T = TypeVar("T")
+
+
+class _Series(NamedTuple):
+    study: str
+    series: str
+    stamp: str
 
 
 class Archive:
@@ -71,6 +78,8 @@ class Archive:
 
     description = "Mammograms of a DICOMweb archive, one id per SOP instance"
     rescan_seconds = 10.0
+    missed: str | None = None
+    """Why the last scan left out images, or may have found them as they were."""
 
     def __init__(
         self,
@@ -94,26 +103,33 @@ class Archive:
         self._client.set_http_retry_params(retry=False)
         logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
         self._evicting = threading.Lock()
+        self._asked_at: dict[str, float] = {}  # by series
 
     def scan(self, known: Mapping[str, ImageFile]) -> list[ImageFile]:
         """Every image that matches the query, good or bad; series that are `known` and have not grown are not asked.
 
+        What the archive does not tell of a series now stays as it is known, and the next scan asks for it again;
+        `missed` says why.
+
         Raises:
-            RequestRefused: the archive does not answer, or refuses (502, 503).
+            RequestRefused: the archive does not list its series: it does not answer, or refuses (502, 503).
         """
         former = defaultdict(list)
         for image in known.values():
             former[image.series].append(image)
         found: list[ImageFile] = []
-        changed = []
-        for study, series, stamp in self._series():
-            if former[series] and all(image.stamp == stamp for image in former[series]):
-                found += former[series]
+        changed: list[_Series] = []
+        for entry in self._series():
+            if former[entry.series] and all(image.stamp == entry.stamp for image in former[entry.series]):
+                found += former[entry.series]
             else:
-                changed.append((study, series, stamp))
+                changed.append(entry)
+        changed.sort(key=lambda entry: self._asked_at.get(entry.series, 0.0))  # what failed lately comes last
+        refusals: list[RequestRefused] = []
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            for images in threads.map(lambda entry: self._images(*entry), changed):
+            for images in threads.map(lambda entry: self._images(entry, former[entry.series], refusals), changed):
                 found += images
+        self.missed = f"not every series could be read: {refusals[0].reason}" if refusals else None
         return list({image.file: image for image in found}.values())
 
     def id_of(self, file: str, taken: Collection[str]) -> str:
@@ -180,7 +196,7 @@ class Archive:
         wanted = {"SOPInstanceUID": sop}
         return self._asked(lambda: any(_text(entry, _SOP) == sop for entry in search(*series, search_filters=wanted)))
 
-    def _series(self) -> Iterator[tuple[str, str, str]]:
+    def _series(self) -> Iterator[_Series]:
         """Study, series and stamp of every series that matches the query."""
         search = self._client.search_for_series
         filters = dict(MAMMOGRAMS if self.query is None else self.query)
@@ -188,21 +204,36 @@ class Archive:
         for entry in self._asked(lambda: search(search_filters=filters, fields=fields, get_remaining=True)):
             study, series = _text(entry, _STUDY), _text(entry, _SERIES)
             if is_uid(study) and is_uid(series):
-                yield study, series, _text(entry, _COUNT) or self._count(study, series)
+                yield _Series(study, series, _text(entry, _COUNT) or self._count(study, series))
 
     def _count(self, study: str, series: str) -> str:
         search = self._client.search_for_instances
         return str(len(self._asked(lambda: search(study, series, get_remaining=True))))
 
-    def _images(self, study: str, series: str, stamp: str) -> list[ImageFile]:
-        """A series' images; if the archive cannot tell, the series itself stands there with the problem."""
+    def _images(self, entry: _Series, former: list[ImageFile], refusals: list[RequestRefused]) -> list[ImageFile]:
+        """A series' images; if the archive cannot tell, the series itself stands there with the problem.
+
+        If it tells nothing now, or nothing of images known before, they stay as they are, and that is added to
+        `refusals`; after too many of them it is not asked.
+        """
+        if len(refusals) >= _MOST_REFUSALS:
+            return former
+        study, series, _ = entry
+        self._asked_at[series] = time.monotonic()
         try:
-            entries = self._asked(lambda: self._client.retrieve_series_metadata(study, series))
+            return self._asked(lambda: self._told(entry))
         except RequestRefused as error:
-            if error.status == 503:
-                raise
+            if error.status == 503 or any(image.stamp for image in former):
+                refusals.append(error)
+                return former
             return [_unusable(series, "", study, series, f"its series cannot be read: {error.reason}")]
-        return [_image(entry, study, series, stamp) for entry in entries]
+
+    def _told(self, entry: _Series) -> list[ImageFile]:
+        """The images of a series, by what the archive tells now."""
+        told = [_image(image, *entry) for image in self._client.retrieve_series_metadata(entry.study, entry.series)]
+        if not told:
+            raise RequestRefused(502, "the archive tells of no image of it", _AGAIN)
+        return told
 
     def _evict(self) -> None:
         """Delete cached files, oldest use first, until the cache is as small as it should be."""
@@ -323,7 +354,7 @@ def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageF
     """An instance from its metadata in DICOM JSON (PS3.18 F.2)."""
     sop = _text(entry, _SOP)
     if not is_uid(sop):
-        return _unusable(digest(sop), stamp, study, series, "its SOPInstanceUID is none")
+        return _unusable(digest(sop), "", study, series, "its SOPInstanceUID is none")
     wanted = {tag: value for tag, value in entry.items() if tag.upper() in _WANTED and "BulkDataURI" not in value}
     path = Path(sop)
     try:
