@@ -263,6 +263,11 @@ class Orthanc:
         for file in files:
             self.rest.post("/instances", content=file.read_bytes()).raise_for_status()
 
+    def remove(self, sop: str) -> None:
+        """Delete an instance."""
+        for instance in self.rest.post("/tools/lookup", content=sop).raise_for_status().json():
+            self.rest.delete(instance["Path"]).raise_for_status()
+
     def segmentations(self, **query: str) -> list[bytes]:
         """The DICOM SEG files that it has of a patient or study."""
         wanted = {"Level": "Instance", "Query": {"Modality": "SEG", **query}}

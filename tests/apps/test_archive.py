@@ -82,6 +82,27 @@ def test_new_images_appear_by_themselves(
     assert set(store.list_images()) == {uid_of(first), uid_of(second)}
 
 
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_an_image_that_takes_the_place_of_another_is_noticed(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_for: bool
+) -> None:
+    monkeypatch.setattr(Archive, "in_turn", 1)
+    patient, series = 29 + asked_for, [generate_uid() for _ in range(4)]
+    *others, gone = [mammogram(tmp_path / uid, patient, SeriesInstanceUID=uid) for uid in series]
+    orthanc.store(*others, gone)
+    store = open_store(patient)
+    orthanc.remove(uid_of(gone))
+    new = mammogram(tmp_path / "new.dcm", patient, SeriesInstanceUID=series[-1])
+    orthanc.store(new)
+    if asked_for:
+        with pytest.raises(RequestRefused, match="not in the archive, or no longer") as refused:
+            store.readable_image(uid_of(gone))
+        assert refused.value.status == 404
+    for _ in range(1 if asked_for else 4):  # each series has its turn
+        store.index.refresh()
+    assert set(store.list_images()) == set(map(uid_of, [*others, new]))
+
+
 def test_a_list_that_takes_the_archive_long_keeps_nobody_waiting(
     orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,8 @@ class Archive:
 
     description = "Mammograms of a DICOMweb archive, one id per SOP instance"
     rescan_seconds = 10.0
+    in_turn = 10
+    """Series that seem unchanged, of which a scan asks all the same: an image may have taken another's place."""
     missed: str | None = None
     """Why the last scan left out images, or may have found them as they were."""
 
@@ -103,11 +105,12 @@ class Archive:
         self._client.set_http_retry_params(retry=False)
         logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
         self._evicting = threading.Lock()
-        self._asked_at: dict[str, float] = {}  # by series
+        self._asked_at: dict[str, float] = {}  # by series; who failed lately, or had a turn, waits
 
     def scan(self, known: Mapping[str, ImageFile]) -> list[ImageFile]:
-        """Every image that matches the query, good or bad; series that are `known` and have not grown are not asked.
+        """Every image that matches the query, good or bad.
 
+        Series that are `known` and have not grown are asked about in turn, a few a scan; the others all.
         What the archive does not tell of a series now stays as it is known, and the next scan asks for it again;
         `missed` says why.
 
@@ -117,17 +120,17 @@ class Archive:
         former = defaultdict(list)
         for image in known.values():
             former[image.series].append(image)
-        found: list[ImageFile] = []
         changed: list[_Series] = []
-        for entry in self._series():
-            if former[entry.series] and all(image.stamp == entry.stamp for image in former[entry.series]):
-                found += former[entry.series]
-            else:
-                changed.append(entry)
-        changed.sort(key=lambda entry: self._asked_at.get(entry.series, 0.0))  # what failed lately comes last
+        same: list[_Series] = []
+        for entry in sorted(self._series(), key=lambda entry: self._asked_at.get(entry.series, 0.0)):
+            images = former[entry.series]
+            unchanged = images and all(image.stamp == entry.stamp for image in images)
+            (same if unchanged else changed).append(entry)
+        found = [image for entry in same[self.in_turn :] for image in former[entry.series]]
+        asked = changed + same[: self.in_turn]
         refusals: list[RequestRefused] = []
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            for images in threads.map(lambda entry: self._images(entry, former[entry.series], refusals), changed):
+            for images in threads.map(lambda entry: self._images(entry, former[entry.series], refusals), asked):
                 found += images
         self.missed = f"not every series could be read: {refusals[0].reason}" if refusals else None
         return list({image.file: image for image in found}.values())
@@ -144,7 +147,8 @@ class Archive:
         """The image's file as the archive stores it, from the cache if it is there.
 
         Raises:
-            RequestRefused: the archive does not answer (503), fails, or sends no DICOM object (502).
+            RequestRefused: the archive does not have it (404), does not answer (503), fails, or sends no DICOM object
+                (502).
         """
         path = self.path(image)
         try:
@@ -186,6 +190,9 @@ class Archive:
         """An image in the transfer syntax in which the archive stores it."""
         url = f"{self.url}/studies/{image.study}/series/{image.series}/instances/{image.sop}"
         answer = self._session.get(url, headers={"Accept": _STORED})
+        if answer.status_code in (404, 410):
+            self._asked_at[image.series] = float("-inf")  # the next scan asks what is there
+            raise RequestRefused(404, "the image is not in the archive, or no longer", "Reload the list of studies")
         answer.raise_for_status()
         return _object_in(answer.content, answer.headers.get("Content-Type", ""))
 

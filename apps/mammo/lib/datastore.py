@@ -86,7 +86,7 @@ class MammogramDatastore(Datastore):
         """The path of an image that can be read, as far as is known.
 
         Raises:
-            RequestRefused: there is no such image (404), it is known to be unreadable (422), or the archive that has it
+            RequestRefused: there is no such image (404), it is known to be unreadable (422), or the archive that had it
                 does not answer (503) or does not send it (502).
         """
         image = self.image(image_id)
