@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pydicom
 import pytest
@@ -24,7 +25,7 @@ Answers = Callable[..., list[str]]
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """Have something before the archive answer requests of a method and to addresses that end so in its place.
+    """Have something before the archive answer requests of a method and to paths that end so in its place.
 
     They do not come to the archive, unless they `reach` it, and only its answer does not come back.
     The list that is returned gets their addresses.
@@ -36,7 +37,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
         send, asked = HTTPAdapter.send, []
 
         def answer(self: HTTPAdapter, request: Any, *args: Any, **kwargs: Any) -> Any:
-            concerned = request.method == method and request.url.endswith(end)
+            concerned = request.method == method and urlsplit(request.url).path.endswith(end)
             if reach or not concerned:
                 response = send(self, request, *args, **kwargs)
             if concerned:
@@ -207,3 +208,30 @@ def test_an_archive_that_refuses_every_series_is_asked_about_a_few_at_a_time_and
     store.index.refresh()
     store.index.refresh()
     assert len(set(asked)) == 20
+
+
+def test_pages_that_bring_nothing_new_end_a_list(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Answers
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 31)
+    orthanc.store(file)
+    store = open_store(31)
+    found = orthanc.rest.get("/dicom-web/series", params={"PatientID": "PHANTOM0031"}).content
+    asked = answers("GET", "/series", 200, found, "application/dicom+json")  # whatever offset is asked for
+    store.index.refresh()
+    assert len(asked) == 2
+    assert store.list_images() == [uid_of(file)]
+
+
+@pytest.mark.parametrize("content", [b"{}", b'["odd"]'])
+def test_a_list_of_what_are_no_series_takes_no_image_from_the_list(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, answers: Answers, content: bytes
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 32)
+    orthanc.store(file)
+    store = open_store(32)
+    before = store.list_images()
+    answers("GET", "/series", 200, content, "application/json")
+    store.index.refresh()
+    assert store.list_images() == before
+    assert "cannot be understood" in str(store.status()["origin_problem"])

@@ -205,17 +205,16 @@ class Archive:
 
     def _series(self) -> Iterator[_Series]:
         """Study, series and stamp of every series that matches the query."""
-        search = self._client.search_for_series
         filters = dict(MAMMOGRAMS if self.query is None else self.query)
         fields = ["NumberOfSeriesRelatedInstances"]
-        for entry in self._asked(lambda: search(search_filters=filters, fields=fields, get_remaining=True)):
+        search = self._client.search_for_series
+        for entry in self._asked(lambda: _all(search, search_filters=filters, fields=fields)):
             study, series = _text(entry, _STUDY), _text(entry, _SERIES)
             if is_uid(study) and is_uid(series):
                 yield _Series(study, series, _text(entry, _COUNT) or self._count(study, series))
 
     def _count(self, study: str, series: str) -> str:
-        search = self._client.search_for_instances
-        return str(len(self._asked(lambda: search(study, series, get_remaining=True))))
+        return str(len(self._asked(lambda: _all(self._client.search_for_instances, study, series))))
 
     def _images(self, entry: _Series, former: list[ImageFile], refusals: list[RequestRefused]) -> list[ImageFile]:
         """A series' images; if the archive cannot tell, the series itself stands there with the problem.
@@ -327,6 +326,25 @@ def _refusals() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
         reason = f"what the archive sends cannot be understood ({type(error).__name__})"
         raise RequestRefused(502, reason, _AGAIN) from None
+
+
+def _all(search: Callable[..., list[dict[str, Any]]], *wanted: str, **filters: Any) -> list[dict[str, Any]]:
+    """What a search finds, page by page, until one brings nothing new: some servers send the same whatever the offset.
+
+    Raises:
+        ValueError: a page is of no series or instances.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    offset = 0
+    while page := search(*wanted, **filters, offset=offset):
+        new = {tuple(_text(entry, tag) for tag in (_STUDY, _SERIES, _SOP)): entry for entry in page}
+        if not any(map(any, new)):
+            raise ValueError
+        if new.keys() <= found.keys():
+            break
+        found |= new
+        offset += len(page)
+    return list(found.values())
 
 
 def _object_in(body: bytes, content_type: str) -> bytes:
