@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -27,6 +27,9 @@ from PIL import Image
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
+
+if TYPE_CHECKING:
+    from lib.datastore import MammogramDatastore
 
 pytest.importorskip("monailabel", reason="the app's server needs the extra `label`")
 
@@ -260,6 +263,11 @@ class Orthanc:
         for file in files:
             self.rest.post("/instances", content=file.read_bytes()).raise_for_status()
 
+    def remove(self, sop: str) -> None:
+        """Delete an instance."""
+        for instance in self.rest.post("/tools/lookup", content=sop).raise_for_status().json():
+            self.rest.delete(instance["Path"]).raise_for_status()
+
     def segmentations(self, **query: str) -> list[bytes]:
         """The DICOM SEG files that it has of a patient or study."""
         wanted = {"Level": "Instance", "Query": {"Modality": "SEG", **query}}
@@ -319,3 +327,16 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     yield running
     running.rest.close()
     stop_orthanc(running)
+
+
+@pytest.fixture
+def open_store(orthanc: Orthanc, tmp_path: Path) -> Callable[..., MammogramDatastore]:
+    """Open the part of the archive that one patient's images are."""
+    from lib.archive import Archive
+    from lib.datastore import MammogramDatastore
+
+    def opened(patient: int, labels: str = "labels", **options: Any) -> MammogramDatastore:
+        query = {"Modality": "MG", "PatientID": f"PHANTOM{patient:04d}"}
+        return MammogramDatastore(Archive(orthanc.url, tmp_path / "cache", query, **options), tmp_path / labels)
+
+    return opened

@@ -5,30 +5,25 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK
 from lib.archive import IN_USE_SECONDS, Archive, folder_name, open_archive
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
-from lib.names import is_uid
 from lib.users import current_user
 from main import MammoApp
 from pydicom.uid import generate_uid
-from requests.adapters import HTTPAdapter
 
 from monai_mammo.datasets.folder import KEY_VARIABLE
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.dicom.segmentation import read_segmentation
 
+from .archives import Open, delivered, label, mammogram, uid_of, wait_until
 from .conftest import (
     APP,
     SEGMENTATION,
@@ -41,50 +36,6 @@ from .conftest import (
     stop_server,
     write_dicom,
 )
-
-Open = Callable[..., MammogramDatastore]
-
-
-@pytest.fixture
-def open_store(orthanc: Orthanc, tmp_path: Path) -> Open:
-    """Open the part of the archive that one patient's images are."""
-
-    def opened(patient: int, labels: str = "labels", **options: Any) -> MammogramDatastore:
-        query = {"Modality": "MG", "PatientID": f"PHANTOM{patient:04d}"}
-        return MammogramDatastore(Archive(orthanc.url, tmp_path / "cache", query, **options), tmp_path / labels)
-
-    return opened
-
-
-def mammogram(file: Path, patient: int, rows: int = 120, columns: int = 90, **changes: Any) -> Path:
-    """A phantom's file with a SOPInstanceUID of its own; an attribute given as None is left out."""
-    write_dicom(file, blob(rows, columns)[0], patient=patient)
-    dataset = pydicom.dcmread(file)
-    for keyword, value in {"SOPInstanceUID": generate_uid(), **changes}.items():
-        if value is None:
-            delattr(dataset, keyword)
-        else:
-            setattr(dataset, keyword, value)
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(file)
-    return file
-
-
-def uid_of(file: Path) -> str:
-    return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
-
-
-def label(file: Path, mask: np.ndarray) -> str:
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask[np.newaxis].astype(np.uint8)), str(file))
-    return str(file)
-
-
-def delivered(store: MammogramDatastore) -> None:
-    """Wait until no label waits to be delivered."""
-    until = time.monotonic() + 60
-    while store.status()["labels_to_deliver"]:
-        assert time.monotonic() < until, "a label was not delivered"
-        store.results.deliver()
 
 
 def test_every_mammogram_is_an_image_of_its_own_and_nothing_else_is(
@@ -131,6 +82,27 @@ def test_new_images_appear_by_themselves(
     assert set(store.list_images()) == {uid_of(first), uid_of(second)}
 
 
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_an_image_that_takes_the_place_of_another_is_noticed(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_for: bool
+) -> None:
+    monkeypatch.setattr(Archive, "in_turn", 1)
+    patient, series = 29 + asked_for, [generate_uid() for _ in range(4)]
+    *others, gone = [mammogram(tmp_path / uid, patient, SeriesInstanceUID=uid) for uid in series]
+    orthanc.store(*others, gone)
+    store = open_store(patient)
+    orthanc.remove(uid_of(gone))
+    new = mammogram(tmp_path / "new.dcm", patient, SeriesInstanceUID=series[-1])
+    orthanc.store(new)
+    if asked_for:
+        with pytest.raises(RequestRefused, match="not in the archive, or no longer") as refused:
+            store.readable_image(uid_of(gone))
+        assert refused.value.status == 404
+    for _ in range(1 if asked_for else 4):  # each series has its turn
+        store.index.refresh()
+    assert set(store.list_images()) == set(map(uid_of, [*others, new]))
+
+
 def test_a_list_that_takes_the_archive_long_keeps_nobody_waiting(
     orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,10 +123,7 @@ def test_a_list_that_takes_the_archive_long_keeps_nobody_waiting(
     assert asked.wait(60)
     assert store.list_images() == [uid_of(first)]
     answer.set()
-    until = time.monotonic() + 60
-    while len(store.list_images()) < 2:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: len(store.list_images()) == 2)
 
 
 def test_final_labels_arrive_as_dicom_seg_of_each_reader_equal_to_the_pixel(
@@ -216,34 +185,6 @@ def test_what_is_broken_is_listed_as_unreadable_and_blocks_nothing(
         with pytest.raises(RequestRefused) as refused:
             store.readable_image(uid_of(file))
         assert refused.value.status == 422
-
-
-@pytest.mark.parametrize("answer", [b"<html>", b"[{}]", b'[{"00080018": {"vr": "UI", "Value": ["../../x"]}}]', None])
-def test_a_series_of_which_the_archive_talks_nonsense_is_listed_as_unreadable(
-    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None
-) -> None:
-    files = [mammogram(tmp_path / f"{number}.dcm", 20, SeriesInstanceUID=f"1.2.20.{number}") for number in range(2)]
-    for file in files:
-        orthanc.store(file)
-    send = HTTPAdapter.send
-
-    def faulty(self: HTTPAdapter, request: Any, *args: Any, **kwargs: Any) -> Any:
-        response = send(self, request, *args, **kwargs)
-        if request.url.endswith("/series/1.2.20.0/metadata"):
-            response.status_code, response._content = (200, answer) if answer else (500, b"")
-        return response
-
-    monkeypatch.setattr(HTTPAdapter, "send", faulty)
-    store = open_store(20)
-    known = {image.series for image in store.index.images().values() if not image.problem}
-    assert "1.2.20.1" in known
-    assert "1.2.20.0" not in known
-    assert len(store.unreadable_images()) == 1
-    assert all(is_uid(image_id) or re.fullmatch("[0-9a-f]{16}", image_id) for image_id in store.index.images())
-    monkeypatch.undo()
-    if answer is None:  # a fault that passes
-        store.index.refresh()
-        assert store.unreadable_images() == []
 
 
 def test_torn_pixels_are_found_when_a_model_reads_them(

@@ -14,9 +14,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pydicom
@@ -34,6 +34,7 @@ from monai_mammo.files import digest, replacing
 from .errors import RequestRefused
 from .images import ImageFile, described
 from .names import is_uid
+from .stow import parts
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,20 @@ HELD_SECONDS = 24 * 3600.0
 """So long a cached file stays that a training needs."""
 _TIMEOUT = (5.0, 60.0)  # s, to connect and between two bytes
 _AT_ONCE = 4  # requests for series' headers
+_MOST_REFUSALS = 8  # of such requests, after which the others wait for the next scan: each may take a timeout
 _WANTED = {f"{tag:08X}" for tag in TAGS}
 _STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
 LOGIN_VARIABLES = "MONAI_LABEL_DATASTORE_USERNAME and MONAI_LABEL_DATASTORE_PASSWORD"
+_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _AGAIN = "Check that the archive runs; labels are kept here and sent later"
 
 T = TypeVar("T")
+
+
+class _Series(NamedTuple):
+    study: str
+    series: str
+    stamp: str
 
 
 class Archive:
@@ -69,6 +78,10 @@ class Archive:
 
     description = "Mammograms of a DICOMweb archive, one id per SOP instance"
     rescan_seconds = 10.0
+    in_turn = 10
+    """Series that seem unchanged, of which a scan asks all the same: an image may have taken another's place."""
+    missed: str | None = None
+    """Why the last scan left out images, or may have found them as they were."""
 
     def __init__(
         self,
@@ -78,39 +91,48 @@ class Archive:
         cache_bytes: int = CACHE_BYTES,
         login: tuple[str, str] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.password:
+        address = urlsplit(url)
+        if not address.hostname or address.username or address.password:
             raise ValueError("the archive's address is no http(s)://host:port/path without name and password")
         self.url, self.cache, self.query, self.cache_bytes = url.rstrip("/"), cache, query, cache_bytes
-        self.name = f"{parts.netloc}{parts.path}".rstrip("/")
-        session = requests.Session()
+        self.name = f"{address.netloc}{address.path}".rstrip("/")
+        self._session = session = requests.Session()
         session.mount("http://", _Impatient())
         session.mount("https://", _Impatient())
         session.auth = login
+        session.headers["Accept"] = "application/dicom+json, */*;q=0.1"  # unless a request names another
         self._client = DICOMwebClient(self.url, session=session)
         self._client.set_http_retry_params(retry=False)
         logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
         self._evicting = threading.Lock()
+        self._asked_at: dict[str, float] = {}  # by series; who failed lately, or had a turn, waits
 
     def scan(self, known: Mapping[str, ImageFile]) -> list[ImageFile]:
-        """Every image that matches the query, good or bad; series that are `known` and have not grown are not asked.
+        """Every image that matches the query, good or bad.
+
+        Series that are `known` and have not grown are asked about in turn, a few a scan; the others all.
+        What the archive does not tell of a series now stays as it is known, and the next scan asks for it again;
+        `missed` says why.
 
         Raises:
-            RequestRefused: the archive does not answer, or refuses (502, 503).
+            RequestRefused: the archive does not list its series: it does not answer, or refuses (502, 503).
         """
         former = defaultdict(list)
         for image in known.values():
             former[image.series].append(image)
-        found: list[ImageFile] = []
-        changed = []
-        for study, series, stamp in self._series():
-            if former[series] and all(image.stamp == stamp for image in former[series]):
-                found += former[series]
-            else:
-                changed.append((study, series, stamp))
+        changed: list[_Series] = []
+        same: list[_Series] = []
+        for entry in sorted(self._series(), key=lambda entry: self._asked_at.get(entry.series, 0.0)):
+            images = former[entry.series]
+            unchanged = images and all(image.stamp == entry.stamp for image in images)
+            (same if unchanged else changed).append(entry)
+        found = [image for entry in same[self.in_turn :] for image in former[entry.series]]
+        asked = changed + same[: self.in_turn]
+        refusals: list[RequestRefused] = []
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            for images in threads.map(lambda entry: self._images(*entry), changed):
+            for images in threads.map(lambda entry: self._images(entry, former[entry.series], refusals), asked):
                 found += images
+        self.missed = f"not every series could be read: {refusals[0].reason}" if refusals else None
         return list({image.file: image for image in found}.values())
 
     def id_of(self, file: str, taken: Collection[str]) -> str:
@@ -125,16 +147,16 @@ class Archive:
         """The image's file as the archive stores it, from the cache if it is there.
 
         Raises:
-            RequestRefused: the archive does not answer (503) or fails (502), or what it sends is no DICOM file (422).
+            RequestRefused: the archive does not have it (404), does not answer (503), fails, or sends no DICOM object
+                (502).
         """
         path = self.path(image)
         try:
             _used(path, time.time())
         except FileNotFoundError:
-            retrieve = self._client.retrieve_instance
-            dataset = self._asked(lambda: retrieve(image.study, image.series, image.sop))
-            with replacing(path) as partial, disable_value_validation():
-                dataset.save_as(partial)  # elements that nobody touched are written as they came
+            content = self._asked(lambda: self._sent(image))
+            with replacing(path) as partial:
+                partial.write_bytes(content)
             self._evict()
         return path
 
@@ -149,41 +171,75 @@ class Archive:
         raise RequestRefused(403, "images of an archive are not added here", "Send it to the archive itself")
 
     def store(self, file: Path) -> None:
-        """Store a DICOM file in the archive.
+        """Store a DICOM file in the archive, which confirms that it has it.
 
         Raises:
-            RequestRefused: the archive does not answer (503), or does not take it (502).
+            RequestRefused: the archive does not answer (503), or does not take it, or does not confirm it (502).
         """
         with disable_value_validation():
             dataset = pydicom.dcmread(file)
-        answer = self._asked(lambda: self._client.store_instances([dataset]))
-        failed = [item.get("FailureReason") for item in answer.get("FailedSOPSequence") or []]
-        if failed:
-            raise RequestRefused(502, f"the archive did not take the result (failure reason {failed[0]})", _AGAIN)
+        sop = str(dataset.SOPInstanceUID)
+        try:
+            self._asked(lambda: _check_taken(self._client.store_instances([dataset]), sop))
+        except RequestRefused as refused:
+            # Some archives take it without a word; others refuse it because an attempt that broke off had arrived.
+            if refused.status == 503 or not self._has(dataset):
+                raise
 
-    def _series(self) -> Iterator[tuple[str, str, str]]:
+    def _sent(self, image: ImageFile) -> bytes:
+        """An image in the transfer syntax in which the archive stores it."""
+        url = f"{self.url}/studies/{image.study}/series/{image.series}/instances/{image.sop}"
+        answer = self._session.get(url, headers={"Accept": _STORED})
+        if answer.status_code in (404, 410):
+            self._asked_at[image.series] = float("-inf")  # the next scan asks what is there
+            raise RequestRefused(404, "the image is not in the archive, or no longer", "Reload the list of studies")
+        answer.raise_for_status()
+        return _object_in(answer.content, answer.headers.get("Content-Type", ""))
+
+    def _has(self, dataset: Dataset) -> bool:
+        """Whether the archive lists this very instance."""
+        search, sop = self._client.search_for_instances, dataset.SOPInstanceUID
+        series = (dataset.StudyInstanceUID, dataset.SeriesInstanceUID)
+        wanted = {"SOPInstanceUID": sop}
+        return self._asked(lambda: any(_text(entry, _SOP) == sop for entry in search(*series, search_filters=wanted)))
+
+    def _series(self) -> Iterator[_Series]:
         """Study, series and stamp of every series that matches the query."""
-        search = self._client.search_for_series
         filters = dict(MAMMOGRAMS if self.query is None else self.query)
         fields = ["NumberOfSeriesRelatedInstances"]
-        for entry in self._asked(lambda: search(search_filters=filters, fields=fields, get_remaining=True)):
+        search = self._client.search_for_series
+        for entry in self._asked(lambda: _all(search, search_filters=filters, fields=fields)):
             study, series = _text(entry, _STUDY), _text(entry, _SERIES)
             if is_uid(study) and is_uid(series):
-                yield study, series, _text(entry, _COUNT) or self._count(study, series)
+                yield _Series(study, series, _text(entry, _COUNT) or self._count(study, series))
 
     def _count(self, study: str, series: str) -> str:
-        search = self._client.search_for_instances
-        return str(len(self._asked(lambda: search(study, series, get_remaining=True))))
+        return str(len(self._asked(lambda: _all(self._client.search_for_instances, study, series))))
 
-    def _images(self, study: str, series: str, stamp: str) -> list[ImageFile]:
-        """A series' images; if the archive cannot tell, the series itself stands there with the problem."""
+    def _images(self, entry: _Series, former: list[ImageFile], refusals: list[RequestRefused]) -> list[ImageFile]:
+        """A series' images; if the archive cannot tell, the series itself stands there with the problem.
+
+        If it tells nothing now, or nothing of images known before, they stay as they are, and that is added to
+        `refusals`; after too many of them it is not asked.
+        """
+        if len(refusals) >= _MOST_REFUSALS:
+            return former
+        study, series, _ = entry
+        self._asked_at[series] = time.monotonic()
         try:
-            entries = self._asked(lambda: self._client.retrieve_series_metadata(study, series))
+            return self._asked(lambda: self._told(entry))
         except RequestRefused as error:
-            if error.status == 503:
-                raise
+            if error.status == 503 or any(image.stamp for image in former):
+                refusals.append(error)
+                return former
             return [_unusable(series, "", study, series, f"its series cannot be read: {error.reason}")]
-        return [_image(entry, study, series, stamp) for entry in entries]
+
+    def _told(self, entry: _Series) -> list[ImageFile]:
+        """The images of a series, by what the archive tells now."""
+        told = [_image(image, *entry) for image in self._client.retrieve_series_metadata(entry.study, entry.series)]
+        if not told:
+            raise RequestRefused(502, "the archive tells of no image of it", _AGAIN)
+        return told
 
     def _evict(self) -> None:
         """Delete cached files, oldest use first, until the cache is as small as it should be."""
@@ -269,14 +325,61 @@ def _refusals() -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
         reason = f"what the archive sends cannot be understood ({type(error).__name__})"
-        raise RequestRefused(422, reason, "Look at the object in the archive's own viewer") from None
+        raise RequestRefused(502, reason, _AGAIN) from None
+
+
+def _all(search: Callable[..., list[dict[str, Any]]], *wanted: str, **filters: Any) -> list[dict[str, Any]]:
+    """What a search finds, page by page, until one brings nothing new: some servers send the same whatever the offset.
+
+    Raises:
+        ValueError: a page is of no series or instances.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    offset = 0
+    while page := search(*wanted, **filters, offset=offset):
+        new = {tuple(_text(entry, tag) for tag in (_STUDY, _SERIES, _SOP)): entry for entry in page}
+        if not any(map(any, new)):
+            raise ValueError
+        if new.keys() <= found.keys():
+            break
+        found |= new
+        offset += len(page)
+    return list(found.values())
+
+
+def _object_in(body: bytes, content_type: str) -> bytes:
+    """The DICOM object in an answer to WADO-RS (PS3.18 10.4), damaged or not.
+
+    Raises:
+        RequestRefused: there is none, as in the page of a proxy, or it broke off (502).
+    """
+    if _is_object(body):  # bare, as some archives send it
+        return body
+    with suppress(RequestRefused):
+        for content in parts(body, content_type):
+            if _is_object(content):
+                return content
+    raise RequestRefused(502, "the archive sends no DICOM object", _AGAIN)
+
+
+def _is_object(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
+
+
+def _check_taken(answer: Dataset, sop: str) -> None:
+    """Refuse an answer to STOW-RS (PS3.18 10.5.3) that does not name the instance among those stored."""
+    stored = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or []]
+    if sop not in stored:
+        failed = [item.get("FailureReason") for item in answer.get("FailedSOPSequence") or []]
+        reason = f"take the result (failure reason {failed[0]})" if failed else "confirm that it has the result"
+        raise RequestRefused(502, f"the archive did not {reason}", _AGAIN)
 
 
 def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageFile:
     """An instance from its metadata in DICOM JSON (PS3.18 F.2)."""
     sop = _text(entry, _SOP)
     if not is_uid(sop):
-        return _unusable(digest(sop), stamp, study, series, "its SOPInstanceUID is none")
+        return _unusable(digest(sop), "", study, series, "its SOPInstanceUID is none")
     wanted = {tag: value for tag, value in entry.items() if tag.upper() in _WANTED and "BulkDataURI" not in value}
     path = Path(sop)
     try:

@@ -86,8 +86,8 @@ class MammogramDatastore(Datastore):
         """The path of an image that can be read, as far as is known.
 
         Raises:
-            RequestRefused: there is no such image (404), it is known to be unreadable (422), or the archive that has it
-                does not answer (503).
+            RequestRefused: there is no such image (404), it is known to be unreadable (422), or the archive that had it
+                does not answer (503) or does not send it (502).
         """
         image = self.image(image_id)
         if image.problem:
@@ -95,12 +95,7 @@ class MammogramDatastore(Datastore):
             image = self.image(image_id)
         if image.problem:
             raise image.refused()
-        try:
-            return self.origin.retrieve(image)
-        except RequestRefused as refused:
-            if refused.status == 422:
-                self.report_unreadable(image_id, refused.reason, refused.remedy)
-            raise
+        return self.origin.retrieve(image)
 
     def report_unreadable(self, image_id: str, reason: str, remedy: str) -> None:
         """Note that an image's pixels cannot be read, which its header did not show, until the image changes."""

@@ -74,6 +74,7 @@ class StudiesFolder:
     name: str
     description = "Mammograms of a local folder, one id per image file"
     rescan_seconds = 1.0
+    missed: str | None = None  # nothing, ever
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 class ImageIndex:
     """The images of a folder or an archive by id. Several threads and processes may use the same file.
 
-    `problem` says why the list may be old, for instance that the archive does not answer; None if it is not.
+    `problem` says why the list may be old or lack images, for instance that the archive does not answer; None if it is
+    as it should be.
 
     Args:
         origin: where images come from.
@@ -122,11 +123,10 @@ class ImageIndex:
         try:
             found = self.origin.scan(_images(read_json(self._file)))
         except RequestRefused as refused:
-            if refused.reason != self.problem:
-                logger.warning("The list of images may be old: %s", refused.reason)
-            self.problem, self._scanned = refused.reason, time.monotonic()
+            self._note(refused.reason)
+            self._scanned = time.monotonic()
             return
-        self.problem = None
+        self._note(self.origin.missed)
         with self._lock, self._between_processes:
             index = read_json(self._file)
             ids, noted = index.get("ids", {}), _images(index)
@@ -147,6 +147,12 @@ class ImageIndex:
                 write_json(self._file, {"ids": ids, "images": entries})
             self._images = _listed(ids, images)
             self._scanned = time.monotonic()
+
+    def _note(self, problem: str | None) -> None:
+        """What `problem` is now; the log says it once."""
+        if problem not in (None, self.problem):
+            logger.warning("The list of images may be old: %s", problem)
+        self.problem = problem
 
 
 def _listed(ids: Mapping[str, str], images: Mapping[str, ImageFile]) -> dict[str, ImageFile]:
