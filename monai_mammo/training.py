@@ -5,14 +5,15 @@ Not a trainer loop: the engines are MONAI's.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import math
+import re
 import sys
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +21,24 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from fire.parser import DefaultParseValue
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
-from monai.bundle import ConfigParser
-from monai.bundle import run as monai_run
+from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
+from monai.utils import ensure_tuple
 
 from monai_mammo.bundles import refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.files import replacing
 
 _LAST_IMAGES = 30.0  # s; to read what a thread has begun
+_LIKE_SWITCHES = {"true", "false", "yes", "no", "on", "off"}
+_MONAIS_OWN = {
+    name
+    for function in (run, run_workflow, ConfigWorkflow)
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is not parameter.VAR_KEYWORD
+}
 
 
 def latest_checkpoint(directory: str | Path) -> str:
@@ -199,26 +208,41 @@ def _in_one_line(error: BaseException) -> str:
 def refuse_mistyped_values() -> None:
     """Let `python -m monai.bundle run` take no value from the command line that the bundle does not have.
 
-    MONAI adds an unknown one to the config, where nothing reads it: `--epoch 5` would train the default's epochs. Only
-    here, on the command line's own words, can a slip be told from what the config holds. Called from elsewhere
+    MONAI adds an unknown one to the config, where nothing reads it: `--epoch 5` would train the default's epochs. Nor
+    is a switch set by a text: `--parb false`, as a config has it, is the text "false" here, and every text is true.
+    Only on the command line's own words can a slip be told from what the config holds. Called from elsewhere
     (`ConfigWorkflow`, the app) this does nothing.
 
     Raises:
         MammogramError: names the value.
     """
-    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+    if not _on_monais_command_line():
         return
-    given = dict(_arguments(sys.argv[1:]))
-    text = given.get("config_file", "")
-    files: list[str] = list(ast.literal_eval(text)) if text.startswith(("[", "(")) else [text]
-    own = inspect.signature(monai_run).parameters
-    config = ConfigParser.load_config_files(files)
-    refuse_unknown([name for name in given if name not in own], config, Path(files[0]).name)
+    given = _given(sys.argv[1:])
+    if "config_file" not in given:  # it stands among the words without a name
+        return
+    config = ConfigParser(ConfigParser.load_config_files(given["config_file"]))
+    values = {name: value for name, value in given.items() if name not in _MONAIS_OWN}
+    refuse_unknown(values, config.get(), Path(ensure_tuple(given["config_file"])[0]).name)
+    for name, value in values.items():
+        if isinstance(value, str) and value.lower() in _LIKE_SWITCHES and not _is_text(config.get(name)):
+            raise MammogramError(name, f"'{value}' is a text here, and every text is true", "Write True or False")
 
 
-def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and values of `--name value` and `--name=value`."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            yield name, value if equals else following
+def _on_monais_command_line() -> bool:
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    """What MONAI is given by name, as it reads it: `--name value`, `--name=value`, and what `args_file` holds."""
+    given = {}
+    for word, following in pairwise([*words, ""]):
+        if re.match("--|-[a-zA-Z]", word):  # as fire has it
+            name, equals, value = word.lstrip("-").partition("=")
+            given[name.replace("-", "_")] = DefaultParseValue(value if equals else following)
+    return {**ConfigParser.load_config_file(given.pop("args_file", "")), **given}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a config holds a plain text, neither an expression nor a reference."""
+    return isinstance(value, str) and not value.startswith(("$", "@"))

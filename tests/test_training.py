@@ -1,5 +1,6 @@
 """What a killed or resumed training leaves behind."""
 
+import json
 import os
 import sys
 import threading
@@ -117,22 +118,68 @@ def test_a_run_that_fails_ends_after_the_threads_that_still_read_images(monkeypa
     assert done == [True]
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Sets the words behind `python -m monai.bundle`; CONFIG stands for a small configuration."""
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        "bundle_root: .\nepochs: 50\nwidth: 16\ninitial_weights: ''\nresume: false\namp: $torch.cuda.is_available()\n"
+        "train: {inferer: {_target_: Inferer, amp: '@amp'}, loader: {_target_: DataLoader, shuffle: true}}\n"
+    )
+    monai = str(Path(monai_bundle.__file__).with_name("__main__.py"))
+
+    def given(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [monai, *(word.replace("CONFIG", str(config)) for word in words)])
+
+    return given
+
+
 @pytest.mark.parametrize(
     ("words", "unknown"),
     [
         (["--epochs", "5", "--bundle_root=.", "--train#loader#batch_size", "2"], ""),
         (["--epoch", "5"], "epoch"),
+        (["-epoch", "5"], "epoch"),
         (["--widht=64"], "widht"),
         (["--train::loader", "x", "--trian::loader", "x"], "trian::loader"),
     ],
 )
-def test_a_mistyped_value_on_the_command_line_is_named(tmp_path, monkeypatch, words, unknown):
-    config = tmp_path / "train.yaml"
-    config.write_text("bundle_root: .\nepochs: 50\nwidth: 16\ntrain: {loader: {batch_size: 8}}\n")
-    monai = str(Path(monai_bundle.__file__).with_name("__main__.py"))
-    monkeypatch.setattr(sys, "argv", [monai, "run", "training", "--config_file", f"['{config}']", *words])
+def test_a_mistyped_value_on_the_command_line_is_named(command, words, unknown):
+    command("run", "training", "--config_file", "['CONFIG']", *words)
     with pytest.raises(MammogramError, match=f"^{unknown}: .*no such value") if unknown else nullcontext():
         refuse_mistyped_values()
+
+
+@pytest.mark.parametrize("name", ["resume", "amp", "train#loader#shuffle", "train#inferer#amp", "train#loader#new"])
+def test_a_switch_in_the_configs_own_spelling_is_refused_as_it_would_be_true(command, name):
+    for value in ("True", "False", "0"):
+        command("run", "training", "--config_file", "CONFIG", f"--{name}", value)
+        refuse_mistyped_values()
+    for value in ("false", "true", "no", "OFF", "'False'"):
+        command("run", "training", "--config_file", "CONFIG", f"--{name}", value)
+        with pytest.raises(MammogramError, match=rf"^{name}: '.*' is a text.*Write True or False\.$"):
+            refuse_mistyped_values()
+
+
+def test_a_text_that_reads_like_a_switch_may_stand_where_texts_do(command):
+    command("run", "training", "--config_file", "CONFIG", "--bundle_root", "on", "--initial_weights", "no")
+    refuse_mistyped_values()
+
+
+@pytest.mark.parametrize("config", [["--config_file", "CONFIG"], ["--config-file", "CONFIG"]])
+def test_a_workflow_keeps_its_own_options(command, config):
+    own = ["--workflow_type", "train", "--run_id", "training", "--properties_path", "p.json"]
+    command("run_workflow", "monai.bundle.ConfigWorkflow", *config, *own, "--epochs", "5")
+    refuse_mistyped_values()
+
+
+def test_a_file_of_arguments_is_read_as_the_command_line_is(command, tmp_path):
+    arguments = tmp_path / "args.json"
+    for held, slip in (({"epochs": 5}, "epoch"), ({"epoch": 5}, "epoch"), ({"resume": "false"}, "resume")):
+        arguments.write_text(json.dumps({"config_file": str(tmp_path / "train.yaml"), **held}))
+        command("run", "training", "--args_file", str(arguments), "--width", "8")
+        with pytest.raises(MammogramError, match=rf"^{slip}: ") if slip in held else nullcontext():
+            refuse_mistyped_values()
 
 
 def test_only_monais_command_line_is_looked_at(monkeypatch):
