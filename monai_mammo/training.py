@@ -170,13 +170,16 @@ class BestWeights:
 
 
 def name_cause_last() -> None:
-    """Let a bundle that fails end in the line that says why.
+    """Let a bundle that fails under `python -m monai.bundle` end in the line that says why.
 
     MONAI wraps every error in one that quotes the config's expression; the cause stands far above. This prints the
     traceback as ever and then what is behind it: of a `MammogramError` or of the system the file, the reason and the
     remedy.
-    Of Ctrl-C it says how to go on, without a traceback.
+    Of Ctrl-C it says how a training goes on, without a traceback. Called from elsewhere (`ConfigWorkflow`, the app)
+    this does nothing: that process has its own ways.
     """
+    if not _on_monais_command_line():
+        return
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if not issubclass(kind, KeyboardInterrupt):
@@ -195,7 +198,8 @@ def _in_one_line(error: BaseException) -> str:
     """What is behind an error; empty if it is that itself, as the traceback then ends in it."""
     cause = cause_of(error)
     if isinstance(cause, KeyboardInterrupt):
-        return "interrupted; a training goes on with --resume True"
+        training = sys.argv[1:3] == ["run", "training"]
+        return "interrupted; the training goes on with --resume True" if training else "interrupted"
     if isinstance(cause, MammogramError):
         return str(cause)
     while cause.__cause__ is not None:

@@ -30,6 +30,23 @@ def evaluator_with(metric: float) -> Engine:
     return engine
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Sets the words behind `python -m monai.bundle`; CONFIG stands for a small configuration."""
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        "bundle_root: .\nepochs: 50\nwidth: 16\ninitial_weights: ''\nresume: false\namp: $torch.cuda.is_available()\n"
+        "train: {inferer: {_target_: Inferer, amp: '@amp'}, loader: {_target_: DataLoader, shuffle: true}}\n"
+    )
+    monai = str(Path(monai_bundle.__file__).with_name("__main__.py"))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # is put back behind the test
+
+    def given(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [monai, *(word.replace("CONFIG", str(config)) for word in words)])
+
+    return given
+
+
 def test_the_newest_whole_checkpoint_counts_by_number_not_by_name(tmp_path):
     for epoch in (9, 10, 11):
         torch.save({"epoch": torch.tensor(epoch)}, tmp_path / f"checkpoint_epoch={epoch}.pt")
@@ -92,22 +109,41 @@ def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
         (ValueError("100 x 100 pixels: give multiples of 16"), "ValueError: 100 x 100 pixels: give multiples of 16"),
     ],
 )
-def test_the_cause_is_the_last_line(monkeypatch, capsys, cause, line):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+def test_the_cause_is_the_last_line(command, capsys, cause, line):
+    command("run", "training")
     name_cause_last()
     error = RuntimeError("Failed to evaluate ConfigExpression")
     error.__cause__ = cause
     sys.excepthook(RuntimeError, error, None)
     assert capsys.readouterr().err.strip().endswith(f"error: {line}")
-    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "\nerror: interrupted; a training goes on with --resume True\n"
     with pytest.raises(RuntimeError):
         raise error
 
 
-def test_a_run_that_fails_ends_after_the_threads_that_still_read_images(monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["run", "training"], "interrupted; the training goes on with --resume True"),
+        (["run", "evaluating", "--section", "training"], "interrupted"),
+        (["run", "--config_file", "configs/inference.yaml"], "interrupted"),
+    ],
+)
+def test_of_an_interruption_one_line_says_how_to_go_on_if_there_is_a_way(command, capsys, words, line):
+    command(*words)
+    name_cause_last()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == f"\nerror: {line}\n"
+
+
+def test_a_caller_from_python_keeps_its_own_end(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", own := lambda *_: None)
+    name_cause_last()
+    assert sys.excepthook is own
+
+
+def test_a_run_that_fails_ends_after_the_threads_that_still_read_images(command):
     """Else torch aborts the process in the middle of them, behind the line that says why."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    command("run", "training")
     name_cause_last()
     go_on, done = threading.Event(), []
     reading = ThreadPool(1)
@@ -116,22 +152,6 @@ def test_a_run_that_fails_ends_after_the_threads_that_still_read_images(monkeypa
     threading.Timer(0.2, go_on.set).start()
     sys.excepthook(RuntimeError, RuntimeError("a bad image"), None)
     assert done == [True]
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Sets the words behind `python -m monai.bundle`; CONFIG stands for a small configuration."""
-    config = tmp_path / "train.yaml"
-    config.write_text(
-        "bundle_root: .\nepochs: 50\nwidth: 16\ninitial_weights: ''\nresume: false\namp: $torch.cuda.is_available()\n"
-        "train: {inferer: {_target_: Inferer, amp: '@amp'}, loader: {_target_: DataLoader, shuffle: true}}\n"
-    )
-    monai = str(Path(monai_bundle.__file__).with_name("__main__.py"))
-
-    def given(*words: str) -> None:
-        monkeypatch.setattr(sys, "argv", [monai, *(word.replace("CONFIG", str(config)) for word in words)])
-
-    return given
 
 
 @pytest.mark.parametrize(
