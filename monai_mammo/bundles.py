@@ -77,6 +77,26 @@ def has_value(config: Mapping[str, Any], name: str) -> bool:
     return name.replace("::", "#").split("#")[0] in config
 
 
+def chosen(choices: Mapping[str, Any], name: str, value: Any) -> Any:
+    """What a config has for a value: of the `regions` the one of the `mode`.
+
+    Raises:
+        MammogramError: it has nothing for it.
+    """
+    if value not in choices:
+        raise MammogramError(name, f"there is no {value!r}", f"Give one of {', '.join(choices)}")
+    return choices[value]
+
+
+def other_weights(weights: str | Path, network: str) -> MammogramError:
+    """The error that says that weights are of another network than the one that a config describes."""
+    return MammogramError(
+        weights,
+        f"these weights are not of this network ({network})",
+        "Give the values that it was trained with (width, stem, head, ...)",
+    )
+
+
 def refuse_unknown(values: Iterable[str], config: Mapping[str, Any], file: str = "train.yaml") -> None:
     """Let no value be given that does not exist: MONAI would take it and change nothing.
 

@@ -27,7 +27,7 @@ from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
 from monai.utils import ensure_tuple
 
-from monai_mammo.bundles import refuse_unknown
+from monai_mammo.bundles import other_weights, refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.files import replacing
 
@@ -206,6 +206,8 @@ def _in_one_line(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.filename or 'the disk'}: {cause.strerror}"
+    if network := re.match(r"Error\(s\) in loading state_dict for (\w+)", str(cause)):  # with a line for each layer
+        return str(other_weights("weights", network[1]))
     return "" if cause is error else f"{type(cause).__name__}: {cause}"
 
 

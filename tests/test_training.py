@@ -106,6 +106,11 @@ def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
     [
         (MammogramError("gone.dcm", "it does not exist", "Restore it"), "gone.dcm: it does not exist. Restore it."),
         (OSError(28, "No space left on device", "full/a.png"), "full/a.png: No space left on device"),
+        (
+            RuntimeError("Error(s) in loading state_dict for ResPAMUNet:\n\tsize mismatch for conv1.weight: ..."),
+            "weights: these weights are not of this network (ResPAMUNet). "
+            "Give the values that it was trained with (width, stem, head, ...).",
+        ),
         (ValueError("100 x 100 pixels: give multiples of 16"), "ValueError: 100 x 100 pixels: give multiples of 16"),
     ],
 )

@@ -165,7 +165,7 @@ class ResPAMUNet(nn.Module):
         if spatial_dims != 2:
             raise ValueError(f"ResPAMUNet works on images: spatial_dims is 2, not {spatial_dims}")
         if mode not in MODES:
-            raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+            raise ValueError(f"mode, the reading, is one of {', '.join(MODES)}, not {mode!r}")
         if stem not in STEMS:
             raise ValueError(f"stem is one of {', '.join(STEMS)}, not {stem!r}")
         if width < 4 or width % 4:
