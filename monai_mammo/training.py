@@ -6,6 +6,7 @@ Not a trainer loop: the engines are MONAI's.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import re
 import sys
@@ -31,6 +32,7 @@ from monai_mammo.bundles import other_weights, refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.files import replacing
 
+_LOG = logging.getLogger(__name__)
 _LAST_IMAGES = 30.0  # s; to read what a thread has begun
 _LIKE_SWITCHES = {"true", "false", "yes", "no", "on", "off"}
 _MONAIS_OWN = {
@@ -60,6 +62,8 @@ def latest_checkpoint(directory: str | Path) -> str:
 def checkpoint_to_resume(directory: str | Path, epochs: int) -> str:
     """The `latest_checkpoint` for a training that is to have `epochs` in all, those done included.
 
+    It logs that files of later epochs are passed over: a copied folder may have lost the order of its files' times.
+
     Raises:
         MammogramError: more are done already.
     """
@@ -70,6 +74,9 @@ def checkpoint_to_resume(directory: str | Path, epochs: int) -> str:
             f"the training here has had {done} epochs already, more than the {epochs} that it is to have in all",
             f"Give --epochs above {done}, or begin anew without --resume True",
         )
+    last = max(checkpoints_in(directory), key=epoch_of, default=Path())
+    if found and epoch_of(last) > done:
+        _LOG.warning("going on from epoch %d: %s here is older, or torn", done, last.name)
     return found
 
 

@@ -63,6 +63,20 @@ def test_a_longer_run_that_was_in_the_folder_before_is_not_gone_on_with(tmp_path
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=1.pt")
 
 
+def test_it_is_said_when_later_epochs_in_the_folder_are_passed_over(tmp_path, caplog):
+    """As of a folder that was copied, whose files' times say nothing."""
+    for age, epoch in ((20, 2), (10, 1)):
+        file = tmp_path / f"checkpoint_epoch={epoch}.pt"
+        torch.save({}, file)
+        os.utime(file, ns=(0, 10**18 - age))
+    assert checkpoint_to_resume(tmp_path, 5) == str(tmp_path / "checkpoint_epoch=1.pt")
+    assert caplog.messages == ["going on from epoch 1: checkpoint_epoch=2.pt here is older, or torn"]
+    caplog.clear()
+    os.utime(tmp_path / "checkpoint_epoch=2.pt", ns=(0, 10**18))
+    checkpoint_to_resume(tmp_path, 5)
+    assert caplog.messages == []
+
+
 def test_a_run_is_gone_on_with_to_no_fewer_epochs_than_it_has_had(tmp_path):
     torch.save({}, tmp_path / "checkpoint_epoch=17.pt")
     for epochs in (17, 20):
