@@ -73,8 +73,18 @@ def running(bundle: Path, entry: str, configs: Iterable[str | Path], values: Map
 
 
 def has_value(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a config has the value that an id (`width`, `train#trainer`, `train::trainer`) belongs to."""
-    return name.replace("::", "#").split("#")[0] in config
+    """Whether a config has the value of an id (`width`, `train#trainer`, `train::trainer`).
+
+    A component (`_target_`) takes what its class takes, which the config need not name.
+    """
+    here: Any = config
+    for part in name.replace("::", "#").split("#"):
+        if not isinstance(here, Mapping) or "_target_" in here:
+            break
+        if part not in here:
+            return False
+        here = here[part]
+    return True
 
 
 def chosen(choices: Mapping[str, Any], name: str, value: Any) -> Any:
