@@ -204,7 +204,7 @@ class ResPAMUNet(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 16 (stem "unet") or 32 (stem "resnet").
         """
-        refuse_sides(x.shape[2], x.shape[3], self.multiple, "stem " + self.stem)
+        refuse_sides(x, self.multiple, "stem " + self.stem)
         x0 = self.conv2(self.relu(self.bn1(self.conv1(x))))
         x1 = self.layer1(x0)
         x2 = self.layer2(x1)
