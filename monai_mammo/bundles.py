@@ -73,8 +73,38 @@ def running(bundle: Path, entry: str, configs: Iterable[str | Path], values: Map
 
 
 def has_value(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a config has the value that an id (`width`, `train#trainer`, `train::trainer`) belongs to."""
-    return name.replace("::", "#").split("#")[0] in config
+    """Whether a config has the value of an id (`width`, `train#trainer`, `train::trainer`).
+
+    A component (`_target_`) takes what its class takes, which the config need not name.
+    """
+    here: Any = config
+    for part in name.replace("::", "#").split("#"):
+        if not isinstance(here, Mapping) or "_target_" in here:
+            break
+        if part not in here:
+            return False
+        here = here[part]
+    return True
+
+
+def chosen(choices: Mapping[str, Any], name: str, value: Any) -> Any:
+    """What a config has for a value: of the `regions` the one of the `mode`.
+
+    Raises:
+        MammogramError: it has nothing for it.
+    """
+    if value not in choices:
+        raise MammogramError(name, f"there is no {value!r}", f"Give one of {', '.join(choices)}")
+    return choices[value]
+
+
+def other_weights(weights: str | Path, network: str) -> MammogramError:
+    """The error that says that weights are of another network than the one that a config describes."""
+    return MammogramError(
+        weights,
+        f"these weights are not of this network ({network})",
+        "Give the values that it was trained with (width, stem, head, ...)",
+    )
 
 
 def refuse_unknown(values: Iterable[str], config: Mapping[str, Any], file: str = "train.yaml") -> None:

@@ -14,8 +14,8 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_mammo.bundles import config_of, inference_of, labels_of
-from monai_mammo.dicom.errors import MammogramError, cause_of, refusing
+from monai_mammo.bundles import config_of, inference_of, labels_of, other_weights
+from monai_mammo.dicom.errors import cause_of, refusing
 from monai_mammo.networks.inference import for_inference
 
 
@@ -67,7 +67,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: there is no bundle there, or it has no weights yet.
-        MammogramError: the config has no value that is overridden, or the weights are not of this network.
+        MammogramError: the config has no value that is overridden, or no such mode, or the weights are not of this
+            network.
 
     Example::
 
@@ -93,7 +94,10 @@ class Predictor:
         self.metadata = config_of(self.bundle, "metadata.json")
         self.device = torch.device(self.parser.get_parsed_content("device"))
         self.weights = Path(weights or self.parser.get_parsed_content("weights"))
-        self.preprocessing = self.parser.get_parsed_content("preprocessing")
+        try:
+            self.preprocessing = self.parser.get_parsed_content("preprocessing")
+        except RuntimeError as error:
+            raise cause_of(error) from error
         self.inferer = self.parser.get_parsed_content("inferer")
         self.network = self._load_network()
         self.postprocessing = self.parser.get_parsed_content("postprocessing")
@@ -143,11 +147,7 @@ class Predictor:
         try:
             network.load_state_dict(state)
         except (RuntimeError, TypeError):  # a line for each of its layers
-            raise MammogramError(
-                self.weights,
-                f"these weights are not of this network ({self.bundle.name})",
-                "Give the values that it was trained with (width, head, ...)",
-            ) from None
+            raise other_weights(self.weights, self.bundle.name) from None
         size, channels = self.parser.get_parsed_content("size"), self.parser.get_parsed_content("in_channels")
         image = torch.zeros(1, channels, *size, device=self.device)
         amp = isinstance(self.inferer, MixedPrecisionInferer) and self.inferer.amp

@@ -5,14 +5,16 @@ Not a trainer loop: the engines are MONAI's.
 
 from __future__ import annotations
 
-import ast
 import inspect
+import logging
 import math
+import re
 import sys
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +22,25 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from fire.parser import DefaultParseValue
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
-from monai.bundle import ConfigParser
-from monai.bundle import run as monai_run
+from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
+from monai.utils import ensure_tuple
 
-from monai_mammo.bundles import refuse_unknown
+from monai_mammo.bundles import other_weights, refuse_unknown
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.files import replacing
 
+_LOG = logging.getLogger(__name__)
 _LAST_IMAGES = 30.0  # s; to read what a thread has begun
+_LIKE_SWITCHES = {"true", "false", "yes", "no", "on", "off"}
+_MONAIS_OWN = {
+    name
+    for function in (run, run_workflow, ConfigWorkflow)
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is not parameter.VAR_KEYWORD
+}
 
 
 def latest_checkpoint(directory: str | Path) -> str:
@@ -51,6 +62,8 @@ def latest_checkpoint(directory: str | Path) -> str:
 def checkpoint_to_resume(directory: str | Path, epochs: int) -> str:
     """The `latest_checkpoint` for a training that is to have `epochs` in all, those done included.
 
+    It logs that files of later epochs are passed over: a copied folder may have lost the order of its files' times.
+
     Raises:
         MammogramError: more are done already.
     """
@@ -61,6 +74,9 @@ def checkpoint_to_resume(directory: str | Path, epochs: int) -> str:
             f"the training here has had {done} epochs already, more than the {epochs} that it is to have in all",
             f"Give --epochs above {done}, or begin anew without --resume True",
         )
+    last = max(checkpoints_in(directory), key=epoch_of, default=Path())
+    if found and epoch_of(last) > done:
+        _LOG.warning("going on from epoch %d: %s here is older, or torn", done, last.name)
     return found
 
 
@@ -161,13 +177,16 @@ class BestWeights:
 
 
 def name_cause_last() -> None:
-    """Let a bundle that fails end in the line that says why.
+    """Let a bundle that fails under `python -m monai.bundle` end in the line that says why.
 
     MONAI wraps every error in one that quotes the config's expression; the cause stands far above. This prints the
     traceback as ever and then what is behind it: of a `MammogramError` or of the system the file, the reason and the
     remedy.
-    Of Ctrl-C it says how to go on, without a traceback.
+    Of Ctrl-C it says how a training goes on, without a traceback. Called from elsewhere (`ConfigWorkflow`, the app)
+    this does nothing: that process has its own ways.
     """
+    if not _on_monais_command_line():
+        return
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if not issubclass(kind, KeyboardInterrupt):
@@ -186,39 +205,57 @@ def _in_one_line(error: BaseException) -> str:
     """What is behind an error; empty if it is that itself, as the traceback then ends in it."""
     cause = cause_of(error)
     if isinstance(cause, KeyboardInterrupt):
-        return "interrupted; a training goes on with --resume True"
+        training = sys.argv[1:3] == ["run", "training"]
+        return "interrupted; the training goes on with --resume True" if training else "interrupted"
     if isinstance(cause, MammogramError):
         return str(cause)
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.filename or 'the disk'}: {cause.strerror}"
+    if network := re.match(r"Error\(s\) in loading state_dict for (\w+)", str(cause)):  # with a line for each layer
+        return str(other_weights("weights", network[1]))
     return "" if cause is error else f"{type(cause).__name__}: {cause}"
 
 
 def refuse_mistyped_values() -> None:
     """Let `python -m monai.bundle run` take no value from the command line that the bundle does not have.
 
-    MONAI adds an unknown one to the config, where nothing reads it: `--epoch 5` would train the default's epochs. Only
-    here, on the command line's own words, can a slip be told from what the config holds. Called from elsewhere
+    MONAI adds an unknown one to the config, where nothing reads it: `--epoch 5` would train the default's epochs. Nor
+    is a switch set by a text: `--parb false`, as a config has it, is the text "false" here, and every text is true.
+    Only on the command line's own words can a slip be told from what the config holds. Called from elsewhere
     (`ConfigWorkflow`, the app) this does nothing.
 
     Raises:
         MammogramError: names the value.
     """
-    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+    if not _on_monais_command_line():
         return
-    given = dict(_arguments(sys.argv[1:]))
-    text = given.get("config_file", "")
-    files: list[str] = list(ast.literal_eval(text)) if text.startswith(("[", "(")) else [text]
-    own = inspect.signature(monai_run).parameters
-    config = ConfigParser.load_config_files(files)
-    refuse_unknown([name for name in given if name not in own], config, Path(files[0]).name)
+    given = _given(sys.argv[1:])
+    if "config_file" not in given:  # it stands among the words without a name
+        return
+    config = ConfigParser(ConfigParser.load_config_files(given["config_file"]))
+    values = {name: value for name, value in given.items() if name not in _MONAIS_OWN}
+    refuse_unknown(values, config.get(), Path(ensure_tuple(given["config_file"])[0]).name)
+    for name, value in values.items():
+        if isinstance(value, str) and value.lower() in _LIKE_SWITCHES and not _is_text(config.get(name)):
+            raise MammogramError(name, f"'{value}' is a text here, and every text is true", "Write True or False")
 
 
-def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and values of `--name value` and `--name=value`."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            yield name, value if equals else following
+def _on_monais_command_line() -> bool:
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    """What MONAI is given by name, as it reads it: `--name value`, `--name=value`, and what `args_file` holds."""
+    given = {}
+    for word, following in pairwise([*words, ""]):
+        if re.match("--|-[a-zA-Z]", word):  # as fire has it
+            name, equals, value = word.lstrip("-").partition("=")
+            given[name.replace("-", "_")] = DefaultParseValue(value if equals else following)
+    return {**ConfigParser.load_config_file(given.pop("args_file", "")), **given}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a config holds a plain text, neither an expression nor a reference."""
+    return isinstance(value, str) and not value.startswith(("$", "@"))

@@ -123,9 +123,12 @@ def test_an_unusable_image_or_place_is_a_typed_error(segmentation, image, tmp_pa
 
 
 def test_a_value_that_the_bundle_has_not_is_refused_not_ignored(segmentation):
-    with pytest.raises(MammogramError, match="widht: the bundle's configuration has no such value"):
-        Predictor(segmentation, overrides={"widht": 8})
-    given = {"network_def#width": 8, "network_def::dropout": 0.0, **SIZE}
+    for name in ("widht", "regions#roi2", "regions::roi2::size"):
+        with pytest.raises(MammogramError, match=f"{name}: the bundle's configuration has no such value"):
+            Predictor(segmentation, overrides={name: 8})
+    with pytest.raises(MammogramError, match=r"mode: there is no 'Roi'\. Give one of roi, whole\."):
+        Predictor(segmentation, overrides={"mode": "Roi", "width": 8})
+    given = {"network_def#width": 8, "network_def::dropout": 0.0, "regions#roi#margin": 0.1, **SIZE}
     assert Predictor(segmentation, overrides=given).network is not None
 
 

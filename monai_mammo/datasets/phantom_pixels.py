@@ -1,9 +1,9 @@
 """Grey values of a phantom mammogram: fat, fibroglandular tissue, ligaments, muscle, skin, masses, film noise.
 
 A picture, not a simulation of X-ray physics: it is drawn so that a reader recognises what is what. Tone and texture are
-those of digital mammograms: scaled as networks see them, the breast's grey values have CDD-CESM's percentiles (median
-0.34, nine tenths below 0.7) and its detail from fine to coarse, so that what learned from real breasts is not lost here.
-Geometry comes from `phantom_anatomy`; nothing here knows DICOM.
+set by digital mammograms (CDD-CESM), so that what learned from real breasts is not lost here: scaled as networks see
+them, half of a breast's grey values lie below a third and nine tenths below three quarters, and its detail at every
+scale from 1 to 16 of 512 pixels is as strong. Geometry comes from `phantom_anatomy`; nothing here knows DICOM.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class AUNet(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 16.
         """
-        refuse_sides(x.shape[2], x.shape[3], 16, "AUNet")
+        refuse_sides(x, 16, "AUNet")
         x1 = self.encode1(x)
         x2 = self.encode2(F.max_pool2d(x1, 2))
         x3 = self.encode3(F.max_pool2d(x2, 2))

@@ -121,7 +121,7 @@ class ConnectedUNets(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 16.
         """
-        refuse_sides(x.shape[2], x.shape[3], 16, "Connected-UNets")
+        refuse_sides(x, 16, "Connected-UNets")
         skips: list[Tensor] = []
         for level in self.encoder1:
             skips.append(level(x))

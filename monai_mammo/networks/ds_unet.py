@@ -100,7 +100,7 @@ class DSUNet(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 16.
         """
-        refuse_sides(x.shape[2], x.shape[3], 16, "DS U-Net")
+        refuse_sides(x, 16, "DS U-Net")
         size = x.shape[2:]
         x1 = self.encode1(x)
         x2 = self.encode2(F.max_pool2d(x1, 2))

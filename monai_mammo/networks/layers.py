@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["conv", "conv_bn_relu", "read_imagenet_weights", "refuse_sides", "some_of"]
+__all__ = ["conv", "conv_bn_relu", "read_imagenet_weights", "refuse_sides", "sides", "some_of"]
 
 _SAFE_CHANNELS = 16
 
@@ -46,12 +46,24 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> n
     )
 
 
-def refuse_sides(height: int, width: int, multiple: int, network: str) -> None:
-    """Refuse an image that a network of several halvings cannot bring back to its own size.
+def sides(images: Tensor) -> tuple[int, int]:
+    """Height and width of a batch of images.
 
     Raises:
-        ValueError: a side is not a multiple of `multiple`; it names the next valid size.
+        ValueError: it is not a batch (B, C, H, W).
     """
+    if images.dim() != 4:
+        raise ValueError(f"an input of {images.dim()} dimensions: give a batch (B, C, H, W), one image as image[None]")
+    return images.shape[2], images.shape[3]
+
+
+def refuse_sides(images: Tensor, multiple: int, network: str) -> None:
+    """Refuse images that a network of several halvings cannot bring back to their own size.
+
+    Raises:
+        ValueError: a side is not a multiple of `multiple`; it names the next valid size. Or it is no batch.
+    """
+    height, width = sides(images)
     if height % multiple != 0 or width % multiple != 0:
         raise ValueError(
             f"image of {height} x {width} pixels: with {network} both sides are multiples of {multiple}; the next "

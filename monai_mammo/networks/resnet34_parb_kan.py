@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_mammo.networks.attention import PARB
 from monai_mammo.networks.kan import BilinearKAN, KANHead, LowRankBilinearKAN, RBFKANHead
-from monai_mammo.networks.layers import conv, read_imagenet_weights, some_of
+from monai_mammo.networks.layers import conv, read_imagenet_weights, sides, some_of
 
 __all__ = ["HEADS", "ResNet34PARBKAN"]
 
@@ -140,7 +140,8 @@ class ResNet34PARBKAN(nn.Module):
         Raises:
             ValueError: a side of the image is shorter than 32 pixels.
         """
-        height, width, least = x.shape[2], x.shape[3], self.min_side
+        height, width = sides(x)
+        least = self.min_side
         if height < least or width < least:
             raise ValueError(
                 f"image of {height} x {width} pixels: ResNet34PARBKAN divides each side by {least}, so both sides are "

@@ -165,7 +165,7 @@ class ResPAMUNet(nn.Module):
         if spatial_dims != 2:
             raise ValueError(f"ResPAMUNet works on images: spatial_dims is 2, not {spatial_dims}")
         if mode not in MODES:
-            raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+            raise ValueError(f"mode, the reading, is one of {', '.join(MODES)}, not {mode!r}")
         if stem not in STEMS:
             raise ValueError(f"stem is one of {', '.join(STEMS)}, not {stem!r}")
         if width < 4 or width % 4:
@@ -204,7 +204,7 @@ class ResPAMUNet(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 16 (stem "unet") or 32 (stem "resnet").
         """
-        refuse_sides(x.shape[2], x.shape[3], self.multiple, "stem " + self.stem)
+        refuse_sides(x, self.multiple, "stem " + self.stem)
         x0 = self.conv2(self.relu(self.bn1(self.conv1(x))))
         x1 = self.layer1(x0)
         x2 = self.layer2(x1)

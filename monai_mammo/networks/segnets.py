@@ -114,7 +114,7 @@ class SegNet(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 32.
         """
-        refuse_sides(x.shape[2], x.shape[3], 32, "SegNet")
+        refuse_sides(x, 32, "SegNet")
         nothing: list[Tensor] = []
         x, indices = self.encoder(x, nothing)
         return self.out(self.decoder(x, indices)[0])
@@ -166,7 +166,7 @@ class ConnectedSegNets(nn.Module):
         Raises:
             ValueError: a side of the image is not a multiple of 32.
         """
-        refuse_sides(x.shape[2], x.shape[3], 32, "Connected-SegNets")
+        refuse_sides(x, 32, "Connected-SegNets")
         nothing: list[Tensor] = []
         x, indices = self.encoder1(x, nothing)
         maps = self.decoder1(x, indices)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
+from monai_mammo.dicom.errors import cause_of
+
 from .conftest import CASES, SMALL
 
 # The required part of MONAI's metadata schema (meta_schema_20240725), whose own copy is fetched from the network.
@@ -133,6 +135,23 @@ def test_serving_prepares_an_image_as_training_does(case, bundle, phantoms):
         *(key for key in ("size", "roi_size", "roi_margin", "whole_size") if key in parser.get()),
     ):
         assert parsers["train.yaml"].get(key) == parsers["inference.yaml"].get(key)
+
+
+@pytest.mark.parametrize(
+    ("files", "steps"),
+    [
+        (["train.yaml"], "train#preprocessing"),
+        (["train.yaml", "evaluate.yaml"], "validate#preprocessing"),
+        (["inference.yaml"], "preprocessing"),
+    ],
+)
+def test_a_mode_that_there_is_not_is_named_with_those_that_there_are(root, files, steps):
+    parser = ConfigParser()
+    parser.read_config([str(root / "bundles" / "mammo_tumor_segmentation" / "configs" / file) for file in files])
+    parser["mode"] = "Roi"
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content(steps)
+    assert str(cause_of(caught.value)) == "mode: there is no 'Roi'. Give one of roi, whole."
 
 
 @pytest.fixture

@@ -191,6 +191,14 @@ def test_an_unsupported_size_is_refused_with_the_rule_and_the_next_valid_size(ca
 
 
 @each_network
+def test_an_image_that_is_no_batch_is_refused_with_what_to_give(case: Case) -> None:
+    if case.invalid is None:
+        return
+    with pytest.raises(ValueError, match=r"3 dimensions: give a batch \(B, C, H, W\), one image as image\[None\]"):
+        case.build()(case.images(1)[0])
+
+
+@each_network
 def test_volumes_are_refused(case: Case) -> None:
     with pytest.raises(ValueError, match="spatial_dims is 2, not 3"):
         case.network(spatial_dims=3)

@@ -207,7 +207,7 @@ def test_it_learns_an_ellipse(stem: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "halve"}, "expand8, double, concat, keep, plain"),
+        ({"mode": "halve"}, "the reading, is one of expand8, double, concat, keep, plain"),
         ({"stem": "vgg"}, "unet, resnet"),
         ({"width": 10}, "multiple of 4"),
     ],
