@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from lib import index as image_index
 from lib.datastore import MammogramDatastore
 from lib.dicom_index import DicomIndex
 from lib.errors import RequestRefused
@@ -154,6 +156,25 @@ def test_files_dropped_in_while_it_runs_are_found_by_id_at_once(studies: Path) -
     datastore = MammogramDatastore(studies)
     write_dicom(studies / "new.dcm", blob()[0])
     assert datastore.readable_image("new") == studies / "new.dcm"
+
+
+def test_a_full_disk_keeps_nobody_from_what_was_listed_before_and_is_told(studies: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    datastore = MammogramDatastore(studies)
+    before = datastore.list_images()
+    new = write_dicom(studies / "new.dcm", blob()[0], patient=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(image_index, "write_json", full)
+        datastore.refresh()
+        assert datastore.list_images() == before
+        assert "No space left on device" in str(datastore.status()["origin_problem"])
+        with pytest.raises(RequestRefused, match="No space left on device"):
+            datastore.add_image("sent", str(new), {})
+    datastore.refresh()
+    assert {*datastore.list_images()} == {*before, "new"}
+    assert datastore.status()["origin_problem"] is None
 
 
 def test_an_empty_folder_is_a_datastore_without_images(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import logging
+import os
 import re
 import socket
 import sys
@@ -57,6 +59,10 @@ def guarded(
     @app.get("/fail")
     def fail() -> None:
         raise OSError("the patient's name")
+
+    @app.get("/fail/{number}")
+    def fail_on_disk(number: int) -> None:
+        raise OSError(number, os.strerror(number), "the patient's name")
 
     install_pages(app, known)
     install_guard(app, conf, known)
@@ -245,6 +251,14 @@ def test_an_unforeseen_error_is_json_and_tells_nothing() -> None:
     assert "patient" not in answer.text
 
 
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EROFS, 503)])
+def test_a_disk_that_takes_nothing_is_the_reason_that_is_given(number: int, status: int) -> None:
+    answer = guarded().get(f"/fail/{number}")
+    assert answer.status_code == status
+    assert os.strerror(number) in answer.json()["reason"]
+    assert "patient" not in answer.text
+
+
 def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text(f"# those who read\nanna: {TOKENS['anna']}\n\nbert: {TOKENS['bert']}  # second reader\n")
@@ -290,7 +304,7 @@ def test_logs_lose_queries_identifiers_and_messages(
     assert record.getMessage() == "c GET /dicomweb/studies/... 1.1 200"
     message = record.msg.join(("sec", "ret")).replace(record.msg, "")  # not in this file's own lines
     try:
-        raise OSError(message)
+        raise OSError(errno.ENOSPC, message)
     except OSError:
         record = logging.LogRecord("uvicorn.error", 40, "", 0, "failed", (), sys.exc_info())
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -299,11 +313,11 @@ def test_logs_lose_queries_identifiers_and_messages(
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     assert NoMessage().filter(record)
     assert "secret" not in logging.Formatter().format(record)
-    assert "OSError" in logging.Formatter().format(record)
+    assert "OSError: No space left on device" in logging.Formatter().format(record)
     printed = capsys.readouterr().err
     assert "secret" not in printed + caplog.text
     assert "failed" in caplog.text
-    assert printed.endswith("OSError\n")
+    assert printed.endswith("OSError: No space left on device\n")
 
 
 @pytest.fixture(scope="module")

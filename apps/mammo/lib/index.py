@@ -9,14 +9,14 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from .archive import Archive
-from .errors import RequestRefused, unknown
+from .errors import RequestRefused, system_reason, unknown
 from .files import read_json, write_json
 from .images import ImageFile, StudiesFolder
 
@@ -61,7 +61,7 @@ class ImageIndex:
             self._renew()
 
     def refresh(self) -> None:
-        """Look for new, changed and removed images; an archive that does not answer changes nothing."""
+        """Look for new, changed and removed images; a silent archive or a full disk changes nothing."""
         self._scanning.acquire()
         self._rescan_and_release()
 
@@ -119,14 +119,18 @@ class ImageIndex:
         self._renewed()
 
     def _rescan(self) -> None:
+        problem = None
         try:
-            found = self.origin.scan(_images(read_json(self._file)))
+            self._note(self.origin.scan(_images(read_json(self._file))))
         except RequestRefused as refused:
-            if refused.reason != self.problem:
-                logger.warning("The list of images may be old: %s", refused.reason)
-            self.problem, self._scanned = refused.reason, time.monotonic()
-            return
-        self.problem = None
+            problem = refused.reason
+        except OSError as error:
+            problem = f"the list of images cannot be renewed ({system_reason(error)})"
+        if problem and problem != self.problem:
+            logger.warning("The list of images may be old: %s", problem)
+        self.problem, self._scanned = problem, time.monotonic()
+
+    def _note(self, found: Sequence[ImageFile]) -> None:
         with self._lock, self._between_processes:
             index = read_json(self._file)
             ids, noted = index.get("ids", {}), _images(index)
@@ -146,7 +150,6 @@ class ImageIndex:
             if {"ids": ids, "images": entries} != index:
                 write_json(self._file, {"ids": ids, "images": entries})
             self._images = _listed(ids, images)
-            self._scanned = time.monotonic()
 
 
 def _listed(ids: Mapping[str, str], images: Mapping[str, ImageFile]) -> dict[str, ImageFile]:

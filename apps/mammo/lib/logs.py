@@ -16,6 +16,8 @@ from typing import Any
 import pydicom.config
 from pydicom.config import IGNORE
 
+from .errors import system_reason
+
 # They log parameters, settings, file names and URLs as information, and nothing else that is missed.
 TALKATIVE = (
     "monailabel.endpoints",
@@ -58,7 +60,7 @@ def without_messages() -> Iterator[None]:
         return record
 
     def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        sys.stderr.write(f"{_without_message(kind, where)}\n")
+        sys.stderr.write(f"{_without_message(error, where)}\n")
 
     usual, sys.excepthook = logging.getLogRecordFactory(), hook
     logging.setLogRecordFactory(bare)
@@ -82,19 +84,21 @@ class ShortPath(logging.Filter):
 
 
 class NoMessage(logging.Filter):
-    """Leaves of an exception its type and where it happened; its message may quote what was sent or read."""
+    """Leaves of an exception its type, where it happened, and what the system says of it; its message may quote what
+    was sent or read."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Shorten the record; it is always logged."""
-        if record.exc_info and record.exc_info[0]:
-            kind, _, where = record.exc_info
-            record.exc_text = _without_message(kind, where)
+        if record.exc_info and record.exc_info[1]:
+            _, error, where = record.exc_info
+            record.exc_text = _without_message(error, where)
             record.exc_info = None
         return True
 
 
-def _without_message(kind: type[BaseException], where: TracebackType | None) -> str:
-    return "".join([*traceback.format_tb(where), kind.__name__])
+def _without_message(error: BaseException, where: TracebackType | None) -> str:
+    said = f": {system_reason(error)}" if isinstance(error, OSError) and error.errno else ""
+    return "".join([*traceback.format_tb(where), type(error).__name__, said])
 
 
 def _filter(logger: str, addition: logging.Filter) -> None:
