@@ -238,7 +238,7 @@ class MammoApp(MONAILabelApp):
         if self.studies.startswith(("http://", "https://")):
             install_proxy(server, self.studies, archive_login())
         else:
-            install_folder(server, Path(self.studies))
+            install_folder(server, Path(self.studies), self._records())
         install_training_routes(server, self)
         install_study_routes(server, self)
         install_viewer(server, self.conf.get("ohif"))
@@ -250,7 +250,7 @@ class MammoApp(MONAILabelApp):
         return BoundedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def _records(self) -> Path:
-        """Where leases and the record of activity are kept: with the labels."""
+        """The folder of labels, where leases, the record of activity and what viewers store are kept, too."""
         store = self.datastore()
         assert isinstance(store, MammogramDatastore)
         return store.labels.folder
