@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -371,6 +372,23 @@ def test_the_archive_holds_images_with_their_labels_only(studies: Path, tmp_path
     datastore.save_label("film", str(save_mask(tmp_path / "label.nrrd")), "final", {})
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
         assert sorted(archive.namelist()) == ["image/film.png", "label/film.nrrd"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+@pytest.mark.parametrize("name", [b"M\xfcller.dcm", b"M\xfcller/film.png", b"M\xfcller"])
+def test_a_file_whose_name_is_not_utf8_is_to_be_renamed_and_stops_nothing(studies: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(studies) + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    (studies / "P2" / "1.2.840.55").rename(path)
+    datastore = MammogramDatastore(studies)
+    [problem] = datastore.unreadable_images()
+    assert problem["file"] == name.decode(errors="backslashreplace")
+    assert "Rename" in str(problem["remedy"])
+    json.dumps([datastore.json(), datastore.status()], ensure_ascii=False).encode()
+    path.rename(studies / "renamed.dcm")
+    datastore.refresh()
+    assert datastore.unreadable_images() == []
+    assert "renamed" in datastore.list_images()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
