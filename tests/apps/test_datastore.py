@@ -16,10 +16,12 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from lib import images
 from lib import index as image_index
 from lib.datastore import MammogramDatastore
 from lib.dicom_index import DicomIndex
 from lib.errors import RequestRefused
+from lib.images import image_files
 from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
 from pydicom import dcmread
@@ -157,6 +159,16 @@ def test_files_dropped_in_while_it_runs_are_found_by_id_at_once(studies: Path) -
     datastore = MammogramDatastore(studies)
     write_dicom(studies / "new.dcm", blob()[0])
     assert datastore.readable_image("new") == studies / "new.dcm"
+
+
+def test_a_file_that_vanishes_while_the_folder_is_looked_through_is_not_there(studies: Path, monkeypatch) -> None:
+    def found(folder: Path) -> list[Path]:
+        files = [*image_files(folder)]
+        (folder / "film.png").unlink()
+        return files
+
+    monkeypatch.setattr(images, "image_files", found)
+    assert sorted(MammogramDatastore(studies).list_images()) == ["P1-2021-screening-L_CC", "P2-1-2-840-55", "volume"]
 
 
 def test_a_full_disk_keeps_nobody_from_what_was_listed_before_and_is_told(studies: Path, monkeypatch) -> None:

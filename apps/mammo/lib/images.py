@@ -138,11 +138,15 @@ class StudiesFolder:
         """A result needs no other place than the one where it lies."""
 
     def _examined(self, path: Path, known: Mapping[str, ImageFile]) -> ImageFile | None:
-        file, stamp = _file(path, self.folder), _stamp(path)
-        if (file, stamp) in self._beside:
+        file = _file(path, self.folder)
+        try:
+            stamp = _stamp(path)
+            if (file, stamp) in self._beside:
+                return None
+            former = known.get(file)
+            image = former if former and former.stamp == stamp else examine(path, self.folder)
+        except FileNotFoundError:  # it has gone since it was found
             return None
-        former = known.get(file)
-        image = former if former and former.stamp == stamp else examine(path, self.folder)
         if not image.rows and is_no_image(path):
             self._beside.add((file, stamp))
             return None
