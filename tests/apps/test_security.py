@@ -10,6 +10,8 @@ import os
 import re
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -17,8 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from lib import security
+from fastapi import FastAPI, HTTPException, Request, Response
+from lib import binding, security
 from lib.activity import person
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
@@ -29,7 +31,7 @@ from lib.users import ANYBODY, Users, current_user, read_users
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from .conftest import Server, blob, start_server, stop_server, write_dicom, write_png
+from .conftest import Server, blob, free_port, start_server, stop_server, write_dicom, write_png
 from .ohif_page import chromium
 
 TOKENS = {"anna": "0123456789abcdef-anna", "bert": "0123456789abcdef-bert"}
@@ -293,6 +295,25 @@ def test_a_network_is_served_only_when_asked_for_and_only_with_tokens() -> None:
     choose_interface(with_tokens=True, arguments=["start_server", "-i", "0.0.0.0"])
     assert config.host == "0.0.0.0"
     config.host = "127.0.0.1"
+
+
+def test_a_client_that_does_not_read_keeps_no_server_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, port = FastAPI(), free_port()
+    app.get("/")(lambda: Response(bytes(10**8)))
+    config = uvicorn.Config(app, port=port, log_level="critical")
+    monkeypatch.setattr(binding, "SECONDS_TO_END", 1)
+    binding.end_in_time()
+    server = uvicorn.Server(config)
+    running = threading.Thread(target=server.run, daemon=True)
+    running.start()
+    while not server.started:
+        time.sleep(0.05)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        server.should_exit = True
+        running.join(timeout=10)
+        assert not running.is_alive()
 
 
 def test_logs_lose_queries_identifiers_and_messages(
