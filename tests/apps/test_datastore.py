@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lib import index as image_index
 from lib.datastore import MammogramDatastore
 from lib.dicom_index import DicomIndex
 from lib.errors import RequestRefused
-from lib.images import image_files
+from lib.images import ImageFile, image_files
 from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
 from pydicom import dcmread
@@ -159,6 +160,25 @@ def test_files_dropped_in_while_it_runs_are_found_by_id_at_once(studies: Path) -
     datastore = MammogramDatastore(studies)
     write_dicom(studies / "new.dcm", blob()[0])
     assert datastore.readable_image("new") == studies / "new.dcm"
+
+
+def test_a_folder_that_takes_long_to_look_through_is_not_always_looked_through(studies: Path, monkeypatch) -> None:
+    def slowly(*known: object) -> list[ImageFile]:
+        time.sleep(0.2)
+        scans.append(known)
+        return scan(*known)
+
+    datastore, scans = MammogramDatastore(studies), []
+    scan = datastore.origin.scan
+    monkeypatch.setattr(datastore.origin, "scan", slowly)
+    monkeypatch.setattr(datastore.origin, "rescan_seconds", 0.0)
+    datastore.refresh()
+    for _ in range(20):
+        datastore.list_images()
+    assert len(scans) == 1
+    write_dicom(studies / "new.dcm", blob()[0], patient=3)
+    datastore.refresh()
+    assert "new" in datastore.list_images()
 
 
 def test_a_file_that_vanishes_while_the_folder_is_looked_through_is_not_there(studies: Path, monkeypatch) -> None:

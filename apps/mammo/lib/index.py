@@ -22,9 +22,14 @@ from .images import ImageFile, StudiesFolder
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PAUSE = 60.0
+"""Seconds after which a folder is looked through, however long that takes: mostly only the first time takes long."""
+
 
 class ImageIndex:
     """The images of a folder or an archive by id. Several threads and processes may use the same file.
+
+    Unless it is told to look, it looks through a folder for at most a tenth of the time, or looks once a minute.
 
     `problem` says why the list may be old, for instance that the archive does not answer; None if it is not.
 
@@ -43,7 +48,7 @@ class ImageIndex:
         self._file, self._renewed = file, renewed
         self._between_processes = FileLock(str(file.with_name(".lock")))
         self._lock, self._scanning = threading.Lock(), threading.Lock()
-        self._scanned = float("-inf")
+        self._scanned, self._busy = float("-inf"), 0.0
         index = read_json(file)
         self._images = _listed(index.get("ids", {}), _images(index))
 
@@ -101,7 +106,7 @@ class ImageIndex:
             self._images[image_id] = image
 
     def _is_old(self) -> bool:
-        return time.monotonic() - self._scanned > self.origin.rescan_seconds
+        return time.monotonic() - self._scanned > max(self.origin.rescan_seconds, min(10 * self._busy, _LONGEST_PAUSE))
 
     def _renew(self) -> None:
         if not self._scanning.acquire(blocking=False):  # who comes while another looks does not wait
@@ -119,7 +124,7 @@ class ImageIndex:
         self._renewed()
 
     def _rescan(self) -> None:
-        problem = None
+        problem, start = None, time.monotonic()
         try:
             self._note(self.origin.scan(_images(read_json(self._file))))
         except RequestRefused as refused:
@@ -129,6 +134,8 @@ class ImageIndex:
         if problem and problem != self.problem:
             logger.warning("The list of images may be old: %s", problem)
         self.problem, self._scanned = problem, time.monotonic()
+        if isinstance(self.origin, StudiesFolder):  # an archive keeps nobody here busy
+            self._busy = self._scanned - start
 
     def _note(self, found: Sequence[ImageFile]) -> None:
         with self._lock, self._between_processes:
@@ -146,8 +153,8 @@ class ImageIndex:
                     ids[image.file] = self.origin.id_of(image.file, taken)
                     taken.add(ids[image.file].lower())
                 images[image.file] = image
-            entries = {file: dataclasses.asdict(image) for file, image in images.items()}
-            if {"ids": ids, "images": entries} != index:
+            if images != noted:
+                entries = {file: dataclasses.asdict(image) for file, image in images.items()}
                 write_json(self._file, {"ids": ids, "images": entries})
             self._images = _listed(ids, images)
 
