@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from lib.activity import Activity, person
 from lib.ahead import DecodingAhead
 from lib.archive import archive_login, folder_name, open_archive
-from lib.binding import check_studies, choose_interface, end_in_time
+from lib.binding import check_studies, choose_interface, end_in_time, open_many_files
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.dicomweb import install_folder
@@ -241,6 +241,7 @@ class MammoApp(MONAILabelApp):
         users = read_users(self.conf, os.environ)
         choose_interface(with_tokens=bool(users))
         end_in_time()
+        open_many_files()
         install_endpoints(server, self)
         if self.studies.startswith(("http://", "https://")):
             install_proxy(server, self.studies, archive_login())

@@ -25,7 +25,7 @@ from lib.activity import person
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
 from lib.login import install_pages
-from lib.logs import NoMessage, ShortPath, without_messages
+from lib.logs import NoMessage, OnceAMinute, ShortPath, without_messages
 from lib.security import install_guard
 from lib.users import ANYBODY, Users, current_user, read_users
 from starlette.testclient import TestClient
@@ -314,6 +314,24 @@ def test_a_client_that_does_not_read_keeps_no_server_from_ending(monkeypatch: py
         server.should_exit = True
         running.join(timeout=10)
         assert not running.is_alive()
+
+
+def test_the_soft_limit_of_open_files_does_not_limit_the_connections() -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        binding.open_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_connections_do_not_fill_the_log() -> None:
+    flood, seldom = "socket.accept() out of system resource\nsocket: <TransportSocket>", OnceAMinute()
+    logged = [seldom.filter(logging.LogRecord("asyncio", 40, "", 0, flood, (), None)) for _ in range(3)]
+    assert logged == [True, False, False]
+    assert seldom.filter(logging.LogRecord("asyncio", 40, "", 0, "a task failed", (), None))
 
 
 def test_logs_lose_queries_identifiers_and_messages(

@@ -1,5 +1,5 @@
 """What the server starts on: an interface of this machine alone, unless its user asks for more and has set tokens, and
-a studies folder that is there. And that it ends when it is told to.
+a studies folder that is there. And how many connections it holds, and that it ends when it is told to.
 
 Not here: the checks of each request (security).
 """
@@ -10,6 +10,7 @@ import gc
 import ipaddress
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_END = 20
 """So long a server that is told to end waits for the answers that it is giving."""
+MOST_FILES = 2**16
+"""So many files and connections it may have open, where the system allows it."""
 
 
 def is_loopback(host: str) -> bool:
@@ -65,6 +68,19 @@ def end_in_time() -> None:
     """Make the server that is starting up end when it is told to, also while a client does not read its answer."""
     for config in _configurations():
         config.timeout_graceful_shutdown = SECONDS_TO_END
+
+
+def open_many_files() -> None:
+    """Raise the soft limit of open files, often 1024: each connection is one, also before it has sent anything."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError):  # macOS calls more unlimited than it allows
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def check_studies(folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,11 +37,12 @@ TALKATIVE = (
 
 
 def keep_patients_out_of_logs() -> None:
-    """Silence what logs requests, and cut what uvicorn logs down to what names no patient."""
+    """Silence what logs requests, and cut what uvicorn logs down to what names no patient and fills no disk."""
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     _filter("uvicorn.access", ShortPath())
     _filter("uvicorn.error", NoMessage())
+    _filter("asyncio", OnceAMinute())
     # Otherwise pydicom quotes the values that it complains of in its warnings.
     pydicom.config.settings.reading_validation_mode = IGNORE
 
@@ -94,6 +96,24 @@ class NoMessage(logging.Filter):
             record.exc_text = _without_message(error, where)
             record.exc_info = None
         return True
+
+
+class OnceAMinute(logging.Filter):
+    """Of the event loop's complaint that there are too many connections, which it repeats as long as there are, some
+    thousand times a second, leaves one a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        due, now = self._next, time.monotonic()
+        if now >= due:
+            self._next = now + 60
+        return now >= due
 
 
 def _without_message(error: BaseException, where: TracebackType | None) -> str:
