@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from lib.activity import Activity, person
 from lib.ahead import DecodingAhead
 from lib.archive import archive_login, folder_name, open_archive
-from lib.binding import check_studies, choose_interface
+from lib.binding import check_studies, choose_interface, end_in_time, open_many_files
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.dicomweb import install_folder
@@ -26,18 +26,19 @@ from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
 from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs, without_messages
-from lib.memory import keep_memory, mebibytes
+from lib.memory import keep_memory
 from lib.models import ServedModel
 from lib.routes import install as install_study_routes
 from lib.scoring import Scoring
 from lib.security import install_guard
 from lib.sessions import BoundedSessions
+from lib.settings import device, is_on, mebibytes, number, whole_number
 from lib.strategies import DESCRIPTIONS, CaseChoice
 from lib.trainers import BundleTraining
 from lib.training_routes import install as install_training_routes
 from lib.users import read_users
 from lib.viewer import install as install_viewer
-from lib.worklist import LEASE_MINUTES, Worklist
+from lib.worklist import LEASE_MINUTES, LONGEST_LEASE, Worklist
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -66,6 +67,10 @@ class MammoApp(MONAILabelApp):
             `device` (as torch names it), `seed` (of the strategies), `scoring` (off: images are not scored in the
             background), `recent_images` (MiB of decoded images that are kept), `ohif` (folder of another build of
             OHIF); each has a default.
+
+    Raises:
+        ValueError: a setting cannot be used.
+        MONAILabelException: the archive cannot.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -74,6 +79,7 @@ class MammoApp(MONAILabelApp):
         self.weights = Path(conf.get("weights") or here / "model").resolve()
         self._server = sys.modules.get("monailabel.app")  # absent in the process of a training or of a batch
         keep_patients_out_of_logs()
+        self._device = device(conf)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -89,7 +95,7 @@ class MammoApp(MONAILabelApp):
             keep_memory()
             RECENT.keep(mebibytes(self.conf, "recent_images"))
             self._open(self._server.app)
-            if self.conf.get("scoring", "on") != "off":
+            if is_on(self.conf, "scoring"):
                 self.scoring.start()
 
     def init_datastore(self) -> Datastore:
@@ -123,13 +129,13 @@ class MammoApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Random choice, and choice by the scores that `scoring` keeps up to date."""
-        seed = self.conf.get("seed")
+        seed = whole_number(self.conf, "seed", 0) if "seed" in self.conf else None
         # The roi model has no say: it looks only where somebody has marked a lesion.
         models = {name: self._infers[name].model for name in (SEGMENTATION, QUALITY)}
         # Not beside the labels, which may lie on a network's share, where SQLite's locks do not hold.
         scores = self.weights / "scores" / f"{digest(self.studies)}.sqlite"
         self.scoring = Scoring(models, self.datastore(), scores)
-        return {name: CaseChoice(name, self.scoring, int(seed) if seed else None) for name in DESCRIPTIONS}
+        return {name: CaseChoice(name, self.scoring, seed) for name in DESCRIPTIONS}
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's, with the model that is being trained first: 3D Slicer shows the first one's progress.
@@ -234,11 +240,13 @@ class MammoApp(MONAILabelApp):
         """Make the running server safe, and add the app's own routes to it."""
         users = read_users(self.conf, os.environ)
         choose_interface(with_tokens=bool(users))
+        end_in_time()
+        open_many_files()
         install_endpoints(server, self)
         if self.studies.startswith(("http://", "https://")):
             install_proxy(server, self.studies, archive_login())
         else:
-            install_folder(server, Path(self.studies))
+            install_folder(server, Path(self.studies), self._records())
         install_training_routes(server, self)
         install_study_routes(server, self)
         install_viewer(server, self.conf.get("ohif"))
@@ -250,26 +258,25 @@ class MammoApp(MONAILabelApp):
         return BoundedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def _records(self) -> Path:
-        """Where leases and the record of activity are kept: with the labels."""
+        """The folder of labels, where leases, the record of activity and what viewers store are kept, too."""
         store = self.datastore()
         assert isinstance(store, MammogramDatastore)
         return store.labels.folder
 
     def _worklist(self) -> Worklist:
-        minutes = float(self.conf.get("lease_minutes") or LEASE_MINUTES)
+        minutes = number(self.conf, "lease_minutes", LEASE_MINUTES, most=LONGEST_LEASE)
         return Worklist(self._records() / ".worklist.json", self.datastore(), minutes)
 
     def _served(self, name: str, bundle: str, **overrides: Any) -> ServedModel:
-        return ServedModel(self.bundles / bundle, self.weights / f"{name}.pt", {**self._device(), **overrides})
+        return ServedModel(self.bundles / bundle, self.weights / f"{name}.pt", {**self._on_device(), **overrides})
 
     def _training(self, name: str, bundle: str, datalist: Datalist, **overrides: Any) -> BundleTraining:
         folder, weights = self.bundles / bundle, self.weights / f"{name}.pt"
         description = f"Trains {name} on the annotations, split by patient"
-        return BundleTraining(folder, weights, datalist, {**self._device(), **overrides}, description)
+        return BundleTraining(folder, weights, datalist, {**self._on_device(), **overrides}, description)
 
-    def _device(self) -> dict[str, str]:
-        device = self.conf.get("device")
-        return {"device": f"$torch.device({device!r})"} if device else {}
+    def _on_device(self) -> dict[str, str]:
+        return {"device": f"$torch.device({self._device!r})"} if self._device else {}
 
     def _image(self, request: dict[str, Any], store: MammogramDatastore) -> tuple[Path, str | None]:
         """The file that a request means, and its id (None for a session's image)."""

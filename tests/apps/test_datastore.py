@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -14,9 +17,12 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from lib import images
+from lib import index as image_index
 from lib.datastore import MammogramDatastore
 from lib.dicom_index import DicomIndex
 from lib.errors import RequestRefused
+from lib.images import ImageFile, image_files
 from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
 from pydicom import dcmread
@@ -154,6 +160,54 @@ def test_files_dropped_in_while_it_runs_are_found_by_id_at_once(studies: Path) -
     datastore = MammogramDatastore(studies)
     write_dicom(studies / "new.dcm", blob()[0])
     assert datastore.readable_image("new") == studies / "new.dcm"
+
+
+def test_a_folder_that_takes_long_to_look_through_is_not_always_looked_through(studies: Path, monkeypatch) -> None:
+    def slowly(*known: object) -> list[ImageFile]:
+        time.sleep(0.2)
+        scans.append(known)
+        return scan(*known)
+
+    datastore, scans = MammogramDatastore(studies), []
+    scan = datastore.origin.scan
+    monkeypatch.setattr(datastore.origin, "scan", slowly)
+    monkeypatch.setattr(datastore.origin, "rescan_seconds", 0.0)
+    datastore.refresh()
+    for _ in range(20):
+        datastore.list_images()
+    assert len(scans) == 1
+    write_dicom(studies / "new.dcm", blob()[0], patient=3)
+    datastore.refresh()
+    assert "new" in datastore.list_images()
+
+
+def test_a_file_that_vanishes_while_the_folder_is_looked_through_is_not_there(studies: Path, monkeypatch) -> None:
+    def found(folder: Path) -> list[Path]:
+        files = [*image_files(folder)]
+        (folder / "film.png").unlink()
+        return files
+
+    monkeypatch.setattr(images, "image_files", found)
+    assert sorted(MammogramDatastore(studies).list_images()) == ["P1-2021-screening-L_CC", "P2-1-2-840-55", "volume"]
+
+
+def test_a_full_disk_keeps_nobody_from_what_was_listed_before_and_is_told(studies: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    datastore = MammogramDatastore(studies)
+    before = datastore.list_images()
+    new = write_dicom(studies / "new.dcm", blob()[0], patient=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(image_index, "write_json", full)
+        datastore.refresh()
+        assert datastore.list_images() == before
+        assert "No space left on device" in str(datastore.status()["origin_problem"])
+        with pytest.raises(RequestRefused, match="No space left on device"):
+            datastore.add_image("sent", str(new), {})
+    datastore.refresh()
+    assert {*datastore.list_images()} == {*before, "new"}
+    assert datastore.status()["origin_problem"] is None
 
 
 def test_an_empty_folder_is_a_datastore_without_images(tmp_path: Path) -> None:
@@ -350,6 +404,23 @@ def test_the_archive_holds_images_with_their_labels_only(studies: Path, tmp_path
     datastore.save_label("film", str(save_mask(tmp_path / "label.nrrd")), "final", {})
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
         assert sorted(archive.namelist()) == ["image/film.png", "label/film.nrrd"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+@pytest.mark.parametrize("name", [b"M\xfcller.dcm", b"M\xfcller/film.png", b"M\xfcller"])
+def test_a_file_whose_name_is_not_utf8_is_to_be_renamed_and_stops_nothing(studies: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(studies) + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    (studies / "P2" / "1.2.840.55").rename(path)
+    datastore = MammogramDatastore(studies)
+    [problem] = datastore.unreadable_images()
+    assert problem["file"] == name.decode(errors="backslashreplace")
+    assert "Rename" in str(problem["remedy"])
+    json.dumps([datastore.json(), datastore.status()], ensure_ascii=False).encode()
+    path.rename(studies / "renamed.dcm")
+    datastore.refresh()
+    assert datastore.unreadable_images() == []
+    assert "renamed" in datastore.list_images()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")

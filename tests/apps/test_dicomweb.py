@@ -15,6 +15,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from dicomweb_client.api import DICOMwebClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from pydicom.uid import ExplicitVRBigEndian, generate_uid
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.segmentation import read_segmentation, write_segmentation
 
-from .conftest import Server, blob, strip, write_dicom, write_png
+from .conftest import Server, blob, start_server, stop_server, strip, write_dicom, write_png
 
 pytestmark = pytest.mark.slow
 J2K, RLE, LOSSLESS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.70"
@@ -298,6 +299,23 @@ def test_a_segmentation_is_stored_once_and_comes_back_equal_to_the_pixel(
     with pytest.raises(Exception, match="409"):
         client.store_instances([sent])
     assert client.retrieve_instance(*uids(file)).ContentLabel != "CHANGED", "what is stored is never replaced"
+
+
+def test_labels_in_another_folder_are_found_and_results_are_stored_there(bundles: Path, tmp_path: Path) -> None:
+    image = write_dicom(tmp_path / "studies" / "left.dcm", blob()[0])
+    file, mask = segmentation(image, tmp_path)
+    labels = tmp_path / "annotations"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask[np.newaxis].astype(np.uint8)), str(tmp_path / "mask.nrrd"))
+    running = start_server(tmp_path / "studies", bundles, tmp_path, "labels", str(labels))
+    try:
+        with (tmp_path / "mask.nrrd").open("rb") as sent:
+            running.http.put("/datastore/label?image=left", files={"label": ("mask.nrrd", sent)}).raise_for_status()
+        assert store(running, "/dicomweb/studies", pydicom.dcmread(file)).status_code == 200
+        found = running.http.get("/dicomweb/instances?Modality=SEG").json()
+    finally:
+        stop_server(running)
+    assert {*values(found, "00080018")} == {uids(file)[2], uids(labels / "final" / "left.dcm")[2]}
+    assert [*(tmp_path / "studies").rglob("*")] == [image]
 
 
 @pytest.mark.parametrize("fault", ["a mammogram", "another study", "an unknown study", "no identifier", "a path"])

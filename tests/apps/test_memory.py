@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from lib.memory import mebibytes
 
 from .conftest import APP
 
@@ -41,13 +40,3 @@ def test_what_one_image_leaves_the_next_one_takes_in_whatever_thread() -> None:
         )
 
     assert faults("keep") < 1000 < 10_000 < faults("leave")
-
-
-def test_a_setting_in_mib_is_a_whole_number_or_refused_by_name() -> None:
-    assert mebibytes({}, "recent_images") == 512 * 2**20
-    assert mebibytes({"recent_images": "0"}, "recent_images") == 0
-    for value in ("-1", "1.5", "much", "", "\u00b2"):
-        with pytest.raises(ValueError, match=r"conf recent_images: .* is no number of MiB"):
-            mebibytes({"recent_images": value}, "recent_images")
-    with pytest.raises(ValueError, match="conf upload_limit"):
-        mebibytes({"upload_limit": "0"}, "upload_limit", smallest=1)

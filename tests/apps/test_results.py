@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import threading
@@ -126,6 +128,19 @@ def test_a_seg_that_cannot_be_written_now_is_written_later_and_the_label_is_save
     store.refresh()
     ((_, _, file),) = segmentations(store)
     np.testing.assert_array_equal(masks(store, file)["tumour"], blob()[1])
+    assert store.status()["labels_to_deliver"] == 0
+
+
+def test_labels_wait_while_their_disk_takes_no_lock(store: MammogramDatastore, monkeypatch) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.results._one_at_a_time, "acquire", read_only)
+        save(store, blob()[1])
+        store.refresh()
+    assert store.status()["labels_to_deliver"] == 1
+    store.refresh()
     assert store.status()["labels_to_deliver"] == 0
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import logging
+import os
 import re
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -15,19 +19,19 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from lib import security
+from fastapi import FastAPI, HTTPException, Request, Response
+from lib import binding, security
 from lib.activity import person
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
 from lib.login import install_pages
-from lib.logs import NoMessage, ShortPath, without_messages
+from lib.logs import NoMessage, OnceAMinute, ShortPath, without_messages
 from lib.security import install_guard
 from lib.users import ANYBODY, Users, current_user, read_users
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from .conftest import Server, blob, start_server, stop_server, write_dicom, write_png
+from .conftest import Server, blob, free_port, start_server, stop_server, write_dicom, write_png
 from .ohif_page import chromium
 
 TOKENS = {"anna": "0123456789abcdef-anna", "bert": "0123456789abcdef-bert"}
@@ -57,6 +61,10 @@ def guarded(
     @app.get("/fail")
     def fail() -> None:
         raise OSError("the patient's name")
+
+    @app.get("/fail/{number}")
+    def fail_on_disk(number: int) -> None:
+        raise OSError(number, os.strerror(number), "the patient's name")
 
     install_pages(app, known)
     install_guard(app, conf, known)
@@ -245,6 +253,14 @@ def test_an_unforeseen_error_is_json_and_tells_nothing() -> None:
     assert "patient" not in answer.text
 
 
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EROFS, 503)])
+def test_a_disk_that_takes_nothing_is_the_reason_that_is_given(number: int, status: int) -> None:
+    answer = guarded().get(f"/fail/{number}")
+    assert answer.status_code == status
+    assert os.strerror(number) in answer.json()["reason"]
+    assert "patient" not in answer.text
+
+
 def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text(f"# those who read\nanna: {TOKENS['anna']}\n\nbert: {TOKENS['bert']}  # second reader\n")
@@ -281,6 +297,43 @@ def test_a_network_is_served_only_when_asked_for_and_only_with_tokens() -> None:
     config.host = "127.0.0.1"
 
 
+def test_a_client_that_does_not_read_keeps_no_server_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, port = FastAPI(), free_port()
+    app.get("/")(lambda: Response(bytes(10**8)))
+    config = uvicorn.Config(app, port=port, log_level="critical")
+    monkeypatch.setattr(binding, "SECONDS_TO_END", 1)
+    binding.end_in_time()
+    server = uvicorn.Server(config)
+    running = threading.Thread(target=server.run, daemon=True)
+    running.start()
+    while not server.started:
+        time.sleep(0.05)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        server.should_exit = True
+        running.join(timeout=10)
+        assert not running.is_alive()
+
+
+def test_the_soft_limit_of_open_files_does_not_limit_the_connections() -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        binding.open_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_connections_do_not_fill_the_log() -> None:
+    flood, seldom = "socket.accept() out of system resource\nsocket: <TransportSocket>", OnceAMinute()
+    logged = [seldom.filter(logging.LogRecord("asyncio", 40, "", 0, flood, (), None)) for _ in range(3)]
+    assert logged == [True, False, False]
+    assert seldom.filter(logging.LogRecord("asyncio", 40, "", 0, "a task failed", (), None))
+
+
 def test_logs_lose_queries_identifiers_and_messages(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +343,7 @@ def test_logs_lose_queries_identifiers_and_messages(
     assert record.getMessage() == "c GET /dicomweb/studies/... 1.1 200"
     message = record.msg.join(("sec", "ret")).replace(record.msg, "")  # not in this file's own lines
     try:
-        raise OSError(message)
+        raise OSError(errno.ENOSPC, message)
     except OSError:
         record = logging.LogRecord("uvicorn.error", 40, "", 0, "failed", (), sys.exc_info())
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -299,11 +352,11 @@ def test_logs_lose_queries_identifiers_and_messages(
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     assert NoMessage().filter(record)
     assert "secret" not in logging.Formatter().format(record)
-    assert "OSError" in logging.Formatter().format(record)
+    assert "OSError: No space left on device" in logging.Formatter().format(record)
     printed = capsys.readouterr().err
     assert "secret" not in printed + caplog.text
     assert "failed" in caplog.text
-    assert printed.endswith("OSError\n")
+    assert printed.endswith("OSError: No space left on device\n")
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from monai_mammo.files import digest, replacing
 from .errors import RequestRefused
 from .images import ImageFile, described
 from .names import is_uid
+from .settings import number
 from .stow import parts
 
 logger = logging.getLogger(__name__)
@@ -269,7 +270,7 @@ def open_archive(url: str, cache: Path, conf: Mapping[str, str]) -> Archive:
         ValueError: a setting cannot be used.
     """
     query = conf.get("query")
-    size = float(conf.get("cache_gb") or CACHE_BYTES / 2**30)
+    size = number(conf, "cache_gb", CACHE_BYTES / 2**30)
     return Archive(
         url,
         cache,

@@ -213,7 +213,8 @@ class MammogramDatastore(Datastore):
         """Copy an image into the folder under the given id.
 
         Raises:
-            RequestRefused: the id is taken or unsafe, the file is no usable image, or images come from an archive.
+            RequestRefused: the id is taken or unsafe, the file is no usable image, images come from an archive, or the
+                list of images cannot be renewed (503).
         """
         safe_name(image_id, "image's id")
         with self._adding:
@@ -222,7 +223,10 @@ class MammogramDatastore(Datastore):
                 raise RequestRefused(409, f"there is an image '{image_id}' already", "Choose another id")
             file = self.origin.add(image_id, Path(image_filename), image_extension(image_filename) or ".dcm")
             self.index.refresh()
-            saved = next(known for known, image in self.index.images().items() if image.file == file)
+            saved = next((known for known, image in self.index.images().items() if image.file == file), None)
+            if saved is None:
+                remedy = "It is listed once that is mended; do not send it again"
+                raise RequestRefused(503, self.index.problem or "the image was removed at once", remedy, file)
             self.update_image_info(saved, image_info or {})
             return saved
 

@@ -1,6 +1,6 @@
 """What DICOM objects a studies folder holds: their headers, read once for every change of a file. Not here: requests.
 
-Mammograms, and what came to be beside them: segmentations and reports below the folder of labels.
+Mammograms, and what came to be of them: segmentations and reports beside them and below the folder of labels.
 """
 
 from __future__ import annotations
@@ -80,17 +80,18 @@ def tag_of(keyword: str) -> str:
 
 
 class DicomIndex:
-    """The DICOM objects of a folder.
+    """The DICOM objects of a folder of images, and of that of their labels.
 
     It looks for new, changed and removed files when it is asked, but spends at most a tenth of the time on looking.
 
     Args:
-        studies: the folder of images, in which the folder of labels lies.
+        studies: the folder of images.
+        labels: the folder of labels; the subfolder `labels` of the studies folder if None.
     """
 
-    def __init__(self, studies: Path) -> None:
+    def __init__(self, studies: Path, labels: Path | None = None) -> None:
         self.studies = studies.resolve()
-        self.own = self.studies / OWN_FOLDER
+        self.own = labels.resolve() if labels else self.studies / OWN_FOLDER
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[tuple[int, int], Instance | None]] = {}
         self._instances: dict[str, Instance] = {}

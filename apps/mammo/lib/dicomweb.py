@@ -37,9 +37,9 @@ _STUDY, _SERIES, _INSTANCE = "/studies/{study}", "/studies/{study}/series/{serie
 _LEVELS = (_STUDY, _SERIES, _SERIES + _INSTANCE)
 
 
-def install_folder(server: FastAPI, studies: Path) -> DicomIndex:
-    """Add the routes of DICOMweb over a folder to a server."""
-    index = DicomIndex(studies)
+def install_folder(server: FastAPI, studies: Path, labels: Path) -> DicomIndex:
+    """Add the routes of DICOMweb over a folder of images and that of their labels to a server."""
+    index = DicomIndex(studies, labels)
     router = APIRouter(prefix=ROOT, tags=["DICOMweb"])
     _add_search(router, index)
     _add_retrieve(router, index)

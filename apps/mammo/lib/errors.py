@@ -5,8 +5,10 @@ MONAI Label's endpoints turn any exception into a bare 500. Not here: what is re
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +19,9 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class RequestRefused(Exception):  # noqa: N818 - a refusal, and the client's fault, not an error of the server
@@ -40,6 +45,11 @@ def unknown(kind: str, name: str) -> RequestRefused:
     if kind in ("image", "study"):  # a reader of images may have it open, and knows no routes
         return RequestRefused(404, f"the {kind} '{name[:99]}' is not there, or no longer", "Reload the list of studies")
     return RequestRefused(404, f"there is no {kind} '{name[:99]}'", "GET /info/ and /datastore/ list what there is")
+
+
+def system_reason(error: OSError) -> str:
+    """What the system says of a failure, without the file, whose name may hold what somebody wrote into it."""
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def refusal(error: RequestRefused) -> JSONResponse:
@@ -86,6 +96,22 @@ def _too_deep(_: Request, error: Exception) -> JSONResponse:
     return _answer(400, "what was sent is nested too deeply")
 
 
+def _disk(_: Request, error: Exception) -> JSONResponse:
+    """Names what whoever runs the server can mend on its disks."""
+    assert isinstance(error, OSError)
+    if error.errno in _NO_SPACE:
+        status, reason = 507, "a disk of the server is full"
+        remedy = "Free space where its labels, weights and temporary files are"
+    elif error.errno in _NO_RIGHT:
+        status, reason = 503, "the server may not use one of its folders"
+        remedy = "Let it write to those of labels and weights, and read that of the images"
+    else:
+        raise error
+    refused = RequestRefused(status, f"{reason} ({system_reason(error)})", remedy)
+    logger.error("a request failed: %s", refused)
+    return refusal(refused)
+
+
 def _unforeseen(_: Request, error: Exception) -> JSONResponse:
     return _answer(500, f"the server failed with {type(error).__name__}", "Its log tells where")
 
@@ -103,6 +129,7 @@ def install_error_handlers(server: FastAPI) -> None:
         RequestValidationError: _invalid,
         json.JSONDecodeError: _json,
         RecursionError: _too_deep,
+        OSError: _disk,
         Exception: _unforeseen,
     }
     for kind, handler in handlers.items():

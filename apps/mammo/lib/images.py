@@ -139,11 +139,15 @@ class StudiesFolder:
         """A result needs no other place than the one where it lies."""
 
     def _examined(self, path: Path, known: Mapping[str, ImageFile]) -> ImageFile | None:
-        file, stamp = path.relative_to(self.folder).as_posix(), _stamp(path)
-        if (file, stamp) in self._beside:
+        file = _file(path, self.folder)
+        try:
+            stamp = _stamp(path)
+            if (file, stamp) in self._beside:
+                return None
+            former = known.get(file)
+            image = former if former and former.stamp == stamp else examine(path, self.folder)
+        except FileNotFoundError:  # it has gone since it was found
             return None
-        former = known.get(file)
-        image = former if former and former.stamp == stamp else examine(path, self.folder)
         if not image.rows and is_no_image(path):
             self._beside.add((file, stamp))
             return None
@@ -175,7 +179,9 @@ def image_files(studies: Path) -> Iterator[Path]:
 
 def examine(path: Path, studies: Path) -> ImageFile:
     """Read an image file's header; whatever is wrong with it becomes its `problem`."""
-    file, stamp = path.relative_to(studies).as_posix(), _stamp(path)
+    file, stamp = _file(path, studies), _stamp(path)
+    if studies / file != path:
+        return ImageFile(file, stamp, problem="its name is not UTF-8", remedy="Rename it, or the folder that it is in")
     try:
         header = read_header(path)
     except MammogramError as error:
@@ -209,6 +215,11 @@ def reading_place(image: ImageFile) -> tuple[int, bool]:
     """Where an image comes as a case is usually read: CC before MLO, right before left."""
     view = _READING_ORDER.index(image.view) if image.view in _READING_ORDER else len(_READING_ORDER)
     return view, image.laterality != "R"
+
+
+def _file(path: Path, studies: Path) -> str:
+    """A path below the studies folder; bytes that are no UTF-8, which no answer can hold, are written as `\\xfc`."""
+    return os.fsencode(path.relative_to(studies).as_posix()).decode(errors="backslashreplace")
 
 
 def _stamp(path: Path) -> str:

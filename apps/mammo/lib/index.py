@@ -9,22 +9,27 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from .archive import Archive
-from .errors import RequestRefused, unknown
+from .errors import RequestRefused, system_reason, unknown
 from .files import read_json, write_json
 from .images import ImageFile, StudiesFolder
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PAUSE = 60.0
+"""Seconds after which a folder is looked through, however long that takes: mostly only the first time takes long."""
+
 
 class ImageIndex:
     """The images of a folder or an archive by id. Several threads and processes may use the same file.
+
+    Unless it is told to look, it looks through a folder for at most a tenth of the time, or looks once a minute.
 
     `problem` says why the list may be old or lack images, for instance that the archive does not answer; None if it is
     as it should be.
@@ -44,7 +49,7 @@ class ImageIndex:
         self._file, self._renewed = file, renewed
         self._between_processes = FileLock(str(file.with_name(".lock")))
         self._lock, self._scanning = threading.Lock(), threading.Lock()
-        self._scanned = float("-inf")
+        self._scanned, self._busy = float("-inf"), 0.0
         index = read_json(file)
         self._images = _listed(index.get("ids", {}), _images(index))
 
@@ -62,7 +67,7 @@ class ImageIndex:
             self._renew()
 
     def refresh(self) -> None:
-        """Look for new, changed and removed images; an archive that does not answer changes nothing."""
+        """Look for new, changed and removed images; a silent archive or a full disk changes nothing."""
         self._scanning.acquire()
         self._rescan_and_release()
 
@@ -102,7 +107,7 @@ class ImageIndex:
             self._images[image_id] = image
 
     def _is_old(self) -> bool:
-        return time.monotonic() - self._scanned > self.origin.rescan_seconds
+        return time.monotonic() - self._scanned > max(self.origin.rescan_seconds, min(10 * self._busy, _LONGEST_PAUSE))
 
     def _renew(self) -> None:
         if not self._scanning.acquire(blocking=False):  # who comes while another looks does not wait
@@ -120,13 +125,21 @@ class ImageIndex:
         self._renewed()
 
     def _rescan(self) -> None:
+        problem, start = None, time.monotonic()
         try:
-            found = self.origin.scan(_images(read_json(self._file)))
+            self._note(self.origin.scan(_images(read_json(self._file))))
+            problem = self.origin.missed
         except RequestRefused as refused:
-            self._note(refused.reason)
-            self._scanned = time.monotonic()
-            return
-        self._note(self.origin.missed)
+            problem = refused.reason
+        except OSError as error:
+            problem = f"the list of images cannot be renewed ({system_reason(error)})"
+        if problem and problem != self.problem:
+            logger.warning("The list of images may be old: %s", problem)
+        self.problem, self._scanned = problem, time.monotonic()
+        if isinstance(self.origin, StudiesFolder):  # an archive keeps nobody here busy
+            self._busy = self._scanned - start
+
+    def _note(self, found: Sequence[ImageFile]) -> None:
         with self._lock, self._between_processes:
             index = read_json(self._file)
             ids, noted = index.get("ids", {}), _images(index)
@@ -142,17 +155,10 @@ class ImageIndex:
                     ids[image.file] = self.origin.id_of(image.file, taken)
                     taken.add(ids[image.file].lower())
                 images[image.file] = image
-            entries = {file: dataclasses.asdict(image) for file, image in images.items()}
-            if {"ids": ids, "images": entries} != index:
+            if images != noted:
+                entries = {file: dataclasses.asdict(image) for file, image in images.items()}
                 write_json(self._file, {"ids": ids, "images": entries})
             self._images = _listed(ids, images)
-            self._scanned = time.monotonic()
-
-    def _note(self, problem: str | None) -> None:
-        """What `problem` is now; the log says it once."""
-        if problem not in (None, self.problem):
-            logger.warning("The list of images may be old: %s", problem)
-        self.problem = problem
 
 
 def _listed(ids: Mapping[str, str], images: Mapping[str, ImageFile]) -> dict[str, ImageFile]:

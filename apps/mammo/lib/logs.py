@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import Any
 
 import pydicom.config
 from pydicom.config import IGNORE
+
+from .errors import system_reason
 
 # They log parameters, settings, file names and URLs as information, and nothing else that is missed.
 TALKATIVE = (
@@ -34,11 +37,12 @@ TALKATIVE = (
 
 
 def keep_patients_out_of_logs() -> None:
-    """Silence what logs requests, and cut what uvicorn logs down to what names no patient."""
+    """Silence what logs requests, and cut what uvicorn logs down to what names no patient and fills no disk."""
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     _filter("uvicorn.access", ShortPath())
     _filter("uvicorn.error", NoMessage())
+    _filter("asyncio", OnceAMinute())
     # Otherwise pydicom quotes the values that it complains of in its warnings.
     pydicom.config.settings.reading_validation_mode = IGNORE
 
@@ -58,7 +62,7 @@ def without_messages() -> Iterator[None]:
         return record
 
     def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        sys.stderr.write(f"{_without_message(kind, where)}\n")
+        sys.stderr.write(f"{_without_message(error, where)}\n")
 
     usual, sys.excepthook = logging.getLogRecordFactory(), hook
     logging.setLogRecordFactory(bare)
@@ -82,19 +86,39 @@ class ShortPath(logging.Filter):
 
 
 class NoMessage(logging.Filter):
-    """Leaves of an exception its type and where it happened; its message may quote what was sent or read."""
+    """Leaves of an exception its type, where it happened, and what the system says of it; its message may quote what
+    was sent or read."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Shorten the record; it is always logged."""
-        if record.exc_info and record.exc_info[0]:
-            kind, _, where = record.exc_info
-            record.exc_text = _without_message(kind, where)
+        if record.exc_info and record.exc_info[1]:
+            _, error, where = record.exc_info
+            record.exc_text = _without_message(error, where)
             record.exc_info = None
         return True
 
 
-def _without_message(kind: type[BaseException], where: TracebackType | None) -> str:
-    return "".join([*traceback.format_tb(where), kind.__name__])
+class OnceAMinute(logging.Filter):
+    """Of the event loop's complaint that there are too many connections, which it repeats as long as there are, some
+    thousand times a second, leaves one a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        due, now = self._next, time.monotonic()
+        if now >= due:
+            self._next = now + 60
+        return now >= due
+
+
+def _without_message(error: BaseException, where: TracebackType | None) -> str:
+    said = f": {system_reason(error)}" if isinstance(error, OSError) and error.errno else ""
+    return "".join([*traceback.format_tb(where), type(error).__name__, said])
 
 
 def _filter(logger: str, addition: logging.Filter) -> None:

@@ -1,11 +1,9 @@
-"""What the process keeps in memory: what one image leaves, the next one takes; and how much, as settings say it."""
+"""What the process keeps in memory: what one image leaves, the next one takes. Not here: how much."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 
-MEBI = 2**20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's <malloc.h>
 _KEPT = 2**30
 
@@ -28,15 +26,3 @@ def keep_memory() -> bool:
         mallopt(option, value)
         for option, value in ((_MMAP_THRESHOLD, _KEPT), (_TRIM_THRESHOLD, _KEPT), (_ARENA_MAX, 1))
     )
-
-
-def mebibytes(conf: Mapping[str, str], key: str, smallest: int = 0) -> int:
-    """A setting in MiB (512 unless it says otherwise), in bytes.
-
-    Raises:
-        ValueError: it is no whole number, or less than `smallest`.
-    """
-    value = conf.get(key, "512")
-    if not (value.isascii() and value.isdigit() and int(value) >= smallest):
-        raise ValueError(f"conf {key}: {value!r} is no number of MiB")
-    return int(value) * MEBI

@@ -22,7 +22,7 @@ from monai_mammo.dicom.reader import read_mask
 from monai_mammo.dicom.segmentation import Method, write_segmentation
 from monai_mammo.files import digest
 
-from .errors import RequestRefused
+from .errors import RequestRefused, system_reason
 from .files import read_json, write_json
 from .images import ImageFile
 from .labels import FINAL, Labels
@@ -88,6 +88,9 @@ class Results:
                     tried |= fresh
             except Timeout:
                 return
+            except OSError as error:  # nothing can be written here now; what is announced stays announced
+                self._complain(self._folder, f"labels wait to be delivered: {system_reason(error)}")
+                return
 
     def _announced(self) -> set[tuple[Path, int, int]]:
         """What is waiting, with time and place of its file on the disk, which change when it is announced again."""
@@ -124,7 +127,7 @@ class Results:
             self._complain(entry, f"a label waits to be delivered: {refused.reason}")
             return refused.status != 503
         except OSError as error:
-            self._complain(entry, f"a label waits to be delivered: {type(error).__name__}")
+            self._complain(entry, f"a label waits to be delivered: {system_reason(error)}")
             return True
         except MammogramError as error:
             self._complain(entry, f"a label cannot become a DICOM SEG: {error.reason}")

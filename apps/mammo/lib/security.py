@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .binding import is_loopback
 from .errors import RequestRefused, refusal
-from .memory import MEBI, mebibytes
+from .settings import MEBI, mebibytes
 from .users import Users, current_user
 
 LARGEST_TEXT = MEBI
@@ -273,7 +273,7 @@ def install_guard(server: FastAPI, conf: Mapping[str, str], users: Users) -> Non
     wrong = [origin for origin in origins if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin)]
     if wrong:
         raise ValueError(f"conf origins: {wrong[0]!r} is no origin such as https://viewer.example.org")
-    limit = mebibytes(conf, "upload_limit", smallest=1)
+    limit = mebibytes(conf, "upload_limit", least=1)
     server.user_middleware[:] = [entry for entry in server.user_middleware if entry.cls is not CORSMiddleware]
     guard = Middleware(Guard, users=users, origins=origins, upload_limit=limit)
     cors = Middleware(

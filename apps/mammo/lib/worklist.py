@@ -21,6 +21,8 @@ from .files import read_json, write_json
 from .users import is_anybody
 
 LEASE_MINUTES = 30.0
+LONGEST_LEASE = 366 * 24 * 60
+"""Minutes that a lease may last at most."""
 Choice = Callable[[MammogramDatastore], dict[str, Any] | None]
 
 

@@ -1,0 +1,79 @@
+"""Settings (`--conf <key> <value>`) as what they mean. One that cannot be used ends the start, and is named.
+
+Not here: paths, users and origins, which those read that use them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+MEBI = 2**20
+
+
+def number(conf: Mapping[str, str], key: str, usual: float, least: float = 0, most: float = math.inf) -> float:
+    """A setting that is a finite number.
+
+    Raises:
+        ValueError: it is none, or not between `least` and `most`.
+    """
+    try:
+        value = float(conf.get(key, usual))
+    except ValueError:
+        value = math.nan
+    if not (least <= value <= most and math.isfinite(value)):
+        raise _unusable(conf, key, f"no number from {least:g} {f'to {most:g}' if math.isfinite(most) else 'up'}")
+    return value
+
+
+def whole_number(conf: Mapping[str, str], key: str, usual: int, least: int = 0) -> int:
+    """A setting that is a whole number.
+
+    Raises:
+        ValueError: it is none, or less than `least`.
+    """
+    value = number(conf, key, usual, least)
+    if not value.is_integer():
+        raise _unusable(conf, key, "no whole number")
+    return int(value)
+
+
+def mebibytes(conf: Mapping[str, str], key: str, least: int = 0) -> int:
+    """A setting in MiB (512 unless it says otherwise), in bytes.
+
+    Raises:
+        ValueError: it is no whole number, or less than `least`.
+    """
+    return whole_number(conf, key, 512, least) * MEBI
+
+
+def is_on(conf: Mapping[str, str], key: str) -> bool:
+    """A setting that is `on`, unless it is `off`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    value = conf.get(key, "on")
+    if value not in ("on", "off"):
+        raise _unusable(conf, key, "neither on nor off")
+    return value == "on"
+
+
+def device(conf: Mapping[str, str]) -> str | None:
+    """The device for the networks; None if the bundles choose.
+
+    Raises:
+        ValueError: torch cannot use it on this machine.
+    """
+    name = conf.get("device") or None
+    try:
+        float(torch.zeros(1, device=name))
+    except (RuntimeError, AssertionError, ImportError):
+        raise _unusable(conf, "device", "no device that torch can use here (cpu always is one)") from None
+    return name
+
+
+def _unusable(conf: Mapping[str, str], key: str, what: str) -> ValueError:
+    return ValueError(f"conf {key}: {conf[key]!r} is {what}")
