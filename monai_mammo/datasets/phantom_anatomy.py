@@ -56,8 +56,8 @@ _CUT_SIDE = {  # the image edge, left breast
 class Mass:
     """A mass with its place in both views: (`x`, `y[view]`) of the centre, half axes, margin.
 
-    `margin` is one of circumscribed, lobulated, obscured, spiculated. `contrast` is what it adds to the tissue, of which
-    fat has 0.36.
+    `margin` is one of circumscribed, lobulated, obscured, spiculated. `contrast` is what it adds to the tissue, of
+    which fat has 0.36.
     """
 
     x: float
