@@ -172,6 +172,42 @@ def window(path: Path, values: np.ndarray, center: float, width: float, function
     return np.clip((values - center) / width + 0.5, 0.0, 1.0)
 
 
+def add_window(path: Path, dataset: Dataset) -> None:
+    """Write the window that is nearest to an image's VOI LUT into its attributes, if it has a LUT and no window.
+
+    For answers to viewers, not for files: OHIF knows no VOI LUT, and would show such an image by all that its bits can
+    hold, flat. Of several LUTs the first counts, as in `to_display`. A LUT that no window comes near to is let be.
+
+    Raises:
+        MammogramError: the LUT or the modality transform is not valid.
+    """
+    luts = dataset.get("VOILUTSequence")
+    if not luts or numbers(path, dataset, "WindowCenter"):
+        return
+    bits = integer(path, dataset, "BitsStored", integer(path, dataset, "BitsAllocated"))
+    lowest = -(2 ** (bits - 1)) if integer(path, dataset, "PixelRepresentation", 0) == 1 else 0
+    _, low, high = _modality(path, dataset, np.array([lowest, lowest + 2**bits - 1]))
+    first, lut, bits = _lut(path, luts[0], "VOILUTSequence", (low, high))
+    shown = lut / max(2.0**bits - 1, float(lut.max()))
+    if found := _nearest_window(path, first + np.arange(len(lut)), shown):
+        center, width, function = found
+        dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = f"{center:.1f}", f"{width:.1f}", function
+
+
+def _nearest_window(path: Path, values: np.ndarray, shown: np.ndarray) -> tuple[float, float, str] | None:
+    """Centre, width and function of the window nearest to a LUT; None if it does not rise."""
+    inside = (shown > 0.02) & (shown < 0.98)
+    if inside.sum() < 2:
+        return None
+    x, y = values[inside], shown[inside]
+    # A line through the LUT, and one through its logit, which is straight where the LUT is a sigmoid.
+    (steep, start), (slope, offset) = np.polyfit(x, y, 1), np.polyfit(x, np.log(y / (1 - y)), 1)
+    if steep <= 0 or slope <= 0:
+        return None
+    windows = [(-offset / slope, 4 / slope, "SIGMOID"), ((0.5 - start) / steep + 0.5, 1 / steep + 1, "LINEAR")]
+    return min(windows, key=lambda found: np.abs(window(path, values, *found) - shown).max())
+
+
 def _lut(path: Path, item: Dataset, keyword: str, inputs: tuple[float, float]) -> tuple[int, np.ndarray, int]:
     """Read a look-up table (PS3.3 C.11.1.1): first mapped value, entries as float64, bits of an entry.
 

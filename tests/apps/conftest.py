@@ -68,7 +68,7 @@ def write_dicom(path: Path, pixels: np.ndarray, patient: int = 1, spacing: float
         density="b",
         spacing=spacing,
         seed=0,
-        encoding=Encoding(syntax, encoding.get("photometric", "MONOCHROME2"), VOI[0]),
+        encoding=Encoding(syntax, encoding.get("photometric", "MONOCHROME2"), encoding.get("voi", VOI[0])),
     )
     dataset = pydicom.dcmread(path)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(

@@ -77,6 +77,21 @@ def test_metadata_get_the_place_in_space_and_addresses_that_lead_through_the_ser
 
 
 @pytest.mark.slow
+def test_an_image_with_a_lut_alone_gets_the_window_nearest_to_it(
+    client: TestClient, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    """Orthanc tells the LUT's address, not the LUT; OHIF knows windows alone."""
+    path = write_dicom(tmp_path / "lut.dcm", blob()[0], patient=84, voi="LUT")
+    orthanc.store(path)
+    raw = orthanc.rest.get(f"/dicom-web{place_of(path).removeprefix('/dicomweb')}/metadata").json()[0]
+    metadata = client.get(f"{place_of(path)}/metadata").json()[0]
+    assert "00281050" not in raw
+    assert metadata["00281056"]["Value"] == ["SIGMOID"]
+    assert metadata["00281050"]["Value"] == [pytest.approx(1930, abs=5)]
+    assert metadata["00281051"]["Value"] == [pytest.approx(1926, abs=5)]
+
+
+@pytest.mark.slow
 def test_pixels_come_through_unchanged(client: TestClient, image: Path) -> None:
     frame = client.get(f"{place_of(image)}/frames/1", headers={"Accept": FRAME})
     stored = pydicom.dcmread(image)

@@ -46,7 +46,7 @@ def studies(server: Server) -> dict[str, Path]:
     pixels = blob()[0]
     written = {
         "plain": write_dicom(folder / "plain.dcm", pixels, patient=71),
-        "inverse": write_dicom(folder / "inverse.dcm", pixels, patient=71, photometric="MONOCHROME1"),
+        "inverse": write_dicom(folder / "inverse.dcm", pixels, patient=71, photometric="MONOCHROME1", voi="LUT"),
         "compressed": write_dicom(folder / "compressed.dcm", pixels, patient=72, syntax=J2K),
         "rle": write_dicom(folder / "rle.dcm", pixels, patient=72, syntax=RLE),
     }
@@ -233,6 +233,8 @@ def test_the_metadata_give_a_mammogram_a_place_in_space_that_the_file_has_not(
     assert first["00200037"]["Value"] == [1, 0, 0, 0, 1, 0]
     assert first["00280030"]["Value"] == pytest.approx(list(map(float, stored.ImagerPixelSpacing)))
     assert first["00200052"]["Value"] != second["00200052"]["Value"], "two views do not lie upon each other"
+    functions = {entry["00281056"]["Value"][0] for entry in (first, second)}
+    assert functions == {"LINEAR", "SIGMOID"}, "viewers know no LUT: its image gets the window nearest to it"
     assert "ImagePositionPatient" not in client.retrieve_instance(*uids(studies["plain"]))
     assert first["00083002"]["Value"] == [EXPLICIT]
     assert "InlineBinary" not in json.dumps(first["7FE00010"])

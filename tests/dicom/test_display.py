@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_mammo.dicom import MammogramError, read_mammogram
+from monai_mammo.dicom.display import add_window
 
 try:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
@@ -89,6 +90,31 @@ def test_a_voi_lut_wins_over_the_window(make, lut, bits, first, ramp):
     path = make(VOILUTSequence=[lut(first, list(entries), bits)], WindowCenter=2000, WindowWidth=10)
     expected = entries[np.clip(ramp().astype(int) - first, 0, 999)] / (2**bits - 1)
     np.testing.assert_allclose(read_mammogram(path).pixels, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["line", "sigmoid"])
+@pytest.mark.parametrize("intercept", [0, -1000])
+def test_viewers_get_the_window_nearest_to_a_voi_lut_and_the_reader_shows_the_same_by_it(make, lut, shape, intercept):
+    values = np.arange(4096)
+    curve = np.clip((values - 800) / 2500, 0, 1) if shape == "line" else 1 / (1 + np.exp(-4 * (values - 1900) / 2200))
+    table = lut(intercept, list(np.rint(curve * 4095).astype(int)), 12)
+    path = make(VOILUTSequence=[table], RescaleSlope=1, RescaleIntercept=intercept)
+    shown, dataset = read_mammogram(path).pixels, pydicom.dcmread(path)
+    add_window(path, dataset)
+    assert dataset.VOILUTFunction == {"line": "LINEAR", "sigmoid": "SIGMOID"}[shape]
+    del dataset.VOILUTSequence
+    dataset.save_as(path)
+    np.testing.assert_allclose(read_mammogram(path).pixels, shown, atol=0.01)
+
+
+def test_no_window_takes_the_place_of_one_that_is_there_or_of_a_lut_that_falls(make, lut):
+    falling = lut(0, list(range(4095, -1, -1)), 12)
+    for attributes in ({"WindowCenter": 2000, "WindowWidth": 10}, {"VOILUTSequence": [falling]}, {}):
+        path = make(**attributes)
+        dataset = pydicom.dcmread(path)
+        before = dataset.to_json()
+        add_window(path, dataset)
+        assert dataset.to_json() == before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 
-from monai_mammo.dicom.display import is_little_endian
+from monai_mammo.dicom.display import add_window, is_little_endian
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import describe
 from monai_mammo.dicom.plane import add_plane
@@ -75,7 +75,7 @@ def _entry(element: DataElement, bulk: str, path: str) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=512)
 def metadata(path: Path, stamp: tuple[int, int], bulk: str) -> dict[str, Any]:
-    """All of an object's header, with the place in space that viewers need, and none of its pixels.
+    """All of an object's header, with the place in space and the window that viewers need, and none of its pixels.
 
     Args:
         path: the file.
@@ -87,7 +87,7 @@ def metadata(path: Path, stamp: tuple[int, int], bulk: str) -> dict[str, Any]:
     """
     with refusing(path, "the DICOM header is damaged", "Export it again"):
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        _lay(path, dataset)
+        _complete(path, dataset)
         written = to_json(dataset, bulk)
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     if syntax:
@@ -97,12 +97,13 @@ def metadata(path: Path, stamp: tuple[int, int], bulk: str) -> dict[str, Any]:
     return written
 
 
-def _lay(path: Path, dataset: FileDataset) -> None:
-    """Give a mammogram a place in space; a segmentation, a report, or what cannot be laid somewhere stays as it is."""
+def _complete(path: Path, dataset: FileDataset) -> None:
+    """Give a mammogram a place in space and a window; a segmentation, a report, or an odd header stays as it is."""
     try:
         with refusing(path, "its place cannot be told", "Correct the header"):
             describe(path, dataset)
             add_plane(dataset)
+            add_window(path, dataset)
     except MammogramError:
         return
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from monai_mammo.dicom.display import add_window
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.plane import add_plane
 
@@ -27,19 +30,23 @@ from .errors import RequestRefused, unknown
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 MOST_CONNECTIONS = 32
 LARGEST_JSON = 256 * 2**20
+LARGEST_LUT = 2**18
 # Identifiers, tags, numbers, and the words of PS3.18 10.1; a segment of dots alone leads nowhere.
 _PATH = re.compile(r"(studies|series|instances)(/(?!\.+(/|$))[A-Za-z0-9][A-Za-z0-9.,_-]{0,199}){0,12}")
 _STORE = re.compile(r"studies(/[0-9.]{1,64})?")
 _SENT_ON = ("accept", "accept-encoding", "content-type", "content-length")
 _HANDED_BACK = ("content-type", "content-length", "content-encoding", "etag", "last-modified", "warning")
 # Attributes of which the archive's DICOM JSON is changed, or which that depends on.
-_PLANE = {
+_COMPLETED = {
     f"{tag_for_keyword(keyword):08X}"
     for keyword in (
     "SOPInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "ImagerPixelSpacing", "NominalScannedPixelSpacing", "SliceThickness",
+    "BitsAllocated", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
     )
 }  # fmt: skip
+_VOI_LUTS, _LUT_DATA, _WINDOW_CENTER = "00283010", "00283006", "00281050"
 
 
 def install_proxy(server: FastAPI, archive: str, login: tuple[str, str] | None) -> None:
@@ -70,7 +77,13 @@ def install_proxy(server: FastAPI, archive: str, login: tuple[str, str] | None) 
         answer = await _asked(clients[0], asked)
         handed = {name: answer.headers[name] for name in _HANDED_BACK if name in answer.headers}
         if "json" in answer.headers.get("content-type", "") and answer.status_code < 300:
-            return await _json(answer, handed, target, root_of(request), completed=path.endswith("/metadata"))
+            content = await _json(answer)
+            if path.endswith("/metadata") and isinstance(content, list):
+                for entry in content:
+                    await _bring_lut(clients[0], entry, target)
+                    _complete(entry)
+            text = json.dumps(_through(content, target, root_of(request)), separators=(",", ":"))
+            return Response(text, answer.status_code, {"Content-Type": handed["content-type"]})
         return StreamingResponse(_streamed(answer), answer.status_code, handed)
 
     server.include_router(router)
@@ -100,8 +113,8 @@ async def _streamed(answer: httpx.Response) -> AsyncIterator[bytes]:
         await answer.aclose()
 
 
-async def _json(answer: httpx.Response, headers: dict[str, str], target: str, root: str, completed: bool) -> Response:
-    """The archive's JSON with addresses that lead through this server, and with what viewers need of geometry."""
+async def _json(answer: httpx.Response) -> Any:
+    """What the archive says."""
     body = bytearray()
     try:
         async for chunk in answer.aiter_bytes():
@@ -113,25 +126,40 @@ async def _json(answer: httpx.Response, headers: dict[str, str], target: str, ro
     finally:
         await answer.aclose()
     try:
-        content = json.loads(bytes(body) or b"[]")
+        return json.loads(bytes(body) or b"[]")
     except ValueError:
         raise RequestRefused(
             502, "the archive's answer is damaged JSON", "Check that its address is DICOMweb"
         ) from None
-    if completed and isinstance(content, list):
-        for entry in content:
-            _complete(entry)
-    text = json.dumps(_through(content, target, root), separators=(",", ":"))
-    return Response(text, answer.status_code, {"Content-Type": headers.get("content-type", "application/dicom+json")})
+
+
+async def _bring_lut(client: httpx.AsyncClient, entry: Any, target: str) -> None:
+    """Put the VOI LUT of an image without a window into its header, where the archive tells only its address."""
+    try:
+        data = entry[_VOI_LUTS]["Value"][0][_LUT_DATA]
+        if entry.get(_WINDOW_CENTER, {}).get("Value") or "BulkDataURI" not in data:
+            return
+        root, _, path = _through(data["BulkDataURI"], target, target).partition(f"{target}/")
+        if root or not _PATH.fullmatch(path):
+            return
+        answer = await client.get(f"{target}/{path}", follow_redirects=False)
+        if answer.status_code == 200 and len(answer.content) < LARGEST_LUT:
+            head, blank, content = answer.content.partition(b"\r\n\r\n")  # of a multipart body's one part
+            words = content.rpartition(b"\r\n--")[0] if blank and head.startswith(b"--") else answer.content
+            entry[_VOI_LUTS]["Value"][0][_LUT_DATA] = {"vr": "OW", "InlineBinary": b64encode(words).decode()}
+    except (KeyError, TypeError, IndexError, AttributeError, httpx.HTTPError):
+        return  # then it has no window
 
 
 def _complete(entry: Any) -> None:
-    """Add the place in space that viewers need, as `monai_mammo.dicom.plane` has it, to the header of a mammogram."""
+    """Add to the header of a mammogram what viewers need: its place in space, and a window if it has only a LUT."""
     try:
         if entry["00080060"]["Value"] != ["MG"] or "00280010" not in entry or "52009230" in entry:
             return
-        dataset = Dataset.from_json({tag: value for tag, value in entry.items() if tag in _PLANE})
+        dataset = Dataset.from_json({tag: value for tag, value in entry.items() if tag in _COMPLETED})
         add_plane(dataset)
+        entry.update(dataset.to_json_dict())
+        add_window(Path(dataset.SOPInstanceUID), dataset)
         entry.update(dataset.to_json_dict())
     except (KeyError, TypeError, ValueError, AttributeError, MammogramError):
         return  # an object whose header is odd is handed on as it is
