@@ -70,7 +70,7 @@ def test_a_threshold_that_leaves_nothing_to_doubt_changes_nothing(low):
 
 
 @pytest.mark.parametrize("region", [[10, 20, 110, 84], [-40, -10, 160, 118], [150, 0, 250, 64]])
-@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4)], []])
+@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4), (50, 20, 0.01)], []])
 def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spots):
     pixels = np.zeros((160, 120))
     step = ResampleRegiond("image", size=(64, 32))
@@ -106,6 +106,23 @@ def test_what_is_negligible_is_nothing_and_only_the_surroundings_of_the_rest_are
     assert not result["probability"][0, 60:].any()
     nothing = RestoreMaskd()({**data, "pred": MetaTensor(torch.full((1, 64, 32), 0.0019))})
     assert nothing["reach"] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("mode", "lines"), [("bilinear", 64), ("nearest", 10)])
+def test_a_region_smaller_than_the_input_comes_back_from_all_its_lines(mode, lines):
+    """A box about a small lesion: the network may see something on lines that interpolation would skip."""
+    step = ResampleRegiond("image", size=(64, 32), mode=mode)
+    data = step({"image": image_of(np.zeros((160, 120))), "region": [40, 30, 50, 35]})
+    restored = []
+    for row in range(64):
+        found = torch.zeros(1, 64, 32)
+        found[0, row] = 0.9
+        restored.append(RestoreMaskd()({**data, "pred": MetaTensor(found)}))
+    assert sum(bool(result["probability"].any()) for result in restored) == lines
+    assert all((result["reach"] == [0, 0, 0, 0]) == (not result["probability"].any()) for result in restored)
+    if mode == "bilinear":  # one line of six makes no pixel of the mask
+        assert not any(result["pred"].any() for result in restored)
+        assert sum(result["probability"] for result in restored)[0, 40:50, 30:35].numpy() == pytest.approx(0.9)
 
 
 def test_a_mask_without_the_region_that_the_network_saw_is_refused():
