@@ -77,6 +77,15 @@ def test_background_counts_inside_the_region_only():
     mask[40:60, 40:60] = True
     assert overlap_record(mask, mask, region=[30, 30, 70, 70])["tn"] == 40 * 40 - 20 * 20
     assert overlap_record(mask, mask, region=[-50, 30, 70, 70])["tn"] == 70 * 40 - 20 * 20
+    assert overlap_record(mask, mask, region=[-50, 30, -10, 70])["tn"] == 0
+
+
+def test_what_lies_outside_the_region_takes_no_background_from_it():
+    """A lesion that reaches beyond what the network saw."""
+    lesion = np.zeros((50, 50), dtype=bool)
+    lesion[:20, :20] = True
+    found = overlap_record(np.zeros_like(lesion), lesion, region=[10, 10, 40, 40])
+    assert (found["fn"], found["tn"]) == (400, 30 * 30 - 10 * 10)
 
 
 def test_a_missed_lesion_counts_zero_and_a_normal_image_only_its_false_alarm():
@@ -120,6 +129,13 @@ def test_both_classes_are_reported_as_positive():
     assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert metrics["auc_incomplete"] == pytest.approx(5 / 6)
     assert metrics["auc_complete"] == pytest.approx(5 / 6)
+
+
+def test_a_very_sure_network_is_ranked_alike_by_either_class():
+    """1 - 1e-20 is 1: what a network says of complete images must not become ties."""
+    probabilities = zip((0, 0, 1, 0, 1), (1e-20, 1e-19, 1e-18, 3e-18, 1e-17), strict=True)
+    metrics = quality_metrics([{"label": label, "probability": p} for label, p in probabilities])
+    assert metrics["auc_complete"] == metrics["auc_incomplete"] == pytest.approx(5 / 6)
 
 
 def test_every_metric_has_its_words_and_only_distances_exceed_one():
