@@ -57,6 +57,13 @@ def test_the_hausdorff_distance_is_in_millimetres_along_each_axis():
     assert overlap_record(right, label, spacing=(0.5, 0.1))["hd95_mm"] == pytest.approx(0.4)
 
 
+def test_of_the_surface_distances_the_95th_percentile_counts():
+    """From a line of 21 pixels to its first one: 0, 1, ... 20."""
+    line, first = np.zeros((2, 9, 31), dtype=bool)
+    line[4, 5:26] = first[4, 5] = True
+    assert overlap_record(line, first)["hd95"] == overlap_record(first, line)["hd95"] == pytest.approx(19)
+
+
 def test_millimetres_and_pixels_are_never_averaged():
     label = np.zeros((1, 60, 60), dtype=bool)
     label[0, 10:30, 10:30] = True
@@ -136,6 +143,14 @@ def test_a_very_sure_network_is_ranked_alike_by_either_class():
     probabilities = zip((0, 0, 1, 0, 1), (1e-20, 1e-19, 1e-18, 3e-18, 1e-17), strict=True)
     metrics = quality_metrics([{"label": label, "probability": p} for label, p in probabilities])
     assert metrics["auc_complete"] == metrics["auc_incomplete"] == pytest.approx(5 / 6)
+
+
+def test_a_half_is_incomplete_and_a_tie_is_half_right():
+    records = [{"label": label, "probability": p} for label, p in ((1, 0.5), (0, 0.5), (0, 0.4))]
+    assert confusion_matrix(records)["true_positive"] == confusion_matrix(records)["false_positive"] == 1
+    metrics = quality_metrics(records)
+    assert (metrics["recall_incomplete"], metrics["recall_complete"]) == (1, 0.5)
+    assert (metrics["auc_incomplete"], metrics["auc_complete"]) == (0.75, 0.75)
 
 
 def test_every_metric_has_its_words_and_only_distances_exceed_one():
