@@ -33,9 +33,10 @@ def test_a_region_that_is_nowhere_certain_is_left_out_of_the_mask_and_the_others
     probability[2, 2] = 0.9  # certain in one pixel
     probability[1:4, 6:9] = 0.79  # never
     probability[5, 11] = 0.8  # a single pixel that reaches it
+    probability[4, 4] = 0.6  # touches the first at a corner
     mask = lowered(probability, low=0.5, high=0.8) >= 0.5
     expected = np.zeros((6, 12), bool)
-    expected[1:4, 1:4] = expected[5, 11] = True
+    expected[1:4, 1:4] = expected[4, 4] = expected[5, 11] = True
     np.testing.assert_array_equal(mask, expected)
 
 
@@ -43,7 +44,7 @@ def test_a_region_that_is_nowhere_certain_is_left_out_of_the_mask_and_the_others
 @settings(deadline=None)
 def test_what_is_left_are_the_regions_that_reach_the_peak_and_what_is_lowered_stays_just_below(probability):
     result = lowered(probability, low=0.5, high=0.8)
-    regions, number = label(probability >= 0.5)
+    regions, number = label(probability >= 0.5, np.ones((3, 3)))
     expected = np.zeros(probability.shape, bool)
     for region in range(1, number + 1):
         expected |= (regions == region) & (probability[regions == region].max() >= np.float32(0.8))
