@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TraceKeys, convert_to_numpy, convert_to_tensor
 from PIL import Image
-from skimage.filters import apply_hysteresis_threshold
+from skimage.measure import label as connected_components
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.pictures import save_picture
@@ -28,8 +28,8 @@ from monai_mammo.transforms import ResampleRegiond, first_channel, source_of, wi
 class HysteresisThresholdd(MapTransform):
     """Let a region count only if the network is sure of it somewhere: its other regions stay below the threshold.
 
-    A region is what touches of pixels at or above `low`; one that nowhere reaches `high` is lowered to just below
-    `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
+    A region is what touches, also at a corner, of pixels at or above `low`; one that nowhere reaches `high` is lowered
+    to just below `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
 
     Args:
         keys: probabilities (channels, rows, columns), the last channel's counts.
@@ -41,18 +41,20 @@ class HysteresisThresholdd(MapTransform):
         self, keys: KeysCollection, low: float = 0.5, high: float = 0.8, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.low = low
-        # scikit-image's thresholds are to be exceeded, ours to be reached.
-        self._below = tuple(float(np.nextafter(np.float32(value), np.float32(-1))) for value in (low, high))
+        self.low, self.high = low, high
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Lower the doubtful regions of every key."""
         d = dict(data)
+        below = max(float(np.nextafter(np.float32(self.low), np.float32(-1))), 0.0)
         for key in self.key_iterator(d):
             probability = np.asarray(convert_to_numpy(without_meta(d[key])[-1]))
-            doubtful = (probability >= self.low) & ~apply_hysteresis_threshold(probability, *self._below)
+            regions, number = connected_components(probability >= self.low, return_num=True, connectivity=2)
+            sure = np.zeros(number + 1, dtype=bool)
+            sure[regions[probability >= self.high]] = True
+            doubtful = (regions > 0) & ~sure[regions]
             d[key] = convert_to_tensor(d[key], track_meta=True).clone()
-            d[key][-1][torch.as_tensor(doubtful, device=d[key].device)] = max(self._below[0], 0.0)
+            d[key][-1][torch.as_tensor(doubtful, device=d[key].device)] = below
         return d
 
 

@@ -79,14 +79,12 @@ def overlap_record(
     """
     pred, label = pred > 0, label > 0
     tp, fp, fn = int((pred & label).sum()), int((pred & ~label).sum()), int((~pred & label).sum())
-    row0, column0, row1, column1 = region if region is not None else (0, 0, *pred.shape)
-    rows = min(row1, pred.shape[0]) - max(row0, 0)
-    columns = min(column1, pred.shape[1]) - max(column0, 0)
+    row0, column0, row1, column1 = (max(side, 0) for side in ((0, 0, *pred.shape) if region is None else region))
     return {
         "tp": tp,
         "fp": fp,
         "fn": fn,
-        "tn": max(0, rows * columns - tp - fp - fn),
+        "tn": int((~(pred | label)[row0:row1, column0:column1]).sum()),
         "hd95": _hausdorff95(pred, label, (1.0, 1.0)),
         "hd95_mm": _hausdorff95(pred, label, spacing) if spacing else math.nan,
     }
@@ -138,7 +136,7 @@ def quality_metrics(records: Sequence[Record]) -> Metrics:
             f"precision_{name}": precision,
             f"recall_{name}": recall,
             f"f1_{name}": float(_ratio(2 * tp, (verdict == positive).sum() + (label == positive).sum())),
-            f"auc_{name}": _auc(label == positive, probability if positive else 1 - probability),
+            f"auc_{name}": _auc(label == positive, probability if positive else -probability),  # 1 - p rounds
         }
     return metrics | {"balanced_accuracy": float(np.mean(recalls))}
 

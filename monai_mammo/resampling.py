@@ -75,6 +75,8 @@ def put_back(
 ) -> tuple[torch.Tensor, list[int]]:
     """A result of a region at its place in an image of `shape` (rows, columns), 0 elsewhere.
 
+    Weighted as `taps_of` does it with `shrink`, so that of a region smaller than the result every line counts.
+
     Returns:
         the image, and the box [row0, column0, row1, column1] outside of which it is 0: only there was it computed.
     """
@@ -85,8 +87,10 @@ def put_back(
     parts, reach = [], [0, 0, 0, 0]
     for axis in (0, 1):
         start, stop, length = region[axis], region[axis + 2], img.shape[axis + 1]
-        taps = taps_of(0, length, stop - start, length, mode, shrink=False)
+        taps = taps_of(0, length, stop - start, length, mode, shrink=True)
         touched = (taps.weight * occupied.any(dim=1 - axis)[taps.pixel]).sum(dim=1).nonzero()[:, 0] + start
+        if not touched.numel():  # "nearest" skips lines of a result that is larger than its region
+            return whole, [0, 0, 0, 0]
         first = min(max(int(touched[0]), 0), shape[axis])
         last = max(min(int(touched[-1]) + 1, shape[axis]), first)
         parts.append(taps.part(slice(first - start, last - start)))

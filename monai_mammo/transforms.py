@@ -236,7 +236,7 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
 
     One step from original pixels to input pixels: zeros where the region reaches beyond the image, bilinear with
     antialiasing (a mammogram shrinks some tenfold on its way to a network) or nearest. The affine follows, so that
-    every pixel stays where it is in millimetres. The inverse interpolates without antialiasing and is zero outside the
+    every pixel stays where it is in millimetres. The inverse does the same the other way and is zero outside the
     region.
 
     Args:

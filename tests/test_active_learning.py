@@ -27,6 +27,7 @@ from monai_mammo.active_learning import (
 from monai_mammo.active_learning.scores import LEFT_TO_RIGHT, lesion_window, score_passes
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
+from monai_mammo.networks.inference import for_inference
 from monai_mammo.predictor import Predictor
 
 
@@ -128,6 +129,18 @@ def test_both_networks_give_embeddings_that_tell_images_apart_and_not_their_mirr
     assert torch.allclose(embedding.norm(dim=1), torch.ones(3), atol=1e-5)
     assert torch.allclose(embedding[0], embedding[2], atol=1e-5)
     assert float((embedding[0] - embedding[1]).norm()) > 1e-4
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_what_is_served_and_what_is_replayed_lie_at_the_same_place_by_the_networks_own_features(width) -> None:
+    """Not by the scores of its attention, which has more of them than there are features."""
+    torch.manual_seed(0)
+    network, images = ResNet34PARBKAN(2, 3, 2, width=width).eval(), torch.rand(2, 3, 288, 288)
+    plain = varied_passes(network, images, flips=[()]).embedding
+    features = network.forward_features(images)
+    assert torch.allclose(plain, features / features.norm(dim=1, keepdim=True), atol=1e-6)
+    served = varied_passes(for_inference(network, images), images, flips=[()]).embedding
+    assert torch.allclose(plain, served, atol=1e-5)
 
 
 def test_images_of_a_batch_are_scored_as_if_they_were_alone() -> None:

@@ -67,6 +67,10 @@ def test_one_patient_alone_has_no_interval():
     assert math.isnan(high)
 
 
+def test_an_interval_leaves_out_a_fortieth_on_either_side():
+    assert interval(np.append(np.arange(1001.0), math.nan)) == (25, 975)
+
+
 def test_undefined_metrics_give_no_interval():
     records = [{"patient": patient, "tp": 0, "fp": 3, "fn": 0, "tn": 9, "hd95": math.nan} for patient in "AB"]
     samples = replicates(records, segmentation_metrics, patient_draws("AB", 20))["mean_dice"]

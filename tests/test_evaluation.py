@@ -57,6 +57,13 @@ def test_the_hausdorff_distance_is_in_millimetres_along_each_axis():
     assert overlap_record(right, label, spacing=(0.5, 0.1))["hd95_mm"] == pytest.approx(0.4)
 
 
+def test_of_the_surface_distances_the_95th_percentile_counts():
+    """From a line of 21 pixels to its first one: 0, 1, ... 20."""
+    line, first = np.zeros((2, 9, 31), dtype=bool)
+    line[4, 5:26] = first[4, 5] = True
+    assert overlap_record(line, first)["hd95"] == overlap_record(first, line)["hd95"] == pytest.approx(19)
+
+
 def test_millimetres_and_pixels_are_never_averaged():
     label = np.zeros((1, 60, 60), dtype=bool)
     label[0, 10:30, 10:30] = True
@@ -77,6 +84,15 @@ def test_background_counts_inside_the_region_only():
     mask[40:60, 40:60] = True
     assert overlap_record(mask, mask, region=[30, 30, 70, 70])["tn"] == 40 * 40 - 20 * 20
     assert overlap_record(mask, mask, region=[-50, 30, 70, 70])["tn"] == 70 * 40 - 20 * 20
+    assert overlap_record(mask, mask, region=[-50, 30, -10, 70])["tn"] == 0
+
+
+def test_what_lies_outside_the_region_takes_no_background_from_it():
+    """A lesion that reaches beyond what the network saw."""
+    lesion = np.zeros((50, 50), dtype=bool)
+    lesion[:20, :20] = True
+    found = overlap_record(np.zeros_like(lesion), lesion, region=[10, 10, 40, 40])
+    assert (found["fn"], found["tn"]) == (400, 30 * 30 - 10 * 10)
 
 
 def test_a_missed_lesion_counts_zero_and_a_normal_image_only_its_false_alarm():
@@ -120,6 +136,21 @@ def test_both_classes_are_reported_as_positive():
     assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert metrics["auc_incomplete"] == pytest.approx(5 / 6)
     assert metrics["auc_complete"] == pytest.approx(5 / 6)
+
+
+def test_a_very_sure_network_is_ranked_alike_by_either_class():
+    """1 - 1e-20 is 1: what a network says of complete images must not become ties."""
+    probabilities = zip((0, 0, 1, 0, 1), (1e-20, 1e-19, 1e-18, 3e-18, 1e-17), strict=True)
+    metrics = quality_metrics([{"label": label, "probability": p} for label, p in probabilities])
+    assert metrics["auc_complete"] == metrics["auc_incomplete"] == pytest.approx(5 / 6)
+
+
+def test_a_half_is_incomplete_and_a_tie_is_half_right():
+    records = [{"label": label, "probability": p} for label, p in ((1, 0.5), (0, 0.5), (0, 0.4))]
+    assert confusion_matrix(records)["true_positive"] == confusion_matrix(records)["false_positive"] == 1
+    metrics = quality_metrics(records)
+    assert (metrics["recall_incomplete"], metrics["recall_complete"]) == (1, 0.5)
+    assert (metrics["auc_incomplete"], metrics["auc_complete"]) == (0.75, 0.75)
 
 
 def test_every_metric_has_its_words_and_only_distances_exceed_one():

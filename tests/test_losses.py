@@ -11,9 +11,10 @@ from monai_mammo.losses import DeepSupervisionLoss, DiceIoULoss, boundary_ring
 
 @pytest.fixture
 def mask():
-    """One lesion within the image, one cut by its border, one of a single pixel, none."""
+    """One lesion within the image (with a hole of a pixel), one cut by its border, one of a single pixel, none."""
     mask = torch.zeros(4, 1, 32, 40)
     mask[0, 0, 8:24, 10:30] = 1
+    mask[0, 0, 16, 20] = 0
     mask[1, 0, :12, 25:] = 1
     mask[2, 0, 16, 20] = 1
     return mask

@@ -33,9 +33,10 @@ def test_a_region_that_is_nowhere_certain_is_left_out_of_the_mask_and_the_others
     probability[2, 2] = 0.9  # certain in one pixel
     probability[1:4, 6:9] = 0.79  # never
     probability[5, 11] = 0.8  # a single pixel that reaches it
+    probability[4, 4] = 0.6  # touches the first at a corner
     mask = lowered(probability, low=0.5, high=0.8) >= 0.5
     expected = np.zeros((6, 12), bool)
-    expected[1:4, 1:4] = expected[5, 11] = True
+    expected[1:4, 1:4] = expected[4, 4] = expected[5, 11] = True
     np.testing.assert_array_equal(mask, expected)
 
 
@@ -43,7 +44,7 @@ def test_a_region_that_is_nowhere_certain_is_left_out_of_the_mask_and_the_others
 @settings(deadline=None)
 def test_what_is_left_are_the_regions_that_reach_the_peak_and_what_is_lowered_stays_just_below(probability):
     result = lowered(probability, low=0.5, high=0.8)
-    regions, number = label(probability >= 0.5)
+    regions, number = label(probability >= 0.5, np.ones((3, 3)))
     expected = np.zeros(probability.shape, bool)
     for region in range(1, number + 1):
         expected |= (regions == region) & (probability[regions == region].max() >= np.float32(0.8))
@@ -70,7 +71,7 @@ def test_a_threshold_that_leaves_nothing_to_doubt_changes_nothing(low):
 
 
 @pytest.mark.parametrize("region", [[10, 20, 110, 84], [-40, -10, 160, 118], [150, 0, 250, 64]])
-@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4)], []])
+@pytest.mark.parametrize("spots", [[(12, 20, 0.9)], [(0, 0, 1.0), (63, 31, 0.6)], [(30, 10, 0.4), (50, 20, 0.01)], []])
 def test_a_mask_is_what_undoing_the_resampling_and_a_threshold_give(region, spots):
     pixels = np.zeros((160, 120))
     step = ResampleRegiond("image", size=(64, 32))
@@ -106,6 +107,23 @@ def test_what_is_negligible_is_nothing_and_only_the_surroundings_of_the_rest_are
     assert not result["probability"][0, 60:].any()
     nothing = RestoreMaskd()({**data, "pred": MetaTensor(torch.full((1, 64, 32), 0.0019))})
     assert nothing["reach"] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("mode", "lines"), [("bilinear", 64), ("nearest", 10)])
+def test_a_region_smaller_than_the_input_comes_back_from_all_its_lines(mode, lines):
+    """A box about a small lesion: the network may see something on lines that interpolation would skip."""
+    step = ResampleRegiond("image", size=(64, 32), mode=mode)
+    data = step({"image": image_of(np.zeros((160, 120))), "region": [40, 30, 50, 35]})
+    restored = []
+    for row in range(64):
+        found = torch.zeros(1, 64, 32)
+        found[0, row] = 0.9
+        restored.append(RestoreMaskd()({**data, "pred": MetaTensor(found)}))
+    assert sum(bool(result["probability"].any()) for result in restored) == lines
+    assert all((result["reach"] == [0, 0, 0, 0]) == (not result["probability"].any()) for result in restored)
+    if mode == "bilinear":  # one line of six makes no pixel of the mask
+        assert not any(result["pred"].any() for result in restored)
+        assert sum(result["probability"] for result in restored)[0, 40:50, 30:35].numpy() == pytest.approx(0.9)
 
 
 def test_a_mask_without_the_region_that_the_network_saw_is_refused():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Passes:
     Args:
         probabilities: (S, B, C) of a classifier or (S, B, C, rows, columns) of a segmentation; each of the S passes
             is flipped back, so that they lie on each other.
-        embedding: (B, F) of unit length: the widest feature map, averaged over pixels and passes.
+        embedding: (B, F) of unit length: the features, averaged over pixels and passes.
     """
 
     probabilities: Tensor
@@ -159,7 +160,7 @@ def varied_passes(
     """
     run = forward or (lambda inputs, net: net(inputs))
     samples, embeddings = [], []
-    with _dropout_on(network) as dropping, _widest_map(network) as widest, torch.random.fork_rng():
+    with _dropout_on(network) as dropping, _features(network) as features, torch.random.fork_rng():
         torch.manual_seed(seed)
         for flip in flips:
             turned = torch.flip(images, flip) if flip else images
@@ -167,8 +168,8 @@ def varied_passes(
                 scores = run(turned, network).float()
                 back = torch.flip(scores, flip) if flip and scores.ndim > 2 else scores
                 samples.append(back.softmax(1))
-                embeddings.append(widest[-1].float().mean((2, 3)))
-                widest.clear()
+                found = features.pop().float()
+                embeddings.append(found.mean((2, 3)) if found.ndim == 4 else found)
     return Passes(torch.stack(samples), normalize(torch.stack(embeddings).mean(0), dim=1))
 
 
@@ -260,18 +261,27 @@ def _dropout_on(network: nn.Module) -> Iterator[bool]:
 
 
 @contextmanager
-def _widest_map(network: nn.Module) -> Iterator[list[Tensor]]:
-    """The feature map (B, F, rows, columns) with the most channels of a forward pass, the latest of several.
+def _features(network: nn.Module) -> Iterator[list[Tensor]]:
+    """The features (B, F) or (B, F, rows, columns) of a forward pass, the latest of several.
 
-    That is the deepest one of both our networks, and of most others, without any of them having to say so.
+    They are what the network's own `forward_features` gives it or, if it has none, the feature map with the most
+    channels: the deepest one of most networks, but not of a classifier whose attention computes wider scores.
     """
-    widest: list[Tensor] = []
+    found: list[Tensor] = []
+    own: Callable[[Tensor], Tensor] | None = getattr(network, "forward_features", None)
 
     def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and (not widest or output.shape[1] >= widest[-1].shape[1]):
-            widest[:] = [output]
+        if isinstance(output, Tensor) and output.ndim == 4 and (not found or output.shape[1] >= found[-1].shape[1]):
+            found[:] = [output]
 
-    with ExitStack() as hooks:
-        for module in network.modules():
-            hooks.callback(module.register_forward_hook(look).remove)
-        yield widest
+    def noted(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        found[:] = [features(images)]
+        return found[-1]
+
+    with ExitStack() as end:
+        if own is not None:
+            network.forward_features = partial(noted, own)  # type: ignore[assignment]  # its forward pass calls it
+            end.callback(delattr, network, "forward_features")
+        for module in network.modules() if own is None else ():
+            end.callback(module.register_forward_hook(look).remove)
+        yield found

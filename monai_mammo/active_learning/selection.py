@@ -210,17 +210,19 @@ def _farthest_first(points: np.ndarray, centres: np.ndarray | None, weight: Weig
 def _balance(units: list[Unit], labelled: Sequence[Candidate], whole_cases: bool) -> Weight:
     """The weight of every unit after some were chosen: above 1 for views that are rare so far, below for frequent."""
     views = sorted({candidate.view for unit in units for candidate in unit} | {c.view for c in labelled})
-    share = np.array([[sum(c.view == view for c in unit) / len(unit) for view in views] for unit in units])
+    tally = np.array([[sum(c.view == view for c in unit) for view in views] for unit in units])
+    share = tally / tally.sum(axis=1, keepdims=True)
+    patients, patient_of = np.unique([unit[0].patient for unit in units], return_inverse=True)
     had_views, had_patients = Counter(c.view for c in labelled), Counter(c.patient for c in labelled)
+    views_before = np.array([had_views[view] for view in views])
+    patients_before = np.array([had_patients[patient] for patient in patients.tolist()])
 
     def weight(chosen: list[int]) -> np.ndarray:
-        new = [candidate for index in chosen for candidate in units[index]]
-        seen = had_views + Counter(candidate.view for candidate in new)
-        counts = np.array([seen[view] for view in views], dtype=float)
+        counts = (views_before + tally[chosen].sum(axis=0)).astype(float)
         factor = share @ ((1 + counts.mean()) / (1 + counts))
         if whole_cases:
             return factor
-        patients = had_patients + Counter(candidate.patient for candidate in new)
-        return factor / np.array([1 + patients[unit[0].patient] for unit in units])
+        of_patients = patients_before + np.bincount(patient_of[chosen], minlength=len(patients))
+        return factor / (1 + of_patients[patient_of])
 
     return weight

@@ -141,6 +141,11 @@ class Analysis:
         """The metric by which systems are ranked."""
         return HEADLINE[self.task]
 
+    @property
+    def rankable(self) -> bool:
+        """Whether :data:`HEADLINE` is defined on these images; an AUC needs both classes."""
+        return any(math.isfinite(self.estimate(name, self.headline).value) for name in self.metrics)
+
     def heading(self, metric: str) -> str:
         """A metric in words."""
         return heading(metric, next((r for entrant in self.test.finished for r in entrant.records.values()), []))

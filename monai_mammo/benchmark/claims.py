@@ -11,6 +11,8 @@ from monai_mammo.benchmark.tables import percent, points
 def headline(analysis: Analysis) -> str:
     """The highest of the systems' values, which its own interval does not make the best system."""
     metric, ranked = analysis.headline, analysis.ranked()
+    if not analysis.rankable:
+        return f"{analysis.heading(metric)} is not defined on these images: systems are not ranked."
     first, best = ranked[0], analysis.estimate(ranked[0].name, metric)
     simple = [entrant for entrant in analysis.test.finished if entrant.baseline]
     beside = "; ".join(f"{e.title}: {percent(analysis.estimate(e.name, metric).value)}" for e in simple)

@@ -138,7 +138,7 @@ def _blocks(section: _Section) -> list[Block]:
     blocks += [Heading(3, "Results"), tables.papers_table(analysis)]
     if not analysis.test.finished:
         return blocks
-    blocks += [_forest(section), tables.further_table(analysis)]
+    blocks += [*_forest(section), tables.further_table(analysis)]
     if analysis.task == "segmentation" and benchmark.plan.mode == "whole":
         blocks += [
             tables.froc_table(analysis),
@@ -225,12 +225,14 @@ def _count(entries: Any) -> str:
     return f"{len(entries)} entries of {len({entry['patient'] for entry in entries})} patients"
 
 
-def _forest(section: _Section) -> Block:
+def _forest(section: _Section) -> list[Block]:
     analysis = section.analysis
+    if not analysis.rankable:
+        return []
     metric, label = analysis.headline, analysis.heading(analysis.headline)
     drawing = figures.forest(analysis, metric, label)
     caption = f"{label}: mean over the seeds (diamond) with its 95 % interval; dots are the seeds."
-    return _picture(section, "results", drawing, f"{label} of every system with its interval", caption)
+    return [_picture(section, "results", drawing, f"{label} of every system with its interval", caption)]
 
 
 def _compared(section: _Section) -> list[Block]:
@@ -249,26 +251,24 @@ def _drawings(section: _Section) -> list[Block]:
             caption = "Training loss and validation by epoch: the mean of the seeds, each seed thinly."
             blocks.append(_picture(section, "curves", history, "Curves of training and validation", caption))
     if analysis.task == "quality":
-        blocks += [
-            _picture(
-                section,
-                "confusion",
-                figures.confusion(analysis),
-                "Confusion matrices",
-                "Verdicts at a probability of 0.5: mean counts over the seeds, and shares of each true class.",
-            ),
-            _picture(
-                section,
-                "roc",
-                figures.roc_and_calibration(analysis),
-                "ROC and calibration curves",
-                "Incomplete is positive. ROC: the mean of the seeds' curves. Calibration: all seeds together, "
-                "in bins of equally many images.",
-            ),
-        ]
+        blocks += _of_verdicts(section)
     elif section.own:
         blocks += _cases(section)
     return [Heading(3, "Figures"), *blocks] if blocks else []
+
+
+def _of_verdicts(section: _Section) -> list[Block]:
+    matrices = figures.confusion(section.analysis)
+    caption = "Verdicts at a probability of 0.5: mean counts over the seeds, and shares of each true class."
+    blocks: list[Block] = [_picture(section, "confusion", matrices, "Confusion matrices", caption)]
+    if section.analysis.rankable:  # of one class there is no ROC curve, and nothing to calibrate
+        curves = figures.roc_and_calibration(section.analysis)
+        caption = (
+            "Incomplete is positive. ROC: the mean of the seeds' curves. Calibration: all seeds together, "
+            "in bins of equally many images."
+        )
+        blocks.append(_picture(section, "roc", curves, "ROC and calibration curves", caption))
+    return blocks
 
 
 def _cases(section: _Section) -> list[Block]:

@@ -100,12 +100,16 @@ def mcnemar(system: np.ndarray, reference: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment: p values that allow for how many systems are compared with the reference."""
-    order = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
+    """Holm's adjustment: p values that allow for how many systems are compared with the reference.
+
+    A NaN, of a comparison that is not defined, stays one and does not count.
+    """
+    values = np.array(p_values, dtype=float)
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
+    adjusted = np.full(len(values), math.nan)
     highest = 0.0
     for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        highest = max(highest, min(1.0, (len(order) - rank) * values[index]))
         adjusted[index] = highest
     return [float(value) for value in adjusted]
 

@@ -117,7 +117,8 @@ def differences_table(analysis: Analysis) -> Table | None:
     for entry, difference, p in compared:
         if entry.baseline:
             marked.add(len(rows))
-        cells = [points(difference), _p(difference.p), _p(p), "yes" if p < LEVEL else "no"]
+        established = NONE if math.isnan(p) else "yes" if p < LEVEL else "no"
+        cells = [points(difference), _p(difference.p), _p(p), established]
         rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
     ahead = f"{analysis.heading(analysis.headline)}, difference in points"
     head = ["System", ahead, "p", "p (Holm)", "Established"]

@@ -26,8 +26,8 @@ def for_inference(network: Network, image: Tensor, bfloat16: bool = False) -> Ne
     """A copy of a trained network for inference alone.
 
     Every batch normalisation is folded into the convolution in front of it, wherever that lies in the tree of modules,
-    every `PARB` becomes a `FusedPARB`, and the weights lie in channels-last order. The names in its state dict are no
-    longer those of the plain network.
+    every `PARB` inside becomes a `FusedPARB`, and the weights lie in channels-last order. The names in its state dict
+    are no longer those of the plain network.
 
     Args:
         network: the network in any state; it stays as it is.
@@ -184,6 +184,7 @@ class FusedPARB(nn.Module):
         kernels = self.kernel * weights.flatten(1)[:, self.taps].view(n, c, 1, 2, 2)
         biases = (weights * self.bias).sum(1)
         maps = [F.conv2d(padded[i : i + 1], kernels[i], biases[i]) for i in range(n)]
+        maps = maps or [F.conv2d(padded, self.kernel)]  # an empty batch stays one
         mixed = (torch.cat(maps) if n > 1 else maps[0]).permute(0, 2, 3, 1)
         # A window's last pixel is the first half's own, its first pixel the second half's.
         return mixed[:, :-1, :-1, : c // 2], mixed[:, 1:, 1:, c // 2 :]

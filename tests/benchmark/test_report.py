@@ -293,6 +293,24 @@ def test_several_benchmarks_and_tests_make_one_report(data, tmp_path):
     assert {f"{name}_results" for name in ("a", "a_further", "b")} == set(re.findall(r"\w+_results", text))
 
 
+@pytest.mark.usefixtures("few_suffice")
+def test_a_test_of_one_class_is_not_ranked_by_what_needs_two(data, tmp_path):
+    """A folder of incomplete films alone has no ROC curve, but every other number."""
+    further = shutil.copytree(data, tmp_path / "further")
+    datalist = further / "quality" / "dataset.json"
+    document = json.loads(datalist.read_text())
+    document["test"] = [entry for entry in document["test"] if entry["label"] == 1]
+    datalist.write_text(json.dumps(document))
+    benchmark(tmp_path / "b", data, test_data={"further": str(further)})
+    text = report(tmp_path / "b")[".md"]
+    short, tested = text.split("## In short")[1].split("\n## ")[0], text.split(", tested on ")[-1]
+    assert re.search(r"tested on .*\*\* AUC is not defined on these images: systems are not ranked\.", short)
+    assert len(re.findall("Highest of 3 systems by AUC", short)) == 1
+    assert "b_further_confusion" in tested
+    assert not {f"b_further_{name}" for name in ("roc", "results")} & set(re.findall(r"b_further_\w+", text))
+    assert row(tested.split("### Compared")[1], "ResNet34 + PARB")[1:5] == ["—"] * 4
+
+
 def test_an_edited_result_is_told(data, tmp_path):
     benchmark(tmp_path / "b", data)
     file = tmp_path / "b" / "resnet34" / "seed_1" / "tests" / "test" / "metrics.json"

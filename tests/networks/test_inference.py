@@ -113,6 +113,7 @@ def test_fused_parb_equals_the_reference_at_sizes_where_borders_meet(
     if averaged:
         expected = expected.mean((2, 3), keepdim=True)
     torch.testing.assert_close(fused(x), expected, rtol=1e-9, atol=1e-9)
+    assert fused(x[:0]).shape == expected[:0].shape
 
 
 def test_a_convolution_that_runs_twice_is_left_alone() -> None:
