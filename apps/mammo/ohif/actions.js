@@ -291,7 +291,7 @@ async function take({ id, StudyInstanceUID }) {
 /** Open a study at an image. */
 export const openStudy = alone((uid, image) => attempt(() => goTo(uid, image)));
 
-async function goTo(uid, image) {
+async function goTo(uid, image = '') {
   await server.needStudy(uid);
   Object.assign(state, { wanted: image, opening: uid !== state.study });
   ohif.run('navigateHistory', { to: `/mammo?StudyInstanceUIDs=${encodeURIComponent(uid)}` });
@@ -321,6 +321,7 @@ const once = action => ({ evt } = {}) => (evt?.repeat ? undefined : action());
 
 /** OHIF's commands, for its keys. */
 export const commands = {
+  mammoReset: () => study.reset(),
   mammoNext: once(nextCase),
   mammoRun: once(findTumours),
   mammoQuality: once(checkQuality),

@@ -47,12 +47,15 @@ const KEYS = [
   ['mammoImage2', 'Mammography: second image', '2'],
   ['mammoImage3', 'Mammography: third image', '3'],
   ['mammoImage4', 'Mammography: fourth image', '4'],
+  ['mammoReset', 'Mammography: as it first hung', 'space'],
 ];
 
-/** OHIF's keys with ours, which take the place of those that are the same. */
+// Others would break the hanging, or paint with another segment than the tumour.
+const KEPT = ['z', '+', '-', '=', 'i', 'left', 'right', 'esc', 'backspace'];
+
+/** Those of OHIF's keys that mammograms need, with ours. */
 export function hotkeys(former) {
-  const taken = new Set(KEYS.map(([, , key]) => key));
-  const kept = former.filter(({ keys }) => !taken.has([].concat(keys).join('+')));
+  const kept = former.filter(({ keys }) => KEPT.includes([].concat(keys).join('+')));
   const ours = KEYS.map(([commandName, label, key]) => ({ commandName, label, keys: [key], isEditable: true }));
   return { 'ohif.hotkeyBindings': { $set: [...kept, ...ours] } };
 }
@@ -74,6 +77,18 @@ export function setToolbar() {
     toolbarService.updateSection?.(section, buttons);
   }
   toolGroupService.addToolsToToolGroup(TOOL_GROUP, { passive: [{ toolName: 'Length' }] });
+}
+
+/**
+ * Let OHIF's button Reset do what our key does.
+ * @param {function()} reset
+ * @returns a function that gives it back
+ */
+export function takeReset(reset) {
+  const { commandsManager } = ohif;
+  const former = commandsManager.getCommand('resetViewport', 'CORNERSTONE');
+  commandsManager.registerCommand('CORNERSTONE', 'resetViewport', { commandFn: reset });
+  return () => commandsManager.registerCommand('CORNERSTONE', 'resetViewport', former);
 }
 
 /**

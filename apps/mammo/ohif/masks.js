@@ -274,6 +274,7 @@ export class Mask {
     for (let row = 0, index = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++, index++) {
         if (live[index] !== this.known[index]) {
+          live[index] &&= TUMOUR; // whatever segment a tool painted with
           top = Math.min(top, row);
           bottom = row;
           left = Math.min(left, column);

@@ -1,13 +1,13 @@
 // The mammography mode: OHIF's segmentation mode with our panel, our way of hanging, and tools that mammograms need.
 
-import { hideFalseMarkers, hotkeys, labels, setToolbar } from './appearance.js';
+import { hideFalseMarkers, hotkeys, labels, setToolbar, takeReset } from './appearance.js';
 import { ohif } from './context.js';
 import { MODALITIES, fourViews, oneView } from './hanging.js';
 import * as study from './study.js';
 
 const PANEL_ENTRY = 'mammo.panelModule.panel';
 
-let showMarkers = () => {};
+let endings = [];
 
 async function modeFactory({ loadModules, modeConfiguration }) {
   const [segmentation] = await loadModules(['@ohif/mode-segmentation']);
@@ -35,11 +35,11 @@ async function modeFactory({ loadModules, modeConfiguration }) {
       customizationService.setCustomizations(labels);
       customizationService.setCustomizations(hotkeys(customizationService.getCustomization('ohif.hotkeyBindings')));
       setToolbar();
-      showMarkers = hideFalseMarkers();
+      endings = [hideFalseMarkers(), takeReset(study.reset)];
       study.enter();
     },
     onModeExit(given) {
-      showMarkers();
+      endings.forEach(end => end());
       study.leave();
       base.onModeExit.call(this, given);
     },

@@ -75,12 +75,17 @@ function notices() {
     const left = [...study.drafts].filter(([, draft]) => draft.study === uid);
     const open = button('Open', () => actions.openStudy(uid, left[0][0]), { key: `draft-${uid}`, disabled: actions.isBusy() });
     const names = left.map(([, { name }]) => name).join(', ');
-    const [, year, month, day] = /^(\d{4})(\d\d)(\d\d)$/.exec(left[0][1].date) ?? [];
-    const which = year ? `the case of ${year}-${month}-${day}` : 'another case';
-    shown.push(notice('info', `Not submitted in ${which}: ${names}`, '', null, open));
+    shown.push(notice('info', `Not submitted in ${caseOf(study.dateInWords(left[0][1].date))}: ${names}`, '', null, open));
+  }
+  if (state.other) {
+    const { study: uid, date } = state.other;
+    const open = button('Open', () => actions.openStudy(uid), { key: 'other', disabled: actions.isBusy() });
+    shown.push(notice('info', `For comparison: an image of ${caseOf(date)}`, 'To mark or judge it, open that case', null, open));
   }
   return shown;
 }
+
+const caseOf = date => (date ? `the case of ${date}` : 'another case');
 
 function notice(kind, text, remedy, close, ...more) {
   const words = [element('div', {}, text), remedy && element('div', { className: 'quiet' }, remedy)];

@@ -51,10 +51,14 @@ export const state = {
   wanted: '', // id of the image to show first
   opening: false, // another study, which is not there yet
   hanging: 0, // how often images are being hung anew
+  /** @type {?{study: string, date: string}} */
+  other: null, // the study of the active viewport's image, if it is another one
 };
 
 /** Masks that were not saved when their study was left: by image id, with the study and its date. */
 export const drafts = new Map();
+
+const looks = new Map(); // window and polarity with which images first hung, by imageId
 
 let endings = [];
 let marked = () => {};
@@ -99,7 +103,7 @@ export function enter() {
     [cornerstoneViewportService, cornerstoneViewportService.EVENTS.VIEWPORT_DATA_CHANGED, shown],
   ];
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
-  endings.push(guardOtherViewports());
+  endings.push(guardOtherViewports(viewportId => Boolean(imageIn(viewportId)?.mask)));
   endings.push(followDrawing(noteStroke), followSizes());
   window.addEventListener('beforeunload', warn); // for good: drafts outlive the mode, not the page
 }
@@ -142,10 +146,21 @@ export function viewportOf(image) {
   return viewports.find(([, { displaySetInstanceUIDs = [] }]) => uid && displaySetInstanceUIDs.includes(uid))?.[0];
 }
 
-/** What stands over an image: its name. */
+/** What stands over an image: its name, and of another study its date. */
 export function labelOf(instance) {
   const { laterality, view, partial } = viewOf(instance);
-  return imageOf(instance)?.name ?? inWords(laterality, view, partial);
+  const other = otherStudyOf(instance);
+  return [imageOf(instance)?.name ?? inWords(laterality, view, partial), other && (other.date || 'other study')]
+    .filter(Boolean)
+    .join(' ');
+}
+
+/** A DICOM date as people write it; empty if there is none. */
+export const dateInWords = date => /^\d{8}$/.test(date ?? '') ? date.replace(/(....)(..)(..)/, '$1-$2-$3') : '';
+
+function otherStudyOf(instance) {
+  const { StudyInstanceUID: study, StudyDate: date } = instance ?? {};
+  return study && study !== state.study ? { study, date: dateInWords(date) } : null;
 }
 
 /** What the server knows of an image: of copies, which are one image to OHIF, the one that can be used. */
@@ -186,15 +201,23 @@ function bind() {
   follow();
 }
 
+function setIn(viewportId) {
+  const { displaySetService, viewportGridService } = ohif.services;
+  const [uid] = viewportGridService.getState().viewports.get(viewportId)?.displaySetInstanceUIDs ?? [];
+  return uid ? displaySetService.getDisplaySetByUID(uid) : null;
+}
+
 function imageIn(viewportId) {
-  const uids = ohif.services.viewportGridService.getState().viewports.get(viewportId)?.displaySetInstanceUIDs ?? [];
-  return state.images.find(image => uids.includes(image.displaySet?.displaySetInstanceUID)) ?? null;
+  const set = setIn(viewportId);
+  return (set && state.images.find(image => image.displaySet === set)) ?? null;
 }
 
 /** Note which image is the active one. OHIF's own state may be a moment behind its events, so what they say counts. */
 function follow({ viewportId, state: grid } = {}) {
   const { viewportGridService } = ohif.services;
-  state.active = imageIn(viewportId ?? grid?.activeViewportId ?? viewportGridService.getActiveViewportId());
+  const active = viewportId ?? grid?.activeViewportId ?? viewportGridService.getActiveViewportId();
+  state.active = imageIn(active);
+  state.other = otherStudyOf(setIn(active)?.instances?.[0]);
   setUnits(!state.active || state.active.spacing ? 1 : PIXELS_PER_MM);
   changed();
 }
@@ -202,6 +225,7 @@ function follow({ viewportId, state: grid } = {}) {
 /** A viewport has got its image: hang it the right way round, and lay its mask over it. */
 async function shown({ viewportId }) {
   const image = imageIn(viewportId);
+  noteLook(viewportId);
   if (!image?.mask) {
     return;
   }
@@ -246,6 +270,28 @@ export async function rehang(which = () => true) {
   } finally {
     state.hanging--;
   }
+}
+
+function noteLook(viewportId) {
+  const viewport = ohif.services.cornerstoneViewportService.getCornerstoneViewport(viewportId);
+  const imageId = viewport?.getCurrentImageId?.();
+  if (viewport?.csImage && imageId && !looks.has(imageId)) {
+    const { voiRange, invert } = viewport.getProperties();
+    looks.set(imageId, { voiRange, invert });
+  }
+}
+
+/** Show the active viewport's image as it first hung. Cornerstone's own reset makes a negative of MONOCHROME1. */
+export async function reset() {
+  const { cornerstoneViewportService, viewportGridService } = ohif.services;
+  const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
+  if (!viewport?.csImage) {
+    return;
+  }
+  viewport.setProperties(looks.get(viewport.getCurrentImageId()) ?? {});
+  viewport.resetCamera();
+  viewport.render();
+  await rehang(({ id }) => id === viewport.id);
 }
 
 const isAsHung = viewport => viewport.getZoom() === 1 && viewport.getPan().every(shift => Math.abs(shift) < 1);

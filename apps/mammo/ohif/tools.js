@@ -65,14 +65,17 @@ export function brushInWords() {
 
 /**
  * With a tool that marks, let the first press in another viewport only choose it: it is meant so, and would mark.
+ * Where nothing can be marked, every press is kept from the tool.
+ * @param {function(string): boolean} canMark of a viewport's id
  * @returns a function that ends it
  */
-export function guardOtherViewports() {
+export function guardOtherViewports(canMark) {
   const guard = event => {
     const { viewportGridService } = ohif.services;
     const viewportId = viewportAt(event.target);
     const marks = [TOOLS.brush, TOOLS.eraser, TOOLS.lesion].includes(activeTool());
-    if (!marks || event.button !== 0 || !viewportId || viewportId === viewportGridService.getActiveViewportId()) {
+    const isActive = viewportId === viewportGridService.getActiveViewportId();
+    if (!marks || event.button !== 0 || !viewportId || (isActive && canMark(viewportId))) {
       return;
     }
     event.stopImmediatePropagation();

@@ -1,0 +1,125 @@
+"""The mammography mode as a place to look at mammograms: what OHIF's own keys, buttons and lists do in it.
+
+The tests share one browser and one server.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_mammo.datasets import phantom
+
+from .conftest import Server, start_server, stop_server
+from .ohif_page import OhifPage, chromium
+from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
+
+pytestmark = pytest.mark.slow
+
+FIRST, SECOND = 1, 2
+
+_COMPARE = """sop => {
+  const { displaySetService, viewportGridService } = window.mammo.ohif.services;
+  const shows = ({ instances }) => instances?.[0]?.SOPInstanceUID === sop;
+  const { displaySetInstanceUID } = displaySetService.getActiveDisplaySets().find(shows);
+  const viewportId = viewportGridService.getActiveViewportId();
+  viewportGridService.setDisplaySetsForViewport({ viewportId, displaySetInstanceUIDs: [displaySetInstanceUID] });
+}"""
+"""As a double click in the list of series does."""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
+    """A server with two studies; the right breasts of the first are MONOCHROME1."""
+    needs_viewer()
+    folder = tmp_path_factory.mktemp("viewing")
+    studies = folder / "studies"
+    phantom.write_phantoms(studies, patients=SECOND, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    shutil.rmtree(studies / "masks")
+    server = start_server(studies, bundles, folder, "scoring", "off")
+    yield server
+    stop_server(server)
+
+
+@pytest.fixture(scope="module")
+def reader(running: Server) -> Iterator[OhifPage]:
+    """A reader's browser."""
+    with chromium() as browser:
+        page = OhifPage(browser, running.url)
+        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
+        yield page
+        assert page.errors == []
+
+
+def look(reader: OhifPage, sop: str) -> np.ndarray:
+    """The greys of an image on the screen, without the letters at its viewport's edges."""
+    reader.page.wait_for_timeout(500)
+    left, top, right, bottom = reader.viewports()[sop]["box"]
+    clip = {"x": left + 4, "y": top + 60, "width": right - left - 8, "height": bottom - top - 120}
+    return np.asarray(Image.open(io.BytesIO(reader.page.screenshot(clip=clip))).convert("L"), float)
+
+
+@pytest.mark.parametrize("view", ["RCC", "LMLO"])
+def test_reset_shows_an_image_as_it_first_hung(running: Server, reader: OhifPage, view: str) -> None:
+    where = study(running, FIRST)
+    reader.open(where.uid)
+    reader.choose(where.ids[view])
+    before = look(reader, where.sops[view])
+    assert 3 < before.mean() < 80, "a breast in dark air"
+    for reset in (lambda: reader.page.keyboard.press("Space"), lambda: reader.page.click("[data-cy=Reset]")):
+        reader.page.keyboard.press("i")
+        reader.page.keyboard.press("+")
+        assert np.abs(look(reader, where.sops[view]) - before).max() > 50
+        for _ in range(2):
+            reset()
+            reader.idle()
+            np.testing.assert_array_equal(look(reader, where.sops[view]), before)
+
+
+def test_keys_that_the_mode_does_not_need_change_neither_the_hanging_nor_what_is_painted(
+    running: Server, reader: OhifPage, tmp_path: Path
+) -> None:
+    """OHIF's own: another series, another layout, a further segment, flips."""
+    where = study(running, FIRST)
+    reader.open(where.uid)
+    reader.choose(where.ids["LCC"])
+    before = {sop: (viewport["box"], viewport["first"]) for sop, viewport in reader.viewports().items()}
+    for key in ("PageDown", ".", ",", "ArrowDown", "h", "v", "r", "a"):
+        reader.page.keyboard.press(key)
+    reader.idle()
+    assert {sop: (viewport["box"], viewport["first"]) for sop, viewport in reader.viewports().items()} == before
+    reader.press("brush")
+    reader.drag(where.sops["LCC"], (150, 60), (165, 80))
+    reader.idle()
+    drawn = reader.labelmap(where.ids["LCC"], SHAPE)
+    assert set(np.unique(drawn)) == {0, 1}
+    reader.press("submit")
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, where.ids["LCC"]), drawn)
+
+
+def test_an_image_of_another_study_says_its_date_and_takes_no_marks(running: Server, reader: OhifPage) -> None:
+    here, other = study(running, FIRST), study(running, SECOND)
+    reader.page.goto(f"{running.url}/ohif/mammo?StudyInstanceUIDs={here.uid},{other.uid}")
+    reader.ready()
+    reader.choose(here.ids["RCC"])
+    reader.press("brush")
+    reader.page.evaluate(_COMPARE, other.sops["RCC"])
+    reader.page.get_by_text("R CC 2024-01-01").wait_for()
+    assert "For comparison: an image of the case of 2024-01-01" in reader.notice()
+    viewport = reader.page.locator(".cornerstone-viewport-element").first.bounding_box()
+    x, y = viewport["x"] + viewport["width"] / 2, viewport["y"] + viewport["height"] / 2
+    reader.page.mouse.move(x, y)
+    reader.page.mouse.down()
+    reader.page.mouse.move(x + 30, y + 30, steps=4)
+    reader.page.mouse.up()
+    reader.page.wait_for_timeout(500)
+    assert reader.page.get_by_text("No active segmentation detected").count() == 0
+    reader.button("other").click()
+    reader.page.wait_for_function("study => window.mammo.study.state.study === study", arg=other.uid)
+    reader.ready()
