@@ -446,6 +446,7 @@ def test_the_panel_says_which_weights_are_served_after_a_training(
 
 
 def test_the_panel_fits_a_small_screen(reader: OhifPage) -> None:
+    reader.idle()
     for key in ("next", "run", "lesion", "undo", "complete", "update", "submit"):
         box = reader.button(key).bounding_box()
         assert box["x"] + box["width"] <= 1366, key
