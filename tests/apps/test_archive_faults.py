@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +24,7 @@ from .archives import Open, delivered, label, mammogram, uid_of, wait_until
 from .conftest import Orthanc, blob
 
 Answers = Callable[..., list[str]]
+BROKEN_OFF = b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\nContent-Length: 4711\r\n\r\n[{"
 
 
 @pytest.fixture
@@ -44,13 +48,39 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
                 asked.append(str(request.url))
                 response = requests.Response()
                 response.status_code, response._content, response.url = status, content, request.url
-                response.headers["Content-Type"] = kind
+                response.headers.update({"Content-Type": kind, "Content-Length": str(len(content))})
             return response
 
         monkeypatch.setattr(HTTPAdapter, "send", answer)
         return asked
 
     return given
+
+
+@pytest.fixture
+def break_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], None]]:
+    """Have the connection closed after so much of the answer to requests of paths that end so."""
+    send, broken = HTTPAdapter.send, socket.create_server(("127.0.0.1", 0))
+
+    def serve(content: bytes) -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                with broken.accept()[0] as connection:
+                    connection.recv(2**16)
+                    connection.sendall(content)
+
+    def given(end: str, content: bytes) -> None:
+        def redirected(self: HTTPAdapter, request: Any, *args: Any, **kwargs: Any) -> Any:
+            if urlsplit(request.url).path.endswith(end):
+                request.url = f"http://127.0.0.1:{broken.getsockname()[1]}/"
+            return send(self, request, *args, **kwargs)
+
+        monkeypatch.setattr(HTTPAdapter, "send", redirected)
+        threading.Thread(target=serve, args=(content,), daemon=True).start()
+
+    yield given
+    broken.shutdown(socket.SHUT_RDWR)
+    broken.close()
 
 
 @pytest.mark.parametrize(
@@ -235,3 +265,35 @@ def test_a_list_of_what_are_no_series_takes_no_image_from_the_list(
     store.index.refresh()
     assert store.list_images() == before
     assert "cannot be understood" in str(store.status()["origin_problem"])
+
+
+@pytest.mark.parametrize("length", [17, 20, 40, 70, len(BROKEN_OFF)])
+def test_a_list_that_breaks_off_takes_no_image_from_the_list(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, break_off: Callable[[str, bytes], None], length: int
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 33)
+    orthanc.store(file)
+    store = open_store(33)
+    before = store.list_images()
+    break_off("/series", BROKEN_OFF[:length])
+    store.index.refresh()
+    assert store.list_images() == before
+    assert "does not answer" in str(store.status()["origin_problem"])
+
+
+def test_a_series_of_which_the_answer_breaks_off_is_listed_later_and_not_to_blame(
+    orthanc: Orthanc,
+    open_store: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    break_off: Callable[[str, bytes], None],
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 34)
+    orthanc.store(file)
+    break_off("/metadata", BROKEN_OFF)
+    store = open_store(34)
+    assert store.index.images() == {}
+    assert "does not answer" in str(store.status()["origin_problem"])
+    monkeypatch.undo()
+    store.index.refresh()
+    assert store.list_images() == [uid_of(file)]
