@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pydicom
 import pytest
 import requests
 from lib.ahead import decode
+from lib.archive import Archive
 from lib.errors import RequestRefused
 from lib.names import is_uid
 from pydicom.uid import generate_uid
@@ -297,3 +299,27 @@ def test_a_series_of_which_the_answer_breaks_off_is_listed_later_and_not_to_blam
     monkeypatch.undo()
     store.index.refresh()
     assert store.list_images() == [uid_of(file)]
+
+
+def test_many_who_ask_for_what_is_not_there_ask_a_slow_archive_once_and_do_not_wait_for_it(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, file, scan = open_store(35), mammogram(tmp_path / "image.dcm", 35), Archive.scan
+    orthanc.store(file)
+    scans, answer = [], threading.Event()
+
+    def slow(self: Archive, known: Any) -> Any:
+        scans.append(known)
+        assert answer.wait(10)
+        monkeypatch.setattr(Archive, "rescan_seconds", 60.0)
+        return scan(self, known)
+
+    monkeypatch.setattr(Archive, "scan", slow)
+    monkeypatch.setattr(Archive, "rescan_seconds", 0.0)
+    monkeypatch.setattr("lib.index._PATIENCE", 0.2)
+    with ThreadPoolExecutor(4) as threads:
+        for asked in [threads.submit(store.image, "1.2.3.4") for _ in range(4)]:
+            assert isinstance(asked.exception(20), RequestRefused)
+    answer.set()
+    wait_until(lambda: store.list_images() == [uid_of(file)])
+    assert len(scans) == 1
