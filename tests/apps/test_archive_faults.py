@@ -283,6 +283,20 @@ def test_a_list_that_breaks_off_takes_no_image_from_the_list(
     assert "does not answer" in str(store.status()["origin_problem"])
 
 
+@pytest.mark.parametrize(
+    "header", [b"204 No Content", b"200 OK\r\nContent-Length: 0", b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0"]
+)
+def test_a_list_that_is_empty_and_complete_is_taken(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, break_off: Callable[[str, bytes], None], header: bytes
+) -> None:
+    orthanc.store(mammogram(tmp_path / "image.dcm", 36))
+    store = open_store(36)
+    break_off("/series", b"HTTP/1.1 " + header + b"\r\n\r\n")
+    store.index.refresh()
+    assert store.list_images() == []
+    assert store.status()["origin_problem"] is None
+
+
 def test_a_series_of_which_the_answer_breaks_off_is_listed_later_and_not_to_blame(
     orthanc: Orthanc,
     open_store: Open,

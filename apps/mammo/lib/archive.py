@@ -298,9 +298,10 @@ class _Impatient(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         answer = super().send(request, *args, **{**kwargs, "timeout": kwargs.get("timeout") or _TIMEOUT})
-        empty = request.method == "GET" and answer.status_code == 200 and not answer.content
-        if empty and answer.headers.get("Content-Length") != "0":  # the connection was closed amid the header
-            raise requests.ConnectionError
+        if request.method == "GET" and answer.status_code == 200 and not answer.content:
+            header = answer.headers
+            if header.get("Content-Length") != "0" and header.get("Transfer-Encoding") != "chunked":
+                raise requests.ConnectionError  # nothing says that this is all: it was closed amid the header
         return answer
 
 
