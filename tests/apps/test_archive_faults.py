@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +16,7 @@ import pydicom
 import pytest
 import requests
 from lib.ahead import decode
+from lib.archive import Archive
 from lib.errors import RequestRefused
 from lib.names import is_uid
 from pydicom.uid import generate_uid
@@ -21,6 +26,7 @@ from .archives import Open, delivered, label, mammogram, uid_of, wait_until
 from .conftest import Orthanc, blob
 
 Answers = Callable[..., list[str]]
+BROKEN_OFF = b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\nContent-Length: 4711\r\n\r\n[{"
 
 
 @pytest.fixture
@@ -44,13 +50,39 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
                 asked.append(str(request.url))
                 response = requests.Response()
                 response.status_code, response._content, response.url = status, content, request.url
-                response.headers["Content-Type"] = kind
+                response.headers.update({"Content-Type": kind, "Content-Length": str(len(content))})
             return response
 
         monkeypatch.setattr(HTTPAdapter, "send", answer)
         return asked
 
     return given
+
+
+@pytest.fixture
+def break_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], None]]:
+    """Have the connection closed after so much of the answer to requests of paths that end so."""
+    send, broken = HTTPAdapter.send, socket.create_server(("127.0.0.1", 0))
+
+    def serve(content: bytes) -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                with broken.accept()[0] as connection:
+                    connection.recv(2**16)
+                    connection.sendall(content)
+
+    def given(end: str, content: bytes) -> None:
+        def redirected(self: HTTPAdapter, request: Any, *args: Any, **kwargs: Any) -> Any:
+            if urlsplit(request.url).path.endswith(end):
+                request.url = f"http://127.0.0.1:{broken.getsockname()[1]}/"
+            return send(self, request, *args, **kwargs)
+
+        monkeypatch.setattr(HTTPAdapter, "send", redirected)
+        threading.Thread(target=serve, args=(content,), daemon=True).start()
+
+    yield given
+    broken.shutdown(socket.SHUT_RDWR)
+    broken.close()
 
 
 @pytest.mark.parametrize(
@@ -235,3 +267,73 @@ def test_a_list_of_what_are_no_series_takes_no_image_from_the_list(
     store.index.refresh()
     assert store.list_images() == before
     assert "cannot be understood" in str(store.status()["origin_problem"])
+
+
+@pytest.mark.parametrize("length", [17, 20, 40, 70, len(BROKEN_OFF)])
+def test_a_list_that_breaks_off_takes_no_image_from_the_list(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, break_off: Callable[[str, bytes], None], length: int
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 33)
+    orthanc.store(file)
+    store = open_store(33)
+    before = store.list_images()
+    break_off("/series", BROKEN_OFF[:length])
+    store.index.refresh()
+    assert store.list_images() == before
+    assert "does not answer" in str(store.status()["origin_problem"])
+
+
+@pytest.mark.parametrize(
+    "header", [b"204 No Content", b"200 OK\r\nContent-Length: 0", b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0"]
+)
+def test_a_list_that_is_empty_and_complete_is_taken(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, break_off: Callable[[str, bytes], None], header: bytes
+) -> None:
+    orthanc.store(mammogram(tmp_path / "image.dcm", 36))
+    store = open_store(36)
+    break_off("/series", b"HTTP/1.1 " + header + b"\r\n\r\n")
+    store.index.refresh()
+    assert store.list_images() == []
+    assert store.status()["origin_problem"] is None
+
+
+def test_a_series_of_which_the_answer_breaks_off_is_listed_later_and_not_to_blame(
+    orthanc: Orthanc,
+    open_store: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    break_off: Callable[[str, bytes], None],
+) -> None:
+    file = mammogram(tmp_path / "image.dcm", 34)
+    orthanc.store(file)
+    break_off("/metadata", BROKEN_OFF)
+    store = open_store(34)
+    assert store.index.images() == {}
+    assert "does not answer" in str(store.status()["origin_problem"])
+    monkeypatch.undo()
+    store.index.refresh()
+    assert store.list_images() == [uid_of(file)]
+
+
+def test_many_who_ask_for_what_is_not_there_ask_a_slow_archive_once_and_do_not_wait_for_it(
+    orthanc: Orthanc, open_store: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, file, scan = open_store(35), mammogram(tmp_path / "image.dcm", 35), Archive.scan
+    orthanc.store(file)
+    scans, answer = [], threading.Event()
+
+    def slow(self: Archive, known: Any) -> Any:
+        scans.append(known)
+        assert answer.wait(10)
+        monkeypatch.setattr(Archive, "rescan_seconds", 60.0)
+        return scan(self, known)
+
+    monkeypatch.setattr(Archive, "scan", slow)
+    monkeypatch.setattr(Archive, "rescan_seconds", 0.0)
+    monkeypatch.setattr("lib.index._PATIENCE", 0.2)
+    with ThreadPoolExecutor(4) as threads:
+        for asked in [threads.submit(store.image, "1.2.3.4") for _ in range(4)]:
+            assert isinstance(asked.exception(20), RequestRefused)
+    answer.set()
+    wait_until(lambda: store.list_images() == [uid_of(file)])
+    assert len(scans) == 1

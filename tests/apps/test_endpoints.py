@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -42,3 +44,25 @@ def test_a_second_batch_is_told_of_the_first_and_how_to_end_it(
 
 def test_there_is_nothing_to_score_with(client: TestClient) -> None:
     assert client.post("/scoring/x").status_code == 404
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_nothing_is_computed_for_a_client_that_has_left(leaves: bool) -> None:
+    server, computed = FastAPI(), []
+    app = SimpleNamespace(infer=lambda request: computed.append(request) or {"params": {}})
+    install_endpoints(server, app)  # type: ignore[arg-type]
+    install_error_handlers(server)
+    messages: list[dict[str, Any]] = [{"type": "http.disconnect"}, {"type": "http.request"}]
+
+    async def receive() -> dict[str, Any]:
+        if len(messages) == 1 and not leaves:
+            await anyio.sleep_forever()
+        return messages.pop()
+
+    async def send(message: dict[str, Any]) -> None:
+        """Nobody looks at the answer."""
+
+    scope = {"type": "http", "method": "POST", "path": f"/infer/{QUALITY}", "query_string": b"image=x&output=json"}
+    scope |= {"headers": [(b"content-type", b"application/x-www-form-urlencoded")]}
+    anyio.run(server, scope, receive, send)
+    assert bool(computed) is not leaves

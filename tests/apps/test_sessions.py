@@ -53,3 +53,13 @@ def test_an_expired_session_is_removed_also_after_a_restart(sessions: BoundedSes
     file.write_text(json.dumps({**json.loads(file.read_text()), "last_access_ts": 1000}))
     assert BoundedSessions(sessions.store_path, 3600).remove_expired() == 1
     assert not file.exists()
+
+
+def test_a_session_that_another_server_of_the_same_folder_uses_is_not_removed(
+    sessions: BoundedSessions, tmp_path: Path
+) -> None:
+    name, other = add(sessions, tmp_path), BoundedSessions(sessions.store_path, 3600)
+    other.get_session(name).last_access_ts = 1000  # when the other last knew of it
+    assert sessions.get_session(name)
+    assert other.remove_expired() == 0
+    assert Path(sessions.get_session(name).image).read_bytes() == b"pixels"

@@ -294,10 +294,15 @@ def folder_name(url: str) -> str:
 
 
 class _Impatient(HTTPAdapter):
-    """Gives up on an archive that does not answer, which the client library never does."""
+    """Gives up on an archive that does not answer, or breaks off, which the client library takes for an empty list."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        return super().send(request, *args, **{**kwargs, "timeout": kwargs.get("timeout") or _TIMEOUT})
+        answer = super().send(request, *args, **{**kwargs, "timeout": kwargs.get("timeout") or _TIMEOUT})
+        if request.method == "GET" and answer.status_code == 200 and not answer.content:
+            header = answer.headers
+            if header.get("Content-Length") != "0" and header.get("Transfer-Encoding") != "chunked":
+                raise requests.ConnectionError  # nothing says that this is all: it was closed amid the header
+        return answer
 
 
 def _used(path: Path, until: float) -> None:
@@ -311,7 +316,7 @@ def _refusals() -> Iterator[None]:
     """Turn what goes wrong between here and the archive into a refusal without address, login or content."""
     try:
         yield
-    except (requests.ConnectionError, requests.Timeout) as error:
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise RequestRefused(503, f"the archive does not answer ({type(error).__name__})", _AGAIN) from None
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else 0

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import anyio.from_thread
 import anyio.to_thread
 import monailabel
-from fastapi import APIRouter, FastAPI, File, Form, HTTPException, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 from monailabel.endpoints import activelearning, batch_infer, datastore, info, session, train
@@ -145,6 +146,7 @@ def _inference(app: MONAILabelApp) -> APIRouter:
 
     @router.post("/infer/{model}", summary="Run a model on an image", response_model=None)
     async def infer(
+        sent: Request,
         model: str,
         image: str = "",
         session_id: str = "",
@@ -153,7 +155,10 @@ def _inference(app: MONAILabelApp) -> APIRouter:
         file: Annotated[UploadFile | None, File()] = None,
         label: Annotated[UploadFile | None, File(description="not used")] = None,
     ) -> Any:
-        """One thread for each processor: while they compute, other requests still find a thread."""
+        """One thread for each processor: while they compute, other requests still find a thread.
+
+        Nothing is computed for a client that has left when its turn comes.
+        """
         nonlocal waiting
         if file is not None:
             raise RequestRefused(400, "an inference takes no file", "Upload it to /session/, or give an image's id")
@@ -164,7 +169,7 @@ def _inference(app: MONAILabelApp) -> APIRouter:
             limiter.append(anyio.CapacityLimiter(AT_ONCE))
         waiting += 1
         try:
-            work = functools.partial(_infer, app, request, session_id, output)
+            work = functools.partial(_infer, app, sent, request, session_id, output)
             return await anyio.to_thread.run_sync(work, limiter=limiter[0])
         finally:
             waiting -= 1
@@ -172,7 +177,9 @@ def _inference(app: MONAILabelApp) -> APIRouter:
     return router
 
 
-def _infer(app: MONAILabelApp, request: dict[str, Any], session_id: str, output: Output) -> Any:
+def _infer(app: MONAILabelApp, sent: Request, request: dict[str, Any], session_id: str, output: Output) -> Any:
+    if anyio.from_thread.run(sent.is_disconnected):
+        raise RequestRefused(499, "the client has left", "Send the request again")  # as some servers log it
     if session_id:
         kept = app.sessions().get_session(session_id)
         if kept is None:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 60.0
 """Seconds after which a folder is looked through, however long that takes: mostly only the first time takes long."""
+_PATIENCE = 3.0
+"""Seconds that a request waits at most for what an archive has now."""
 
 
 class ImageIndex:
@@ -93,9 +95,13 @@ class ImageIndex:
         return image
 
     def look_again(self) -> None:
-        """Refresh; not an archive that was asked a moment ago, since a long list takes it long."""
-        if isinstance(self.origin, StudiesFolder) or self._is_old():
+        """Refresh; of an archive that was not asked a moment ago, wait a little: a long list takes it long."""
+        if isinstance(self.origin, StudiesFolder):
             self.refresh()
+        elif self._is_old():
+            self._renew()
+            if self._scanning.acquire(timeout=_PATIENCE):
+                self._scanning.release()
 
     def report_unreadable(self, image_id: str, reason: str, remedy: str) -> None:
         """Note that an image's pixels cannot be read, which its header did not show, until the image changes."""

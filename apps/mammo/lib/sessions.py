@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from monailabel.utils.sessions import Sessions
+
+from monai_mammo.files import replacing
 
 SESSION_NAME = re.compile(r"[0-9a-f-]{36}")
 MOST_SESSIONS = 64
 
 
 class BoundedSessions(Sessions):
-    """Sessions, of which those used longest ago are forgotten when there are too many.
+    """Sessions, of which those used longest ago are forgotten when there are too many. Several servers may share them.
 
     Args:
         store_path: folder in which they are kept; below the user's home if empty.
@@ -29,7 +31,7 @@ class BoundedSessions(Sessions):
 
     def __init__(self, store_path: str, expiry: int) -> None:
         super().__init__(store_path, expiry)
-        self._changing = threading.Lock()
+        self._changing = FileLock(str(Path(self.store_path) / ".lock"))
 
     def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> Any:
         """The session of that name; None if there is none. A name that is none of ours reads no file."""
@@ -37,7 +39,7 @@ class BoundedSessions(Sessions):
             return None
         try:
             return super().get_session(session_id, update_ts, fetch_cache)
-        except (ValueError, AttributeError, TypeError):  # what is in meta.info is no session
+        except (ValueError, AttributeError, TypeError, FileNotFoundError):  # meta.info is none, or just gone
             return None
 
     def add_session(
@@ -67,5 +69,9 @@ class BoundedSessions(Sessions):
         return count
 
     def _is_over(self, name: str) -> bool:
-        kept = self.get_session(name, update_ts=False)
+        kept = self.get_session(name, update_ts=False, fetch_cache=False)  # another server may have used it since
         return kept is None or 0 < kept.expiry < time.time() - kept.last_access_ts
+
+    def _write_meta_info(self, session_id: str, session_info: Any) -> None:
+        with replacing(Path(self.store_path) / session_id / "meta.info") as partial:  # somebody may be reading it
+            partial.write_text(session_info.to_str())
