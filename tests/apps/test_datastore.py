@@ -181,6 +181,32 @@ def test_a_folder_that_takes_long_to_look_through_is_not_always_looked_through(s
     assert "new" in datastore.list_images()
 
 
+def test_many_who_ask_for_what_is_not_there_share_a_look(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datastore, looks = MammogramDatastore(studies), []
+    scan = images.StudiesFolder.scan
+
+    def slowly(*given: object) -> list[ImageFile]:
+        looks.append(given)
+        time.sleep(0.2)
+        return scan(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images.StudiesFolder, "scan", slowly)
+    refused: list[RequestRefused] = []
+
+    def ask() -> None:
+        with pytest.raises(RequestRefused) as error:
+            datastore.image("gone")
+        refused.append(error.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [error.status for error in refused] == [404] * 12
+    assert len(looks) <= 3
+
+
 def test_a_file_that_vanishes_while_the_folder_is_looked_through_is_not_there(studies: Path, monkeypatch) -> None:
     def found(folder: Path) -> list[Path]:
         files = [*image_files(folder)]

@@ -51,7 +51,8 @@ class ImageIndex:
         self._file, self._renewed = file, renewed
         self._between_processes = FileLock(str(file.with_name(".lock")))
         self._lock, self._scanning = threading.Lock(), threading.Lock()
-        self._scanned, self._busy = float("-inf"), 0.0
+        self._began = self._scanned = float("-inf")
+        self._busy = 0.0
         index = read_json(file)
         self._images = _listed(index.get("ids", {}), _images(index))
 
@@ -70,8 +71,12 @@ class ImageIndex:
 
     def refresh(self) -> None:
         """Look for new, changed and removed images; a silent archive or a full disk changes nothing."""
+        asked = time.monotonic()
         self._scanning.acquire()
-        self._rescan_and_release()
+        if self._began > asked:  # somebody else has looked while this one waited
+            self._scanning.release()
+        else:
+            self._rescan_and_release()
 
     def image(self, image_id: str) -> ImageFile:
         """What the header of an image says; for an id that is not there, the origin is asked once more.
@@ -131,7 +136,7 @@ class ImageIndex:
         self._renewed()
 
     def _rescan(self) -> None:
-        problem, start = None, time.monotonic()
+        problem, self._began = None, time.monotonic()
         try:
             self._note(self.origin.scan(_images(read_json(self._file))))
             problem = self.origin.missed
@@ -143,7 +148,7 @@ class ImageIndex:
             logger.warning("The list of images may be old: %s", problem)
         self.problem, self._scanned = problem, time.monotonic()
         if isinstance(self.origin, StudiesFolder):  # an archive keeps nobody here busy
-            self._busy = self._scanned - start
+            self._busy = self._scanned - self._began
 
     def _note(self, found: Sequence[ImageFile]) -> None:
         with self._lock, self._between_processes:
