@@ -116,25 +116,17 @@ class Labels:
         Returns:
             its info, with a `revision` higher than that of every former label of this reader.
         """
-        target, record = self.folder / tag / f"{image_id}{extension}", self._json(image_id, tag)
         with self.exclusively():
-            former, former_file = self.info(image_id, tag), self.file(image_id, tag)
-            own = self.info(image_id, tag, reader)
+            former, own = self.info(image_id, tag), self.info(image_id, tag, reader)
             if own and tag == FINAL:
                 self._keep_former(image_id, own)
             if former and tag == FINAL and former["reader"] != reader:
                 self._set_aside(image_id, former)
-            incoming = target.with_name(f".{uuid.uuid4().hex}{extension}")
-            with replacing(incoming) as partial:
-                shutil.copyfile(source, partial)
             kept = {key: value for key, value in info.items() if key not in _OWN_KEYS}
-            kept |= {"ts": int(time.time()), "name": target.name, "reader": reader, "incoming": incoming.name}
+            kept |= {"ts": int(time.time()), "name": f"{image_id}{extension}", "reader": reader}
             former_ones = self._former(image_id, reader) if tag == FINAL else []
             kept["revision"] = max(own.get("revision", 0), *former_ones, 0) + 1
-            write_json(record, kept)
-            os.replace(incoming, target)
-            if former_file and former_file != target:
-                former_file.unlink(missing_ok=True)
+            self._put(image_id, tag, source, kept)
             if tag == FINAL:
                 self._discard(self._of_reader(image_id, reader))
         return kept
@@ -146,17 +138,22 @@ class Labels:
             write_json(self._json(image_id, tag), {**self.info(image_id, tag), **kept})
 
     def remove(self, image_id: str, tag: str) -> None:
-        """Delete a label; of the tag `final`, the latest of the other readers takes its place."""
+        """Delete a label; of the tag `final`, the latest of the other readers takes its place.
+
+        Killed at any moment, either this label is the present one or that is.
+        """
         with self.exclusively():
             info = self.info(image_id, tag)
+            others: list[dict[str, Any]] = []
             if info and tag == FINAL:
                 self._keep_former(image_id, info)
-            self._discard(self._json(image_id, tag))
-            others = self.readers(image_id) if tag == FINAL else []
+                self._discard(self._of_reader(image_id, info["reader"]))  # a save that failed may have set it aside
+                kept = [self.info(image_id, FINAL, reader) for reader in self.readers(image_id)[1:]]
+                others = [other for other in kept if self._mask_aside(image_id, other).is_file()]
             if others:
-                infos = [self.info(image_id, FINAL, reader) for reader in others]
-                latest = max(infos, key=lambda info: info.get("ts", 0))
-                self._restore(image_id, latest)
+                self._restore(image_id, max(others, key=lambda other: other.get("ts", 0)))
+            else:
+                self._discard(self._json(image_id, tag))
 
     # DICOM SEG
 
@@ -224,6 +221,9 @@ class Labels:
     def _of_reader(self, image_id: str, reader: str) -> Path:
         return self.folder / _READERS / safe_name(reader, "reader") / f"{image_id}.json"
 
+    def _mask_aside(self, image_id: str, info: dict[str, Any]) -> Path:
+        return self._of_reader(image_id, info["reader"]).with_name(info["name"])
+
     def _image_info(self, image_id: str) -> Path:
         return self.folder / ".info" / f"{image_id}.json"
 
@@ -259,14 +259,26 @@ class Labels:
         write_json(aside, {key: value for key, value in former.items() if key != "incoming"})
 
     def _restore(self, image_id: str, info: dict[str, Any]) -> None:
-        """Make a label that was set aside the present one."""
-        aside = self._of_reader(image_id, info["reader"])
-        for name in (info["name"], f"{image_id}.dcm"):
-            if aside.with_name(name).is_file():
-                with replacing(self.folder / FINAL / name) as partial:
-                    shutil.copyfile(aside.with_name(name), partial)
-        write_json(self._json(image_id, FINAL), info)
+        """Make a label that was set aside the present one; its SEG comes last, so that no other label has it."""
+        aside, present = self._of_reader(image_id, info["reader"]), self.folder / FINAL / f"{image_id}.dcm"
+        segmentation = aside.with_name(present.name)
+        present.unlink(missing_ok=True)
+        self._put(image_id, FINAL, self._mask_aside(image_id, info), info)
+        if segmentation.is_file():
+            with replacing(present) as partial:
+                shutil.copyfile(segmentation, partial)
         self._discard(aside)
+
+    def _put(self, image_id: str, tag: str, source: Path, info: dict[str, Any]) -> None:
+        """Copy a mask in as the present label, which it is in one step, with its .json; the former one is deleted."""
+        former, target = self.file(image_id, tag), self.folder / tag / info["name"]
+        incoming = target.with_name(f".{uuid.uuid4().hex}{info['name'].removeprefix(image_id)}")
+        with replacing(incoming) as partial:
+            shutil.copyfile(source, partial)
+        write_json(self._json(image_id, tag), {**info, "incoming": incoming.name})
+        os.replace(incoming, target)
+        if former and former != target:
+            former.unlink(missing_ok=True)
 
     def _discard(self, record: Path) -> None:
         """Delete a label; its .json first, since without it the label is not there."""
