@@ -24,6 +24,7 @@ from lib import binding, security
 from lib.activity import person
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
+from lib.files import DamagedRecord
 from lib.login import install_pages
 from lib.logs import NoMessage, OnceAMinute, ShortPath, without_messages
 from lib.security import install_guard
@@ -61,6 +62,10 @@ def guarded(
     @app.get("/fail")
     def fail() -> None:
         raise OSError("the patient's name")
+
+    @app.get("/fail/record")
+    def fail_on_record() -> None:
+        raise DamagedRecord(Path("/srv/labels/final/a.json"), "the patient's name")
 
     @app.get("/fail/{number}")
     def fail_on_disk(number: int) -> None:
@@ -259,6 +264,15 @@ def test_a_disk_that_takes_nothing_is_the_reason_that_is_given(number: int, stat
     assert answer.status_code == status
     assert os.strerror(number) in answer.json()["reason"]
     assert "patient" not in answer.text
+
+
+def test_a_damaged_record_is_named_to_who_asks_and_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    answer = guarded().get("/fail/record")
+    assert (answer.status_code, answer.json()["file"]) == (503, "labels/final/a.json")
+    assert "move it away" in answer.json()["remedy"]
+    assert "patient" not in answer.text
+    assert "a record is damaged" in caplog.text
+    assert "a.json" not in caplog.text
 
 
 def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(tmp_path: Path) -> None:

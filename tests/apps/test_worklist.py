@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from lib.activity import Activity, RecordActivity, person
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
+from lib.files import DamagedRecord
 from lib.users import ANYBODY, current_user
 from lib.worklist import Worklist
 from main import MammoApp
@@ -200,6 +201,14 @@ def test_leases_hold_over_a_restart(worklist: Worklist, datastore: MammogramData
     worklist.choose("ann", first)
     again = Worklist(worklist.file, datastore, clock=clock)
     assert case_of(again.choose("bea", first)) == "P2"
+
+
+@pytest.mark.parametrize("content", ['{"P1": {"us', '{"P1": {"user": "ann"}}'])
+def test_a_damaged_file_of_leases_is_named_and_left_for_a_person_to_mend(worklist: Worklist, content: str) -> None:
+    worklist.file.write_text(content)
+    with pytest.raises(DamagedRecord, match="move it away"):
+        worklist.choose("ann", first)
+    assert worklist.file.read_text() == content
 
 
 def test_many_at_the_same_moment_get_each_their_own_case(tmp_path: Path) -> None:

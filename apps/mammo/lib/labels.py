@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from monai_mammo.datasets.datalist import LABEL_NAMES
 from monai_mammo.files import replacing
 
 from .errors import RequestRefused
-from .files import read_json, write_json
+from .files import DamagedRecord, read_json, write_json
 from .names import SAFE_NAME, safe_name
 from .users import ANYBODY
 
@@ -45,6 +45,8 @@ _OWN_KEYS = ("ts", "name", "incoming", "reader", "revision", "segmentation")
 class Labels:
     """The labels of a folder. Its methods may be called from several threads and processes.
 
+    A method that needs a record that is damaged raises DamagedRecord.
+
     Args:
         folder: it is made if there is none.
 
@@ -57,12 +59,23 @@ class Labels:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._threads = threading.RLock()
         self._processes = FileLock(str(folder / ".labels.lock"))
+        self._damaged: dict[Path, Callable[[dict[str, Any]], bool]] = {}
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """Nobody else changes a label meanwhile."""
         with self._threads, self._processes:
             yield
+
+    def damaged(self) -> list[str]:
+        """Places of the records that were found to be damaged, and still are."""
+        found = []
+        for file, sound in sorted(self._damaged.items()):
+            try:
+                self._read(file, sound)
+            except DamagedRecord as damaged:
+                found.append(damaged.place)
+        return found
 
     # Label maps
 
@@ -89,12 +102,12 @@ class Labels:
             tag: of the label.
             reader: whose final label; the present one, whoever's, if None.
         """
-        found = read_json(self._json(image_id, tag))
+        found = self._read(self._json(image_id, tag), _names_its_file)
         if found:
             found = {"reader": ANYBODY, **found}  # there is none from before readers were told apart
         if reader is None or found.get("reader") == reader:
             return found
-        return read_json(self._of_reader(image_id, reader)) if tag == FINAL else {}
+        return self._read(self._of_reader(image_id, reader), _names_its_file) if tag == FINAL else {}
 
     def file(self, image_id: str, tag: str, reader: str | None = None) -> Path | None:
         """A label's file; arguments as for `info`."""
@@ -181,7 +194,7 @@ class Labels:
 
         That is what most readers say; where as many say the one as the other, the latest verdict.
         """
-        info = read_json(self._image_info(image_id))
+        info = self._read(self._image_info(image_id), _holds_verdicts)
         verdicts = info.get("verdicts", {})
         if info.get("quality") in QUALITY_VERDICTS:  # from before readers were told apart
             verdicts = {ANYBODY: {"quality": info.pop("quality"), "ts": 0}, **verdicts}
@@ -214,6 +227,16 @@ class Labels:
             if verdict:
                 verdicts = {**verdicts, reader: {"quality": verdict, "ts": time.time()}}
             write_json(self._image_info(image_id), {**kept, **given, **({"verdicts": verdicts} if verdicts else {})})
+
+    def _read(self, file: Path, sound: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Read a record; it is noted if it is damaged."""
+        try:
+            found = read_json(file, sound)
+        except DamagedRecord:
+            self._damaged[file] = sound
+            raise
+        self._damaged.pop(file, None)
+        return found
 
     def _json(self, image_id: str, tag: str) -> Path:
         return self.folder / tag / f"{image_id}.json"
@@ -287,3 +310,14 @@ class Labels:
         for name in (info.get("name"), info.get("incoming"), f"{record.name.removesuffix('.json')}.dcm"):
             if name:
                 record.with_name(name).unlink(missing_ok=True)
+
+
+def _names_its_file(info: dict[str, Any]) -> bool:
+    return isinstance(info.get("name"), str)
+
+
+def _holds_verdicts(info: dict[str, Any]) -> bool:
+    verdicts = info.get("verdicts", {})
+    return isinstance(verdicts, dict) and all(
+        isinstance(verdict, dict) and {"quality", "ts"} <= verdict.keys() for verdict in verdicts.values()
+    )
