@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,9 +17,11 @@ import psutil
 import pytest
 import torch
 import yaml
+from lib import progress
 from lib.datalists import whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
+from lib.files import write_json
 from lib.models import ServedModel
 from lib.progress import Progress, read_progress
 from lib.trainers import BundleTraining
@@ -239,6 +242,28 @@ def test_a_failed_training_leaves_the_former_weights(small_bundles: Path, tmp_pa
     with pytest.raises(MammogramError, match="no entries under 'training'"):
         BundleTraining(small_bundles / QUALITY, former, torn, {}, "")({}, MammogramDatastore(tmp_path / "studies"))
     assert former.read_bytes() == b"former weights"
+
+
+def test_a_training_that_fills_the_disk_says_so_and_leaves_nothing_there(
+    small_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filling(_: Any, folder: Path, *__: Any) -> Path:
+        folder.mkdir(parents=True)
+        (folder.parent / "weights.pt").write_bytes(b"all that there was space for")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 928576 vs 928468")
+
+    def write(file: Path, content: Any) -> None:
+        if (file.parent / "weights.pt").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        write_json(file, content)
+
+    monkeypatch.setattr(progress, "write_json", write)
+    training = BundleTraining(small_bundles / QUALITY, tmp_path / "model.pt", filling, {}, "")
+    with pytest.raises(RuntimeError):
+        training({}, MammogramDatastore(tmp_path / "studies"))
+    state = read_progress(training.history.run)
+    assert (state["phase"], state["reason"]) == ("failed", "No space left on device")
+    assert os.listdir(training.history.run) == ["progress.json"]
 
 
 def test_a_model_without_weights_says_how_to_train_it(small_bundles: Path, tmp_path: Path) -> None:
