@@ -26,7 +26,7 @@ from lib.binding import choose_interface
 from lib.errors import install_error_handlers
 from lib.files import DamagedRecord
 from lib.login import install_pages
-from lib.logs import NoMessage, OnceAMinute, ShortPath, without_messages
+from lib.logs import NoMessage, OnceAMinute, ShortPath, keep_patients_out_of_logs, without_messages
 from lib.security import install_guard
 from lib.users import ANYBODY, Users, current_user, read_users
 from starlette.testclient import TestClient
@@ -371,6 +371,27 @@ def test_logs_lose_queries_identifiers_and_messages(
     assert "secret" not in printed + caplog.text
     assert "failed" in caplog.text
     assert printed.endswith("OSError: No space left on device\n")
+
+
+def test_neither_our_own_loggers_nor_a_thread_that_fails_tell_what_an_error_says(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such file", "".join(("sec", "ret")))  # not in this file's lines
+
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    keep_patients_out_of_logs()
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    try:
+        fail()
+    except FileNotFoundError:
+        logging.getLogger("lib.activity").exception("failed")
+    printed = capsys.readouterr().err
+    assert printed.endswith("FileNotFoundError: No such file or directory\n")
+    assert "FileNotFoundError: No such file or directory" in caplog.text
+    assert "secret" not in printed + caplog.text
 
 
 @pytest.fixture(scope="module")
