@@ -135,6 +135,15 @@ def test_a_lease_ends_after_half_an_hour_without_activity_and_goes_on_with_it(wo
     assert case_of(worklist.choose("cid", first)) == "P1"
 
 
+def test_a_clock_that_was_ahead_keeps_no_case_from_others(worklist: Worklist, clock: Clock) -> None:
+    clock.minutes = 3 * 366 * 24 * 60
+    worklist.choose("ann", first)
+    clock.minutes = 0
+    assert case_of(worklist.choose("bea", first)) == "P1"
+    clock.minutes = -1
+    assert case_of(worklist.choose("cid", first)) == "P2", "set back by a moment it changes nothing"
+
+
 def test_anothers_activity_takes_nothing_from_who_has_the_case(worklist: Worklist, clock: Clock) -> None:
     worklist.choose("ann", first)
     worklist.active("bea", "P1-1")

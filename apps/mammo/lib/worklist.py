@@ -160,7 +160,8 @@ class Worklist:
     def _valid(self) -> dict[str, Any]:
         now = self.clock()
         leases = read_json(self.file, _are_leases)
-        return {case: lease for case, lease in leases.items() if lease["until"] > now}
+        # One that lasts longer is of a clock that was ahead; twice as long, for clocks are set back by moments, too.
+        return {case: lease for case, lease in leases.items() if now < lease["until"] <= now + 2 * self.seconds}
 
     def _save(self, leases: dict[str, Any]) -> None:
         write_json(self.file, leases)
