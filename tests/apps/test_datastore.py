@@ -266,6 +266,17 @@ def test_a_new_label_of_the_same_tag_replaces_the_former_and_another_tag_does_no
     assert datastore.status()["label_tags"] == {"final": 1, "original": 1}
 
 
+def test_an_older_window_is_told_of_a_newer_label_whose_mask_somebody_has_deleted(
+    studies: Path, tmp_path: Path
+) -> None:
+    datastore, mask = MammogramDatastore(studies), save_mask(tmp_path / "mask.nrrd")
+    datastore.save_label("film", str(mask), "final", {})
+    (studies / "labels" / "final" / "film.nrrd").unlink()
+    with pytest.raises(RequestRefused, match="another window"):
+        datastore.save_label("film", str(mask), "final", {"revision": 0})
+    assert datastore.keep_label("film", str(mask), "final", {"revision": 1}) == 2
+
+
 def test_a_label_of_another_size_is_refused_and_the_former_one_kept(studies: Path, tmp_path: Path) -> None:
     datastore = MammogramDatastore(studies)
     former = save_mask(tmp_path / "good.nrrd")

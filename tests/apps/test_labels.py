@@ -191,6 +191,15 @@ def test_readers_who_save_at_the_same_time_lose_nothing(labels: Labels) -> None:
     assert [said(labels, name) for name in names] == [(name, name) for name in names]
 
 
+def test_a_mask_that_somebody_has_deleted_keeps_no_other_reader_from_saving_and_removing(labels: Labels) -> None:
+    save(labels, "a", "ana")
+    (labels.folder / FINAL / "x.1.nrrd").unlink()
+    save(labels, "b", "ben")
+    assert said(labels) == ("b", "b")
+    labels.remove("x.1", FINAL)
+    assert said(labels) is None
+
+
 def test_a_client_cannot_set_what_the_server_keeps(labels: Labels) -> None:
     save(labels, "mine")
     outside = labels.folder.parent / "outside.nrrd"

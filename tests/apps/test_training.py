@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -222,6 +223,10 @@ def test_a_training_that_is_refused_in_its_own_process_ends_with_one_line(small_
     app = MammoApp(str(APP), str(tmp_path / "studies"), {"bundles": str(small_bundles), "weights": str(tmp_path / "w")})
     with pytest.raises(SystemExit, match=r"^The training ends: there are labels of 0 patient\(s\), .*[^\n]$"):
         app.train({"model": QUALITY})
+    torn = MammogramError("/srv/labels/final/left.nrrd", "it is torn", "Save it again")
+    with patch.object(BundleTraining, "__call__", side_effect=torn), pytest.raises(SystemExit) as ended:
+        app.train({"model": QUALITY})
+    assert str(ended.value) == "The training ends: it is torn. Save it again.", "which the server logs"
 
 
 def test_the_values_on_offer_are_the_bundles_own(training: BundleTraining) -> None:

@@ -285,8 +285,7 @@ class MammogramDatastore(Datastore):
         with self.labels.exclusively():
             present = self.labels.info(image_id, tag, reader).get("revision", 0)
             if present > info.get("revision", present):
-                own = self.labels.file(image_id, tag, reader)
-                if own and np.array_equal(read_mask(own), mask):  # saved before, and only the answer was lost
+                if self._is_kept(image_id, tag, reader, mask):  # saved before, and only the answer was lost
                     return int(present)
                 raise RequestRefused(
                     409,
@@ -298,6 +297,13 @@ class MammogramDatastore(Datastore):
             kept = self.labels.save(image_id, Path(label_filename), extension, tag, info, reader)
         self._deliver()
         return int(kept["revision"])
+
+    def _is_kept(self, image_id: str, tag: str, reader: str, mask: np.ndarray) -> bool:
+        """Whether a reader's label is this mask; one that cannot be read is not."""
+        file = self.labels.file(image_id, tag, reader)
+        with suppress(MammogramError):
+            return file is not None and np.array_equal(read_mask(file), mask)
+        return False
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Label ids of an image by tag."""

@@ -276,7 +276,7 @@ class Labels:
         segmentation = self.segmentation(image_id, former["reader"])
         copies = [(mask, former["name"])] + ([(segmentation, segmentation.name)] if segmentation else [])
         for source, name in copies:
-            if source:
+            if source and source.is_file():  # nobody has deleted it by hand
                 with replacing(aside.with_name(name)) as partial:
                     shutil.copyfile(source, partial)
         write_json(aside, {key: value for key, value in former.items() if key != "incoming"})
