@@ -90,13 +90,18 @@ def new_weights(bundles: Path, studies: Path) -> Path:
 
 
 def test_without_a_file_of_scores_everything_else_goes_on(
-    studies: Path, bundles: Path, fake: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
+    studies: Path,
+    bundles: Path,
+    fake: type[FakeWorker],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(sqlite3, "connect", Mock(side_effect=sqlite3.OperationalError("disk I/O error")))
         scoring = scoring_of(studies, bundles)
         assert scoring.scores(QUALITY) == {}
         assert scoring.status()[QUALITY]["state"] == "failed"
+    assert "Reading scores failed (disk I/O error)" in caplog.text
     scoring.catch_up()
     assert len(scoring.scores(QUALITY)) == 3
     assert scoring.status()[QUALITY]["state"] == "up to date"

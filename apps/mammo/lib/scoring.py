@@ -241,7 +241,7 @@ class Scoring:
         try:
             yield
         except kinds as error:
-            said = system_reason(error) if isinstance(error, OSError) and error.errno else type(error).__name__
+            said = _without_names(error)
             if self._problems.get(what) != said:
                 logger.exception("%s failed (%s); it is tried again", what.capitalize(), said)
             self._problems[what] = said
@@ -282,6 +282,7 @@ class Scoring:
                     self.book.write(model, worker.weights, image_id, stamp, answer)
                     return True
                 self.book.write(model, worker.weights, image_id, stamp, answer)
+                self._problems.pop("scoring", None)
                 progress = True
             return progress
         finally:
@@ -327,3 +328,10 @@ class Scoring:
         if model not in self._defaults:
             self._defaults[model] = Path(inference_of(served.bundle, served.overrides).get_parsed_content("weights"))
         return self._defaults[model]
+
+
+def _without_names(error: Exception) -> str:
+    """What an error says, as far as that can hold no file or image; else its type."""
+    if isinstance(error, OSError) and error.errno:
+        return system_reason(error)
+    return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
