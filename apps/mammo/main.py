@@ -234,7 +234,7 @@ class MammoApp(MONAILabelApp):
             with without_messages():
                 return super().train(request)
         except (RequestRefused, MammogramError) as refused:
-            sys.exit(f"The training ends: {refused}")
+            sys.exit(f"The training ends: {refused.reason}. {refused.remedy}.")
 
     def _open(self, server: FastAPI) -> None:
         """Make the running server safe, and add the app's own routes to it."""

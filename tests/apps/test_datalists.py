@@ -123,6 +123,21 @@ def test_the_datalist_holds_pseudonyms_only(datastore: MammogramDatastore, tmp_p
 
 
 @pytest.mark.parametrize("make", [lesion_datalist, whole_datalist, quality_datalist])
+def test_an_image_with_a_damaged_record_is_left_out_and_stops_no_training(
+    datastore: MammogramDatastore, tmp_path: Path, make: Any
+) -> None:
+    for patient, verdict in ((1, "complete"), (2, "complete"), (3, "incomplete")):
+        save(datastore, f"P{patient}-1", {1: [[1, 2, 3, 4]]})
+        datastore.update_image_info(f"P{patient}-1", {"quality": verdict})
+    for folder in ("final", ".info"):
+        (datastore.labels.folder / folder / "P1-1.json").write_text("{")
+    make.check(datastore)
+    entries = entries_of(make(datastore, tmp_path / "data", first_validates))
+    assert {entry["patient"] for entry in entries} == {datastore.image(f"P{number}-1").patient for number in (2, 3)}
+    assert len(datastore.status()["damaged_records"]) == 1
+
+
+@pytest.mark.parametrize("make", [lesion_datalist, whole_datalist, quality_datalist])
 def test_without_annotations_of_two_patients_there_is_nothing_to_train_on(
     datastore: MammogramDatastore, tmp_path: Path, make: Any
 ) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -22,6 +23,7 @@ from lib import index as image_index
 from lib.datastore import MammogramDatastore
 from lib.dicom_index import DicomIndex
 from lib.errors import RequestRefused
+from lib.files import DamagedRecord
 from lib.images import ImageFile, image_files
 from monailabel.interfaces.datastore import DefaultLabelTag
 from PIL import Image
@@ -246,6 +248,7 @@ def test_an_empty_folder_is_a_datastore_without_images(tmp_path: Path) -> None:
         "unreadable": [],
         "labels_to_deliver": 0,
         "labels_undeliverable": [],
+        "damaged_records": [],
         "origin_problem": None,
     }
     assert datastore.get_unlabeled_images() == []
@@ -287,6 +290,17 @@ def test_a_new_label_of_the_same_tag_replaces_the_former_and_another_tag_does_no
         "labels/original/film.nrrd",
     ]
     assert datastore.status()["label_tags"] == {"final": 1, "original": 1}
+
+
+def test_an_older_window_is_told_of_a_newer_label_whose_mask_somebody_has_deleted(
+    studies: Path, tmp_path: Path
+) -> None:
+    datastore, mask = MammogramDatastore(studies), save_mask(tmp_path / "mask.nrrd")
+    datastore.save_label("film", str(mask), "final", {})
+    (studies / "labels" / "final" / "film.nrrd").unlink()
+    with pytest.raises(RequestRefused, match="another window"):
+        datastore.save_label("film", str(mask), "final", {"revision": 0})
+    assert datastore.keep_label("film", str(mask), "final", {"revision": 1}) == 2
 
 
 def test_a_label_of_another_size_is_refused_and_the_former_one_kept(studies: Path, tmp_path: Path) -> None:
@@ -421,6 +435,33 @@ def test_a_damaged_index_stops_the_start_and_is_left_for_a_person_to_mend(studie
     with pytest.raises(ValueError, match="damaged"):
         MammogramDatastore(studies)
     assert index.read_text() == damaged
+
+
+@pytest.mark.parametrize(
+    ("record", "content", "change"),
+    [
+        ("final/film.json", '{"name": "film.nr', lambda store: store.remove_label("film", "final")),
+        ("final/film.json", '{"foo": 1}', lambda store: store.update_label_info("film", "final", {})),
+        (".info/film.json", '{"verdicts": {"ana": {}}}', lambda store: store.update_image_info("film", {})),
+    ],
+)
+def test_a_damaged_record_takes_its_image_out_of_the_list_and_is_named_until_it_is_mended(
+    studies: Path, tmp_path: Path, record: str, content: str, change: Callable[[MammogramDatastore], None]
+) -> None:
+    datastore = MammogramDatastore(studies)
+    datastore.update_image_info("film", {"quality": "complete"})
+    datastore.save_label("film", str(save_mask(tmp_path / "mask.nrrd")), "final", {})
+    before, file = datastore.json(), datastore.labels.folder / record
+    sound = file.read_text()
+    file.write_text(content)
+    assert before["objects"].keys() - datastore.json()["objects"].keys() == {"film"}
+    assert datastore.status()["damaged_records"] == [f"labels/{record}"]
+    with pytest.raises(DamagedRecord):
+        change(datastore)
+    assert file.read_text() == content
+    file.write_text(sound)
+    assert datastore.json() == before
+    assert datastore.status()["damaged_records"] == []
 
 
 def test_the_archive_holds_images_with_their_labels_only(studies: Path, tmp_path: Path) -> None:

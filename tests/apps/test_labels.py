@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,14 @@ def save(labels: Labels, content: str, reader: str = "ana", tag: str = FINAL, ex
     source = labels.folder.parent / f"{threading.get_ident()}{extension}"
     source.write_text(content)
     labels.save("x.1", source, extension, tag, {"said": content}, reader)
+
+
+def segment(labels: Labels, reader: str) -> None:
+    """Put a SEG, which holds the reader's name, beside a final label."""
+    source = labels.folder.parent / "source.dcm"
+    source.write_text(reader)
+    revision = labels.info("x.1", FINAL, reader)["revision"]
+    assert labels.set_segmentation("x.1", reader, revision, source, f"1.2.{len(reader)}")
 
 
 def said(labels: Labels, reader: str | None = None) -> tuple[str, str] | None:
@@ -85,13 +96,9 @@ def test_the_last_labels_that_a_reader_replaced_or_removed_are_kept_but_no_label
     assert labels.info("x.1", FINAL)["revision"] == 8, "no revision stands for two labels"
 
 
-@pytest.mark.parametrize("extension", [".nrrd", ".nii.gz"])
-@pytest.mark.parametrize("reader", ["ana", "ben"])
-@pytest.mark.parametrize("step", range(14))
-def test_killed_at_any_step_the_former_label_or_the_new_one_is_there_with_its_own_info(
-    labels: Labels, monkeypatch: pytest.MonkeyPatch, step: int, reader: str, extension: str
-) -> None:
-    save(labels, "former", "ana")
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process ends before that step on the disk, if there are so many."""
     steps = iter(range(100))
     replace, unlink = os.replace, Path.unlink
 
@@ -103,11 +110,21 @@ def test_killed_at_any_step_the_former_label_or_the_new_one_is_there_with_its_ow
 
         return done
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, suppress(Killed):
         patched.setattr(os, "replace", killing(replace))
         patched.setattr(Path, "unlink", killing(unlink))
-        with suppress(Killed):
-            save(labels, "new", reader, extension=extension)
+        yield
+
+
+@pytest.mark.parametrize("extension", [".nrrd", ".nii.gz"])
+@pytest.mark.parametrize("reader", ["ana", "ben"])
+@pytest.mark.parametrize("step", range(14))
+def test_killed_at_any_step_the_former_label_or_the_new_one_is_there_with_its_own_info(
+    labels: Labels, monkeypatch: pytest.MonkeyPatch, step: int, reader: str, extension: str
+) -> None:
+    save(labels, "former", "ana")
+    with killed_at(step, monkeypatch):
+        save(labels, "new", reader, extension=extension)
     restarted = Labels(labels.folder)
     present = said(restarted)
     assert present in [("former", "former"), ("new", "new")]
@@ -117,6 +134,47 @@ def test_killed_at_any_step_the_former_label_or_the_new_one_is_there_with_its_ow
     save(restarted, "newest", "ben")
     assert said(restarted) == ("newest", "newest")
     assert said(restarted, "ana") == (("former", "former") if reader == "ben" else present)
+
+
+@pytest.mark.parametrize("extension", [".nrrd", ".nii.gz"])
+@pytest.mark.parametrize("step", range(20))
+def test_a_removal_that_is_killed_at_any_step_leaves_that_label_or_the_other_readers(
+    labels: Labels, monkeypatch: pytest.MonkeyPatch, step: int, extension: str
+) -> None:
+    save(labels, "a", "ana")
+    segment(labels, "ana")
+    save(labels, "b", "ben", extension=extension)
+    segment(labels, "ben")
+    with killed_at(step, monkeypatch):
+        labels.remove("x.1", FINAL)
+    restarted = Labels(labels.folder)
+    assert said(restarted) in [("a", "a"), ("b", "b")]
+    assert said(restarted, "ana") == ("a", "a")
+    for reader in restarted.readers("x.1"):
+        file = restarted.segmentation("x.1", reader)
+        assert file is None or file.read_text() == reader
+    if restarted.readers("x.1") == ["ben", "ana"]:
+        restarted.remove("x.1", FINAL)
+    assert (said(restarted), restarted.readers("x.1")) == (("a", "a"), ["ana"])
+
+
+def test_a_label_that_a_failed_save_was_to_replace_is_removed_at_once(
+    labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if source.parent == labels.folder.parent:
+            raise OSError(errno.ENOSPC, "full")
+        copy(source, target)
+
+    save(labels, "b", "ben")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full)
+        with pytest.raises(OSError, match="full"):
+            save(labels, "a", "ana")
+    labels.remove("x.1", FINAL)
+    assert (said(labels), labels.readers("x.1")) == (None, [])
 
 
 def test_readers_who_save_at_the_same_time_lose_nothing(labels: Labels) -> None:
@@ -131,6 +189,15 @@ def test_readers_who_save_at_the_same_time_lose_nothing(labels: Labels) -> None:
         thread.join()
     assert sorted(labels.readers("x.1")) == names
     assert [said(labels, name) for name in names] == [(name, name) for name in names]
+
+
+def test_a_mask_that_somebody_has_deleted_keeps_no_other_reader_from_saving_and_removing(labels: Labels) -> None:
+    save(labels, "a", "ana")
+    (labels.folder / FINAL / "x.1.nrrd").unlink()
+    save(labels, "b", "ben")
+    assert said(labels) == ("b", "b")
+    labels.remove("x.1", FINAL)
+    assert said(labels) is None
 
 
 def test_a_client_cannot_set_what_the_server_keeps(labels: Labels) -> None:

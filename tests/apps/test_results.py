@@ -217,6 +217,26 @@ def test_an_image_that_no_seg_can_refer_to_keeps_its_label_and_the_status_says_w
     assert len(segmentations(store)) == 1
 
 
+@pytest.mark.parametrize("record", ["final/left.json", ".outbox"])
+def test_a_damaged_record_keeps_no_other_label_from_being_delivered(
+    store: MammogramDatastore, monkeypatch: pytest.MonkeyPatch, record: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(store.results, "deliver", lambda: None)
+        save(store, blob()[1])
+    file = store.labels.folder / record
+    file = next(file.glob("*.json")) if file.is_dir() else file
+    sound = file.read_text()
+    file.write_text('{"foo": 1}')
+    write_dicom(store.labels.folder.parent / "other.dcm", blob()[0], patient=2)
+    save(store, blob()[1], image="other")
+    assert (store.labels.folder / "final" / "other.dcm").is_file()
+    assert (store.status()["labels_to_deliver"], store.status()["labels_undeliverable"]) == (1, [])
+    file.write_text(sound)
+    store.results.deliver()
+    assert store.status()["labels_to_deliver"] == 0
+
+
 def test_a_label_of_a_file_without_preamble_becomes_a_seg(store: MammogramDatastore) -> None:
     strip(write_dicom(store.labels.folder.parent / "old.dcm", blob()[0], patient=3))
     save(store, blob()[1], image="old")

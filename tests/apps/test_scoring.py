@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import numpy as np
@@ -17,6 +20,7 @@ import pytest
 import torch
 from lib import scoring as module
 from lib.datastore import MammogramDatastore
+from lib.logs import keep_patients_out_of_logs
 from lib.models import ServedModel
 from lib.scoring import Scoring, Worker, WorkerEnded
 
@@ -83,6 +87,39 @@ def new_weights(bundles: Path, studies: Path) -> Path:
     file.parent.mkdir(exist_ok=True)
     torch.save({name: value + 0.01 if value.is_floating_point() else value for name, value in state.items()}, file)
     return file
+
+
+def test_without_a_file_of_scores_everything_else_goes_on(
+    studies: Path,
+    bundles: Path,
+    fake: type[FakeWorker],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", Mock(side_effect=sqlite3.OperationalError("disk I/O error")))
+        scoring = scoring_of(studies, bundles)
+        assert scoring.scores(QUALITY) == {}
+        assert scoring.status()[QUALITY]["state"] == "failed"
+    assert "Reading scores failed (disk I/O error)" in caplog.text
+    scoring.catch_up()
+    assert len(scoring.scores(QUALITY)) == 3
+    assert scoring.status()[QUALITY]["state"] == "up to date"
+
+
+def test_what_keeps_images_from_being_scored_is_logged_once_and_names_none(
+    studies: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    keep_patients_out_of_logs()
+    scoring = scoring_of(studies, bundles)
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "1.2.826.0.1.dcm"))
+    monkeypatch.setattr(scoring, "catch_up", full)
+    scoring.start()
+    until(lambda: full.call_count > 3)
+    scoring.stop()
+    assert caplog.text.count("Scoring failed (No space left on device)") == 1
+    assert "1.2.826" not in caplog.text
 
 
 @pytest.mark.slow

@@ -24,8 +24,9 @@ from lib import binding, security
 from lib.activity import person
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
+from lib.files import DamagedRecord
 from lib.login import install_pages
-from lib.logs import NoMessage, OnceAMinute, ShortPath, without_messages
+from lib.logs import NoMessage, OnceAMinute, ShortPath, keep_patients_out_of_logs, without_messages
 from lib.security import install_guard
 from lib.users import ANYBODY, Users, current_user, read_users
 from starlette.testclient import TestClient
@@ -61,6 +62,10 @@ def guarded(
     @app.get("/fail")
     def fail() -> None:
         raise OSError("the patient's name")
+
+    @app.get("/fail/record")
+    def fail_on_record() -> None:
+        raise DamagedRecord(Path("/srv/labels/final/a.json"), "the patient's name")
 
     @app.get("/fail/{number}")
     def fail_on_disk(number: int) -> None:
@@ -261,6 +266,15 @@ def test_a_disk_that_takes_nothing_is_the_reason_that_is_given(number: int, stat
     assert "patient" not in answer.text
 
 
+def test_a_damaged_record_is_named_to_who_asks_and_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    answer = guarded().get("/fail/record")
+    assert (answer.status_code, answer.json()["file"]) == (503, "labels/final/a.json")
+    assert "move it away" in answer.json()["remedy"]
+    assert "patient" not in answer.text
+    assert "a record is damaged" in caplog.text
+    assert "a.json" not in caplog.text
+
+
 def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text(f"# those who read\nanna: {TOKENS['anna']}\n\nbert: {TOKENS['bert']}  # second reader\n")
@@ -357,6 +371,27 @@ def test_logs_lose_queries_identifiers_and_messages(
     assert "secret" not in printed + caplog.text
     assert "failed" in caplog.text
     assert printed.endswith("OSError: No space left on device\n")
+
+
+def test_neither_our_own_loggers_nor_a_thread_that_fails_tell_what_an_error_says(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such file", "".join(("sec", "ret")))  # not in this file's lines
+
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    keep_patients_out_of_logs()
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    try:
+        fail()
+    except FileNotFoundError:
+        logging.getLogger("lib.activity").exception("failed")
+    printed = capsys.readouterr().err
+    assert printed.endswith("FileNotFoundError: No such file or directory\n")
+    assert "FileNotFoundError: No such file or directory" in caplog.text
+    assert "secret" not in printed + caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,15 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from lib import progress
 from lib.datalists import whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
+from lib.files import write_json
 from lib.models import ServedModel
 from lib.progress import Progress, read_progress
 from lib.trainers import BundleTraining
@@ -219,6 +223,10 @@ def test_a_training_that_is_refused_in_its_own_process_ends_with_one_line(small_
     app = MammoApp(str(APP), str(tmp_path / "studies"), {"bundles": str(small_bundles), "weights": str(tmp_path / "w")})
     with pytest.raises(SystemExit, match=r"^The training ends: there are labels of 0 patient\(s\), .*[^\n]$"):
         app.train({"model": QUALITY})
+    torn = MammogramError("/srv/labels/final/left.nrrd", "it is torn", "Save it again")
+    with patch.object(BundleTraining, "__call__", side_effect=torn), pytest.raises(SystemExit) as ended:
+        app.train({"model": QUALITY})
+    assert str(ended.value) == "The training ends: it is torn. Save it again.", "which the server logs"
 
 
 def test_the_values_on_offer_are_the_bundles_own(training: BundleTraining) -> None:
@@ -239,6 +247,28 @@ def test_a_failed_training_leaves_the_former_weights(small_bundles: Path, tmp_pa
     with pytest.raises(MammogramError, match="no entries under 'training'"):
         BundleTraining(small_bundles / QUALITY, former, torn, {}, "")({}, MammogramDatastore(tmp_path / "studies"))
     assert former.read_bytes() == b"former weights"
+
+
+def test_a_training_that_fills_the_disk_says_so_and_leaves_nothing_there(
+    small_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filling(_: Any, folder: Path, *__: Any) -> Path:
+        folder.mkdir(parents=True)
+        (folder.parent / "weights.pt").write_bytes(b"all that there was space for")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 928576 vs 928468")
+
+    def write(file: Path, content: Any) -> None:
+        if (file.parent / "weights.pt").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        write_json(file, content)
+
+    monkeypatch.setattr(progress, "write_json", write)
+    training = BundleTraining(small_bundles / QUALITY, tmp_path / "model.pt", filling, {}, "")
+    with pytest.raises(RuntimeError):
+        training({}, MammogramDatastore(tmp_path / "studies"))
+    state = read_progress(training.history.run)
+    assert (state["phase"], state["reason"]) == ("failed", "No space left on device")
+    assert os.listdir(training.history.run) == ["progress.json"]
 
 
 def test_a_model_without_weights_says_how_to_train_it(small_bundles: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
@@ -15,6 +16,8 @@ from lib.progress import Progress
 from lib.trainers import BundleTraining
 from lib.training_routes import install
 from monailabel.utils.async_tasks.utils import background_tasks
+
+from monai_mammo.dicom.errors import MammogramError
 
 from .conftest import QUALITY
 
@@ -64,3 +67,14 @@ def test_a_training_beside_that_of_another_program_is_refused_at_once_with_the_r
     assert refused.status_code == 409
     assert "is being trained already, by another program" in refused.json()["reason"]
     assert client.get("/train/").status_code == 404, "nothing was begun"
+
+
+def test_a_training_that_a_label_keeps_from_beginning_names_it(
+    client: TestClient, training: BundleTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(background_tasks, "train", [])
+    missing = MammogramError(Path("/srv/labels/final/left.nrrd"), "there is no such file", "Check the path")
+    training.datalist = cast("Any", SimpleNamespace(check=Mock(side_effect=missing)))
+    refused = client.post(f"/train/{QUALITY}", json={})
+    assert (refused.status_code, refused.json()["file"]) == (409, "left.nrrd")
+    assert "srv" not in refused.text

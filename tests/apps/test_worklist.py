@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from lib.activity import Activity, RecordActivity, person
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
+from lib.files import DamagedRecord
 from lib.users import ANYBODY, current_user
 from lib.worklist import Worklist
 from main import MammoApp
@@ -134,6 +135,15 @@ def test_a_lease_ends_after_half_an_hour_without_activity_and_goes_on_with_it(wo
     assert case_of(worklist.choose("cid", first)) == "P1"
 
 
+def test_a_clock_that_was_ahead_keeps_no_case_from_others(worklist: Worklist, clock: Clock) -> None:
+    clock.minutes = 3 * 366 * 24 * 60
+    worklist.choose("ann", first)
+    clock.minutes = 0
+    assert case_of(worklist.choose("bea", first)) == "P1"
+    clock.minutes = -1
+    assert case_of(worklist.choose("cid", first)) == "P2", "set back by a moment it changes nothing"
+
+
 def test_anothers_activity_takes_nothing_from_who_has_the_case(worklist: Worklist, clock: Clock) -> None:
     worklist.choose("ann", first)
     worklist.active("bea", "P1-1")
@@ -200,6 +210,14 @@ def test_leases_hold_over_a_restart(worklist: Worklist, datastore: MammogramData
     worklist.choose("ann", first)
     again = Worklist(worklist.file, datastore, clock=clock)
     assert case_of(again.choose("bea", first)) == "P2"
+
+
+@pytest.mark.parametrize("content", ['{"P1": {"us', '{"P1": {"user": "ann"}}'])
+def test_a_damaged_file_of_leases_is_named_and_left_for_a_person_to_mend(worklist: Worklist, content: str) -> None:
+    worklist.file.write_text(content)
+    with pytest.raises(DamagedRecord, match="move it away"):
+        worklist.choose("ann", first)
+    assert worklist.file.read_text() == content
 
 
 def test_many_at_the_same_moment_get_each_their_own_case(tmp_path: Path) -> None:

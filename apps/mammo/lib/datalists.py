@@ -1,7 +1,7 @@
 """What annotators said, as the datalists that the bundles train on. Not here: training, and the datalist's form.
 
 Where several readers have annotated an image, the latest final label counts, and the verdict of most of them (of as
-many for as against, the latest).
+many for as against, the latest). An image of which a record is damaged is left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from monai_mammo.regions import bounding_box
 
 from .datastore import QUALITY_VERDICTS, MammogramDatastore
 from .errors import RequestRefused
+from .files import DamagedRecord
 
 TUMOUR_NAMES = ("tumour", "tumor")
 NO_LABELS = "Save final labels, or verdicts for the quality model, for images of at least two patients"
@@ -89,7 +90,10 @@ class Datalist:
 def _verdicts(datastore: MammogramDatastore) -> Iterator[Said]:
     """Images with a verdict of annotators (`quality` in the image's info)."""
     for image_id in datastore.list_images():
-        verdict = datastore.get_image_info(image_id).get("quality")
+        try:
+            verdict = datastore.get_image_info(image_id).get("quality")
+        except DamagedRecord:  # which the datastore's status names
+            continue
         if verdict in QUALITY_VERDICTS:
             yield image_id, QUALITY_VERDICTS.index(verdict), None
 
@@ -98,7 +102,10 @@ def _tumours(datastore: MammogramDatastore) -> Iterator[Said]:
     """Images with a final label, a normal breast's empty one included."""
     tag = DefaultLabelTag.FINAL
     for image_id in datastore.get_labeled_images(tag):
-        mask = tumour_pixels(datastore, image_id, tag)
+        try:
+            mask = tumour_pixels(datastore, image_id, tag)
+        except DamagedRecord:  # which the datastore's status names
+            continue
         yield image_id, int(mask.any()), mask
 
 

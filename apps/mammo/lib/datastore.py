@@ -11,6 +11,7 @@ import io
 import logging
 import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from monai_mammo.files import replacing
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
+from .files import DamagedRecord
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
@@ -129,14 +131,17 @@ class MammogramDatastore(Datastore):
         return [image_id for image_id in self.list_images() if image_id not in labelled]
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Paths of every image with a final label, and of that label."""
-        return [
-            {"image": self.get_image_uri(image_id), "label": self.get_label_uri(image_id, DefaultLabelTag.FINAL)}
-            for image_id in self.get_labeled_images()
-        ]
+        """Paths of every image with a final label, and of that label; without those of which a record is damaged."""
+        found = []
+        for image_id in self.get_labeled_images():
+            with suppress(DamagedRecord):  # which the status names
+                label = self.get_label_uri(image_id, DefaultLabelTag.FINAL)
+                found.append({"image": self.get_image_uri(image_id), "label": label})
+        return found
 
     def status(self) -> dict[str, Any]:
-        """Counts for the viewers, the images that cannot be used, and the labels that cannot become a DICOM SEG."""
+        """Counts for the viewers, the images that cannot be used, the labels that cannot become a DICOM SEG, and the
+        records that were found damaged, whose images are left out where all are listed."""
         unreadable = self.unreadable_images()
         tags = {tag: len(self.get_labeled_images(tag)) for tag in self.labels.tags()}
         return {
@@ -147,23 +152,29 @@ class MammogramDatastore(Datastore):
             "unreadable": unreadable[:SHOWN_UNREADABLE],
             "labels_to_deliver": self.results.waiting(),
             "labels_undeliverable": self.results.undeliverable()[:SHOWN_UNREADABLE],
+            "damaged_records": self.labels.damaged(),
             "origin_problem": self.index.problem,
         }
 
     def json(self) -> dict[str, Any]:
-        """All readable images with their labels, in the form that MONAI Label's clients know."""
+        """All readable images with their labels, in the form that MONAI Label's clients know; without those of which a
+        record is damaged."""
         objects = {}
         for image_id in self.list_images():
-            labels = {
-                tag: {
-                    "ext": label_extension(self.get_label_uri(image_id, tag)),
-                    "info": self.get_label_info(image_id, tag),
-                }
-                for tag in self.get_labels_by_image_id(image_id)
-            }
-            image = {"ext": image_extension(self.image(image_id).file), "info": self.get_image_info(image_id)}
-            objects[image_id] = {"image": image, "labels": labels}
+            with suppress(DamagedRecord):  # which the status names
+                objects[image_id] = self._described(image_id)
         return {"name": self.name(), "description": self.description(), "labels_dir": OWN_FOLDER, "objects": objects}
+
+    def _described(self, image_id: str) -> dict[str, Any]:
+        labels = {
+            tag: {
+                "ext": label_extension(self.get_label_uri(image_id, tag)),
+                "info": self.get_label_info(image_id, tag),
+            }
+            for tag in self.get_labels_by_image_id(image_id)
+        }
+        image = {"ext": image_extension(self.image(image_id).file), "info": self.get_image_info(image_id)}
+        return {"image": image, "labels": labels}
 
     # Images
 
@@ -274,8 +285,7 @@ class MammogramDatastore(Datastore):
         with self.labels.exclusively():
             present = self.labels.info(image_id, tag, reader).get("revision", 0)
             if present > info.get("revision", present):
-                own = self.labels.file(image_id, tag, reader)
-                if own and np.array_equal(read_mask(own), mask):  # saved before, and only the answer was lost
+                if self._is_kept(image_id, tag, reader, mask):  # saved before, and only the answer was lost
                     return int(present)
                 raise RequestRefused(
                     409,
@@ -287,6 +297,13 @@ class MammogramDatastore(Datastore):
             kept = self.labels.save(image_id, Path(label_filename), extension, tag, info, reader)
         self._deliver()
         return int(kept["revision"])
+
+    def _is_kept(self, image_id: str, tag: str, reader: str, mask: np.ndarray) -> bool:
+        """Whether a reader's label is this mask; one that cannot be read is not."""
+        file = self.labels.file(image_id, tag, reader)
+        with suppress(MammogramError):
+            return file is not None and np.array_equal(read_mask(file), mask)
+        return False
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Label ids of an image by tag."""

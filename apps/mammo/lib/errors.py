@@ -18,6 +18,8 @@ from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from starlette.exceptions import HTTPException
 
+from .files import DamagedRecord
+
 logger = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -31,7 +33,7 @@ class RequestRefused(Exception):  # noqa: N818 - a refusal, and the client's fau
         status: HTTP status, 4xx where the client can do something about it.
         reason: what is wrong; as in a `MammogramError`, a closing full stop is not kept.
         remedy: what to do about it, likewise.
-        file: the image concerned, relative to the studies folder.
+        file: the image concerned, relative to the studies folder, or the record.
     """
 
     def __init__(self, status: int, reason: str, remedy: str, file: str | None = None) -> None:
@@ -112,6 +114,13 @@ def _disk(_: Request, error: Exception) -> JSONResponse:
     return refusal(refused)
 
 
+def _damaged(_: Request, error: Exception) -> JSONResponse:
+    """Names the record, which whoever runs the server can mend; the log does not, for its name may be an image's."""
+    assert isinstance(error, DamagedRecord)
+    logger.error("a request failed: a record is damaged")
+    return refusal(RequestRefused(503, "a record is damaged", "Restore it or move it away", error.place))
+
+
 def _unforeseen(_: Request, error: Exception) -> JSONResponse:
     return _answer(500, f"the server failed with {type(error).__name__}", "Its log tells where")
 
@@ -130,6 +139,7 @@ def install_error_handlers(server: FastAPI) -> None:
         json.JSONDecodeError: _json,
         RecursionError: _too_deep,
         OSError: _disk,
+        DamagedRecord: _damaged,
         Exception: _unforeseen,
     }
     for kind, handler in handlers.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,35 @@ def write_json(path: Path, content: Any) -> None:
         partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class DamagedRecord(ValueError):  # noqa: N818 - a state of a file
+    """A JSON file that holds something else than it should; nothing overwrites it, so that a person can mend it.
+
+    Args:
+        path: of the file; the end of it, which is enough to find it, is its `place`.
+        what: is wrong with it.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.place = "/".join(path.parts[-3:])
+        super().__init__(f"{path} is damaged ({what}): restore it or move it away")
+
+
+def read_json(path: Path, sound: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
     """Read a JSON object; an absent file reads as an empty one.
 
     Raises:
-        ValueError: the file is no JSON object; nothing is overwritten, so that a person can mend it.
+        DamagedRecord: the file is no JSON object, or not a `sound` one.
     """
     if not path.exists():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it or move it away") from error
+        raise DamagedRecord(path, str(error)) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (no JSON object): restore it or move it away")
+        raise DamagedRecord(path, "no JSON object")
+    if not sound(content):
+        raise DamagedRecord(path, "something is missing in it")
     return content
 
 

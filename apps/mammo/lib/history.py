@@ -3,7 +3,8 @@
     <weights>/<model>.pt                         in service; absent: the bundle's own weights are
     <weights>/history/<model>/<number>/          one training: record.json, weights.pt, config.json, configs/ (the
                                                  bundle's), data/ (datalist, masks), all in one step
-    <weights>/history/<model>/.run/              the training in progress; worthless once its process is gone
+    <weights>/history/<model>/.run/              the training in progress; worthless once its process is gone (a failed
+                                                 one leaves progress.json alone)
     <weights>/history/<model>/service.jsonl      which number came into service when, and by whom
 
 Every step is one renaming, so a process that is killed at any moment leaves the weights in service whole, either the
@@ -82,6 +83,14 @@ class History:
             shutil.rmtree(self.run, ignore_errors=True)
             self.run.mkdir()
             yield self.run
+
+    def clear(self, kept: Path) -> None:
+        """Delete what a training that failed has written, which may have filled the disk, but for this file."""
+        for entry in self.run.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry != kept:
+                entry.unlink(missing_ok=True)
 
     def in_service(self) -> str | None:
         """SHA-256 of the weights in service; None where these are the bundle's own, or none."""

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from monai_mammo.datasets.datalist import LABEL_NAMES
 from monai_mammo.files import replacing
 
 from .errors import RequestRefused
-from .files import read_json, write_json
+from .files import DamagedRecord, read_json, write_json
 from .names import SAFE_NAME, safe_name
 from .users import ANYBODY
 
@@ -45,6 +45,8 @@ _OWN_KEYS = ("ts", "name", "incoming", "reader", "revision", "segmentation")
 class Labels:
     """The labels of a folder. Its methods may be called from several threads and processes.
 
+    A method that needs a record that is damaged raises DamagedRecord.
+
     Args:
         folder: it is made if there is none.
 
@@ -57,12 +59,23 @@ class Labels:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._threads = threading.RLock()
         self._processes = FileLock(str(folder / ".labels.lock"))
+        self._damaged: dict[Path, Callable[[dict[str, Any]], bool]] = {}
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """Nobody else changes a label meanwhile."""
         with self._threads, self._processes:
             yield
+
+    def damaged(self) -> list[str]:
+        """Places of the records that were found to be damaged, and still are."""
+        found = []
+        for file, sound in sorted(self._damaged.items()):
+            try:
+                self._read(file, sound)
+            except DamagedRecord as damaged:
+                found.append(damaged.place)
+        return found
 
     # Label maps
 
@@ -89,12 +102,12 @@ class Labels:
             tag: of the label.
             reader: whose final label; the present one, whoever's, if None.
         """
-        found = read_json(self._json(image_id, tag))
+        found = self._read(self._json(image_id, tag), _names_its_file)
         if found:
             found = {"reader": ANYBODY, **found}  # there is none from before readers were told apart
         if reader is None or found.get("reader") == reader:
             return found
-        return read_json(self._of_reader(image_id, reader)) if tag == FINAL else {}
+        return self._read(self._of_reader(image_id, reader), _names_its_file) if tag == FINAL else {}
 
     def file(self, image_id: str, tag: str, reader: str | None = None) -> Path | None:
         """A label's file; arguments as for `info`."""
@@ -116,25 +129,17 @@ class Labels:
         Returns:
             its info, with a `revision` higher than that of every former label of this reader.
         """
-        target, record = self.folder / tag / f"{image_id}{extension}", self._json(image_id, tag)
         with self.exclusively():
-            former, former_file = self.info(image_id, tag), self.file(image_id, tag)
-            own = self.info(image_id, tag, reader)
+            former, own = self.info(image_id, tag), self.info(image_id, tag, reader)
             if own and tag == FINAL:
                 self._keep_former(image_id, own)
             if former and tag == FINAL and former["reader"] != reader:
                 self._set_aside(image_id, former)
-            incoming = target.with_name(f".{uuid.uuid4().hex}{extension}")
-            with replacing(incoming) as partial:
-                shutil.copyfile(source, partial)
             kept = {key: value for key, value in info.items() if key not in _OWN_KEYS}
-            kept |= {"ts": int(time.time()), "name": target.name, "reader": reader, "incoming": incoming.name}
+            kept |= {"ts": int(time.time()), "name": f"{image_id}{extension}", "reader": reader}
             former_ones = self._former(image_id, reader) if tag == FINAL else []
             kept["revision"] = max(own.get("revision", 0), *former_ones, 0) + 1
-            write_json(record, kept)
-            os.replace(incoming, target)
-            if former_file and former_file != target:
-                former_file.unlink(missing_ok=True)
+            self._put(image_id, tag, source, kept)
             if tag == FINAL:
                 self._discard(self._of_reader(image_id, reader))
         return kept
@@ -146,17 +151,22 @@ class Labels:
             write_json(self._json(image_id, tag), {**self.info(image_id, tag), **kept})
 
     def remove(self, image_id: str, tag: str) -> None:
-        """Delete a label; of the tag `final`, the latest of the other readers takes its place."""
+        """Delete a label; of the tag `final`, the latest of the other readers takes its place.
+
+        Killed at any moment, either this label is the present one or that is.
+        """
         with self.exclusively():
             info = self.info(image_id, tag)
+            others: list[dict[str, Any]] = []
             if info and tag == FINAL:
                 self._keep_former(image_id, info)
-            self._discard(self._json(image_id, tag))
-            others = self.readers(image_id) if tag == FINAL else []
+                self._discard(self._of_reader(image_id, info["reader"]))  # a save that failed may have set it aside
+                kept = [self.info(image_id, FINAL, reader) for reader in self.readers(image_id)[1:]]
+                others = [other for other in kept if self._mask_aside(image_id, other).is_file()]
             if others:
-                infos = [self.info(image_id, FINAL, reader) for reader in others]
-                latest = max(infos, key=lambda info: info.get("ts", 0))
-                self._restore(image_id, latest)
+                self._restore(image_id, max(others, key=lambda other: other.get("ts", 0)))
+            else:
+                self._discard(self._json(image_id, tag))
 
     # DICOM SEG
 
@@ -184,7 +194,7 @@ class Labels:
 
         That is what most readers say; where as many say the one as the other, the latest verdict.
         """
-        info = read_json(self._image_info(image_id))
+        info = self._read(self._image_info(image_id), _holds_verdicts)
         verdicts = info.get("verdicts", {})
         if info.get("quality") in QUALITY_VERDICTS:  # from before readers were told apart
             verdicts = {ANYBODY: {"quality": info.pop("quality"), "ts": 0}, **verdicts}
@@ -218,11 +228,24 @@ class Labels:
                 verdicts = {**verdicts, reader: {"quality": verdict, "ts": time.time()}}
             write_json(self._image_info(image_id), {**kept, **given, **({"verdicts": verdicts} if verdicts else {})})
 
+    def _read(self, file: Path, sound: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Read a record; it is noted if it is damaged."""
+        try:
+            found = read_json(file, sound)
+        except DamagedRecord:
+            self._damaged[file] = sound
+            raise
+        self._damaged.pop(file, None)
+        return found
+
     def _json(self, image_id: str, tag: str) -> Path:
         return self.folder / tag / f"{image_id}.json"
 
     def _of_reader(self, image_id: str, reader: str) -> Path:
         return self.folder / _READERS / safe_name(reader, "reader") / f"{image_id}.json"
+
+    def _mask_aside(self, image_id: str, info: dict[str, Any]) -> Path:
+        return self._of_reader(image_id, info["reader"]).with_name(info["name"])
 
     def _image_info(self, image_id: str) -> Path:
         return self.folder / ".info" / f"{image_id}.json"
@@ -253,20 +276,32 @@ class Labels:
         segmentation = self.segmentation(image_id, former["reader"])
         copies = [(mask, former["name"])] + ([(segmentation, segmentation.name)] if segmentation else [])
         for source, name in copies:
-            if source:
+            if source and source.is_file():  # nobody has deleted it by hand
                 with replacing(aside.with_name(name)) as partial:
                     shutil.copyfile(source, partial)
         write_json(aside, {key: value for key, value in former.items() if key != "incoming"})
 
     def _restore(self, image_id: str, info: dict[str, Any]) -> None:
-        """Make a label that was set aside the present one."""
-        aside = self._of_reader(image_id, info["reader"])
-        for name in (info["name"], f"{image_id}.dcm"):
-            if aside.with_name(name).is_file():
-                with replacing(self.folder / FINAL / name) as partial:
-                    shutil.copyfile(aside.with_name(name), partial)
-        write_json(self._json(image_id, FINAL), info)
+        """Make a label that was set aside the present one; its SEG comes last, so that no other label has it."""
+        aside, present = self._of_reader(image_id, info["reader"]), self.folder / FINAL / f"{image_id}.dcm"
+        segmentation = aside.with_name(present.name)
+        present.unlink(missing_ok=True)
+        self._put(image_id, FINAL, self._mask_aside(image_id, info), info)
+        if segmentation.is_file():
+            with replacing(present) as partial:
+                shutil.copyfile(segmentation, partial)
         self._discard(aside)
+
+    def _put(self, image_id: str, tag: str, source: Path, info: dict[str, Any]) -> None:
+        """Copy a mask in as the present label, which it is in one step, with its .json; the former one is deleted."""
+        former, target = self.file(image_id, tag), self.folder / tag / info["name"]
+        incoming = target.with_name(f".{uuid.uuid4().hex}{info['name'].removeprefix(image_id)}")
+        with replacing(incoming) as partial:
+            shutil.copyfile(source, partial)
+        write_json(self._json(image_id, tag), {**info, "incoming": incoming.name})
+        os.replace(incoming, target)
+        if former and former != target:
+            former.unlink(missing_ok=True)
 
     def _discard(self, record: Path) -> None:
         """Delete a label; its .json first, since without it the label is not there."""
@@ -275,3 +310,14 @@ class Labels:
         for name in (info.get("name"), info.get("incoming"), f"{record.name.removesuffix('.json')}.dcm"):
             if name:
                 record.with_name(name).unlink(missing_ok=True)
+
+
+def _names_its_file(info: dict[str, Any]) -> bool:
+    return isinstance(info.get("name"), str)
+
+
+def _holds_verdicts(info: dict[str, Any]) -> bool:
+    verdicts = info.get("verdicts", {})
+    return isinstance(verdicts, dict) and all(
+        isinstance(verdict, dict) and {"quality", "ts"} <= verdict.keys() for verdict in verdicts.values()
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -34,10 +35,17 @@ TALKATIVE = (
     "highdicom",
     "filelock",
 )
+OWN = ("lib", "monai_mammo")
+"""Packages whose loggers are ours. Each logger has a filter of its own: what its children log does not pass it."""
 
 
 def keep_patients_out_of_logs() -> None:
-    """Silence what logs requests, and cut what uvicorn logs down to what names no patient and fills no disk."""
+    """Silence what logs requests, and cut what uvicorn and this program log, of threads that fail, too, down to what
+    names no patient and fills no disk."""
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in OWN]:
+        _filter(name, NoMessage())
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _end_of_thread
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     _filter("uvicorn.access", ShortPath())
@@ -119,6 +127,11 @@ class OnceAMinute(logging.Filter):
 def _without_message(error: BaseException, where: TracebackType | None) -> str:
     said = f": {system_reason(error)}" if isinstance(error, OSError) and error.errno else ""
     return "".join([*traceback.format_tb(where), type(error).__name__, said])
+
+
+def _end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and ended.exc_type is not SystemExit:
+        sys.stderr.write(f"{_without_message(ended.exc_value, ended.exc_traceback)}\n")
 
 
 def _filter(logger: str, addition: logging.Filter) -> None:

@@ -23,7 +23,7 @@ from monai_mammo.dicom.segmentation import Method, write_segmentation
 from monai_mammo.files import digest
 
 from .errors import RequestRefused, system_reason
-from .files import read_json, write_json
+from .files import DamagedRecord, read_json, write_json
 from .images import ImageFile
 from .labels import FINAL, Labels
 
@@ -65,12 +65,13 @@ class Results:
 
     def undeliverable(self) -> list[dict[str, str]]:
         """Image, reason and remedy of every label that cannot become a SEG, until it is saved again."""
-        noted = [read_json(note) for note in sorted(self._folder.glob("[!.]*.failed"))]
-        return [
-            {key: entry[key] for key in ("image", "reason", "remedy")}
-            for entry in noted
-            if entry and self.labels.info(entry["image"], FINAL, entry["reader"])
-        ]
+        found = []
+        for note in sorted(self._folder.glob("[!.]*.failed")):
+            with suppress(DamagedRecord):  # which the labels know of
+                entry = read_json(note, _names_a_label)
+                if entry and self.labels.info(entry["image"], FINAL, entry["reader"]):
+                    found.append({key: entry.get(key, "") for key in ("image", "reason", "remedy")})
+        return found
 
     def deliver(self) -> None:
         """Deliver what is waiting, as far as that is possible now; at once if another thread or process is at it.
@@ -83,8 +84,11 @@ class Results:
                 with self._one_at_a_time.acquire(timeout=0):
                     fresh = self._announced() - tried  # without those that another has delivered meanwhile
                     for entry, *_ in sorted(fresh):
-                        if not self._delivered(entry):
-                            return
+                        try:
+                            if not self._delivered(entry):
+                                return
+                        except DamagedRecord:  # it waits for a person; the others do not
+                            self._complain(entry, "a label waits to be delivered: a record is damaged")
                     tried |= fresh
             except Timeout:
                 return
@@ -108,7 +112,7 @@ class Results:
 
     def _delivered(self, entry: Path) -> bool:
         """Deliver one label; False if the archive is down, so that there is no use in trying the next one."""
-        waiting = read_json(entry)
+        waiting = read_json(entry, _names_a_label)
         image_id, reader = waiting["image"], waiting["reader"]
         sending, note = entry.with_name(f".{entry.stem}.dcm"), entry.with_suffix(".failed")
         failure: dict[str, str] = {}
@@ -168,6 +172,10 @@ class Results:
         if entry.stem not in self._complained:
             logger.warning(message)
         self._complained.add(entry.stem)
+
+
+def _names_a_label(entry: dict[str, Any]) -> bool:
+    return {"image", "reader"} <= entry.keys()
 
 
 def named_masks(mask: np.ndarray, info: dict[str, Any]) -> dict[str, np.ndarray]:

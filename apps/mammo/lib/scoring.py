@@ -25,7 +25,7 @@ from monai_mammo.active_learning.worker import decode_embedding
 from monai_mammo.bundles import inference_of
 
 from .datastore import MammogramDatastore
-from .errors import RequestRefused
+from .errors import RequestRefused, system_reason
 from .files import Digests
 from .models import ServedModel
 
@@ -65,16 +65,15 @@ class Score:
 class ScoreBook:
     """Scores in an SQLite file, by model and image, each with the SHA-256 of the weights that gave it.
 
+    Its methods raise sqlite3.Error or OSError where the file cannot be used, on a full disk say, which may not keep the
+    server from starting.
+
     Args:
-        file: it is made if there is none.
+        file: it is made when it is first used.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with self._opened() as book:
-            book.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
-            book.execute(_TABLE)
 
     def scores(self, model: str, weights: str, with_embeddings: bool = True) -> dict[str, Score]:
         """Scores of a model with these weights, by image."""
@@ -99,7 +98,10 @@ class ScoreBook:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.file, timeout=30)) as book, book:
+            book.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+            book.execute(_TABLE)
             yield book
 
 
@@ -179,6 +181,7 @@ class Scoring:
         self._scoring_now: str | None = None
         self._failed: dict[str, str | None] = {}
         self._suspects: set[str] = set()
+        self._problems: dict[str, str] = {}
 
     def start(self) -> None:
         """Begin in the background."""
@@ -203,7 +206,13 @@ class Scoring:
             return None
 
     def scores(self, model: str, with_embeddings: bool = True) -> dict[str, Score]:
-        """Scores of images as they are now with the model's weights as they are now; empty where there are none."""
+        """Scores of images as they are now with the model's weights as they are now; empty where there are none, or
+        where the file of scores cannot be read now."""
+        with self._reporting("reading scores", sqlite3.Error, OSError):
+            return self._scores(model, with_embeddings)
+        return {}
+
+    def _scores(self, model: str, with_embeddings: bool) -> dict[str, Score]:
         weights = self.weights(model)
         scores = self.book.scores(model, weights, with_embeddings) if weights else {}
         stamps = self._stamps(scores)
@@ -222,11 +231,22 @@ class Scoring:
 
     def _keep_up(self) -> None:
         while not self._ending.is_set():
-            try:
+            with self._reporting("scoring", Exception):  # whatever it is, annotation goes on
                 self.catch_up()
-            except Exception:  # whatever it is, annotation goes on, and scoring is tried again
-                logger.exception("Scoring failed; it is tried again")
             self._ending.wait(POLL_SECONDS)
+
+    @contextmanager
+    def _reporting(self, what: str, *kinds: type[Exception]) -> Iterator[None]:
+        """Log an error of these kinds instead of raising it; the same one only once until it is over."""
+        try:
+            yield
+        except kinds as error:
+            said = _without_names(error)
+            if self._problems.get(what) != said:
+                logger.exception("%s failed (%s); it is tried again", what.capitalize(), said)
+            self._problems[what] = said
+        else:
+            self._problems.pop(what, None)
 
     def _can_score(self, model: str) -> bool:
         weights = self.weights(model)
@@ -262,6 +282,7 @@ class Scoring:
                     self.book.write(model, worker.weights, image_id, stamp, answer)
                     return True
                 self.book.write(model, worker.weights, image_id, stamp, answer)
+                self._problems.pop("scoring", None)
                 progress = True
             return progress
         finally:
@@ -270,7 +291,7 @@ class Scoring:
 
     def _to_score(self, model: str) -> list[tuple[str, str]]:
         """Images, with their stamps, that have no score of theirs with the present weights; unlabelled ones first."""
-        known = self.scores(model, with_embeddings=False)
+        known = self._scores(model, with_embeddings=False)
         stamps = self._stamps([*self.datastore.get_unlabeled_images(), *self.datastore.list_images()])
         return [(image_id, stamp) for image_id, stamp in stamps.items() if image_id not in known]
 
@@ -294,7 +315,7 @@ class Scoring:
     def _state(self, model: str, weights: str | None, complete: bool) -> str:
         if weights is None:
             return "no weights"
-        if self._failed.get(model) == weights:
+        if self._problems or self._failed.get(model) == weights:
             return "failed"
         if self._scoring_now == model:
             return "scoring"
@@ -307,3 +328,10 @@ class Scoring:
         if model not in self._defaults:
             self._defaults[model] = Path(inference_of(served.bundle, served.overrides).get_parsed_content("weights"))
         return self._defaults[model]
+
+
+def _without_names(error: Exception) -> str:
+    """What an error says, as far as that can hold no file or image; else its type."""
+    if isinstance(error, OSError) and error.errno:
+        return system_reason(error)
+    return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__

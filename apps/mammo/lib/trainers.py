@@ -24,7 +24,7 @@ from monai_mammo.predictor import Predictor
 
 from .datalists import Datalist
 from .datastore import MammogramDatastore
-from .errors import RequestRefused
+from .errors import RequestRefused, system_reason
 from .files import read_json, write_json
 from .gate import Comparison, compare
 from .history import History, ServiceChanged
@@ -88,7 +88,13 @@ class BundleTraining(TrainTask):
             try:
                 return self._trained(run, settings, about, datastore, progress)
             except Exception as error:
-                progress.tell(phase="failed", reason=_reason(error))
+                reason = _reason(error)
+                try:
+                    progress.tell()
+                except OSError as full:  # torch does not say of a disk that it is full
+                    reason = system_reason(full)
+                self.history.clear(progress.file)
+                progress.tell(phase="failed", reason=reason)
                 raise
 
     def settings(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -206,4 +212,8 @@ def _reason(error: BaseException) -> str:
     found = cause_of(error)
     while found.__cause__ is not None and not isinstance(found, MammogramError):
         found = found.__cause__
+    if type(found) is RuntimeError and isinstance(found.__context__, OSError):
+        found = found.__context__  # torch complains of the place in a file that it could not write
+    if isinstance(found, OSError) and found.errno:
+        return system_reason(found)
     return str(found) or type(found).__name__

@@ -7,6 +7,7 @@ pass on whatever a request holds. Its queue of processes is used as it is.
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI
@@ -135,7 +136,8 @@ def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> 
     try:
         trainer.datalist.check(app.datastore())
     except MammogramError as error:
-        raise RequestRefused(409, f"a label cannot be read: {error.reason}", error.remedy) from error
+        label = Path(error.path).name
+        raise RequestRefused(409, f"a label cannot be read: {error.reason}", error.remedy, label) from error
     request = {**settings, "run": uuid.uuid4().hex, "user": person(params)}
     task: dict[str, Any] = monailabel_train.run_model(model, request, run_sync=False, enqueue=True)
     return task

@@ -53,7 +53,7 @@ class Worklist:
         self.file, self.datastore, self.seconds, self.clock = file, datastore, 60 * minutes, clock
         file.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(file.with_name(f"{file.name}.lock"))
-        read_json(file)
+        self._valid()
 
     def choose(
         self, user: str, strategy: Choice, next_case: bool = False, dicom: bool = False
@@ -159,7 +159,9 @@ class Worklist:
 
     def _valid(self) -> dict[str, Any]:
         now = self.clock()
-        return {case: lease for case, lease in read_json(self.file).items() if lease["until"] > now}
+        leases = read_json(self.file, _are_leases)
+        # One that lasts longer is of a clock that was ahead; twice as long, for clocks are set back by moments, too.
+        return {case: lease for case, lease in leases.items() if now < lease["until"] <= now + 2 * self.seconds}
 
     def _save(self, leases: dict[str, Any]) -> None:
         write_json(self.file, leases)
@@ -178,6 +180,11 @@ class _Part:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._datastore, name)
+
+
+def _are_leases(leases: dict[str, Any]) -> bool:
+    needed = {"user", "until", "given"}
+    return all(isinstance(lease, dict) and needed <= lease.keys() for lease in leases.values())
 
 
 def _iso(seconds: float) -> str:
