@@ -227,6 +227,7 @@ async function shown({ viewportId }) {
   const image = imageIn(viewportId);
   noteLook(viewportId);
   if (!image?.mask) {
+    follow(); // OHIF's events may have come before its state
     return;
   }
   image.seen = true;
