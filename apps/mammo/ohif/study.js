@@ -3,6 +3,7 @@
 
 import { ohif } from './context.js';
 import { PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
+import { noteLook, resetLook } from './looks.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
 import { followDrawing, guardOtherViewports, installTools, setUnits } from './tools.js';
@@ -57,8 +58,6 @@ export const state = {
 
 /** Masks that were not saved when their study was left: by image id, with the study and its date. */
 export const drafts = new Map();
-
-const looks = new Map(); // window and polarity with which images first hung, by imageId
 
 let endings = [];
 let marked = () => {};
@@ -225,7 +224,7 @@ function follow({ viewportId, state: grid } = {}) {
 /** A viewport has got its image: hang it the right way round, and lay its mask over it. */
 async function shown({ viewportId }) {
   const image = imageIn(viewportId);
-  noteLook(viewportId);
+  noteLook(ohif.services.cornerstoneViewportService.getCornerstoneViewport(viewportId));
   if (!image?.mask) {
     follow(); // OHIF's events may have come before its state
     return;
@@ -273,25 +272,14 @@ export async function rehang(which = () => true) {
   }
 }
 
-function noteLook(viewportId) {
-  const viewport = ohif.services.cornerstoneViewportService.getCornerstoneViewport(viewportId);
-  const imageId = viewport?.getCurrentImageId?.();
-  if (viewport?.csImage && imageId && !looks.has(imageId)) {
-    const { voiRange, invert } = viewport.getProperties();
-    looks.set(imageId, { voiRange, invert });
-  }
-}
-
-/** Show the active viewport's image as it first hung. Cornerstone's own reset makes a negative of MONOCHROME1. */
+/** Show the active viewport's image as it first hung. */
 export async function reset() {
   const { cornerstoneViewportService, viewportGridService } = ohif.services;
   const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
   if (!viewport?.csImage) {
     return;
   }
-  viewport.setProperties(looks.get(viewport.getCurrentImageId()) ?? {});
-  viewport.resetCamera();
-  viewport.render();
+  resetLook(viewport);
   await rehang(({ id }) => id === viewport.id);
 }
 
