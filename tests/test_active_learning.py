@@ -24,7 +24,7 @@ from monai_mammo.active_learning import (
     score_image,
     varied_passes,
 )
-from monai_mammo.active_learning.scores import LEFT_TO_RIGHT, lesion_window, score_passes
+from monai_mammo.active_learning.scores import LEFT_TO_RIGHT, lesion_window, pooled_over, score_passes
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 from monai_mammo.networks.inference import for_inference
@@ -169,6 +169,29 @@ def test_a_bundle_scores_a_mammogram_the_same_every_time_and_refuses_what_is_non
     (tmp_path / "note.dcm").write_text("no mammogram")
     with pytest.raises(MammogramError):
         score_image(predictor, tmp_path / "note.dcm")
+
+
+def test_a_crop_is_scored_over_a_lesions_share_of_it_and_an_image_by_the_spacing_it_is_given(
+    root, untrained, phantoms, tmp_path
+) -> None:
+    bundle, weights = root / "bundles" / "mammo_tumor_segmentation", tmp_path / "model.pt"
+    torch.save(untrained(bundle.name, width=4), weights)
+    small = {"width": 4, "size": [64, 64], "device": "cpu"}
+    crops, whole = (Predictor(bundle, weights=weights, overrides={**small, "mode": mode}) for mode in ("roi", "whole"))
+    image = min(phantoms.glob("phantom-*/*/*_MLO.dcm"))
+    marked = {"box": [60, 60, 90, 90]}
+
+    crop = crops.prepare(image, **marked)["image"].as_tensor()
+    disagreement = mutual_information(varied_passes(crops.network, crop[None], forward=crops.inferer).probabilities)[0]
+    side = round(64 / (1 + 2 * crops.parser.get_parsed_content("roi_margin")))
+    assert score_image(crops, image, **marked).uncertainty == pytest.approx(region_score(disagreement, (side, side)))
+
+    for spacing in (0.1, 0.2):
+        data = whole.prepare(image, spacing=[spacing, spacing])
+        (rows, _), inside = pooled_over(data, whole.parser, whole.metadata)
+        top, _, bottom, _ = data["region"]
+        assert rows == pytest.approx(10 / spacing * 64 / (bottom - top))
+        assert inside.any()
 
 
 # Selection

@@ -6,7 +6,7 @@ lesion's size where they disagree most. Not here: what is chosen (selection).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, normalize
 
@@ -202,15 +203,12 @@ def score_passes(
     return result
 
 
-def score_image(
-    predictor: Predictor, image: str | Path, *, lesion_mm: float = LESION_MM, repeats: int = 8, **given: Any
-) -> ImageScore:
+def score_image(predictor: Predictor, image: str | Path, *, repeats: int = 8, **given: Any) -> ImageScore:
     """How unsure a bundle is of an image, prepared as the bundle's own config says.
 
     Args:
         predictor: the bundle; its mode must not need a marked place, unless one is given.
         image: any file that `MammogramReader` reads.
-        lesion_mm: side of the region over which a segmentation's uncertainty is pooled.
         repeats: see :func:`varied_passes`.
         given: what the bundle's preprocessing takes beside the image.
 
@@ -218,30 +216,50 @@ def score_image(
         MammogramError: the image or what is given with it cannot be used.
     """
     data = predictor.prepare(image, **given)
-    prepared = data["image"]
-    inputs = prepared.as_tensor()[None].to(predictor.device)
-    flips = LEFT_TO_RIGHT if is_classifier(predictor.metadata) else BOTH_WAYS
+    inputs = data["image"].as_tensor()[None].to(predictor.device)
+    flips = flips_of(predictor.metadata)
     passes = varied_passes(predictor.network, inputs, flips, repeats, forward=predictor.inferer)
+    window, inside = pooled_over(data, predictor.parser, predictor.metadata)
+    return score_passes(passes, [window], [inside])[0]
+
+
+def flips_of(metadata: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """The flips of a bundle's input, by its metadata."""
+    return LEFT_TO_RIGHT if _is_classifier(metadata) else BOTH_WAYS
+
+
+def pooled_over(
+    data: Mapping[str, Any], config: ConfigParser, metadata: Mapping[str, Any]
+) -> tuple[tuple[float, float], Tensor | None]:
+    """The region over which an image's uncertainty is pooled: `window` and `inside` of :func:`region_score`.
+
+    Args:
+        data: the image as the bundle prepares it, with its `region`; `spacing`, if there is one, comes before that
+            of the image's metadata.
+        config: the bundle's, of which `mode` and `roi_margin` count.
+        metadata: the bundle's.
+    """
+    image = data["image"].as_tensor()
+    rows, columns = image.shape[1:]
+    if _is_classifier(metadata):  # its uncertainty has no place
+        return (rows, columns), None
+    if config.get("mode") == "roi":  # a crop about one lesion: what is not margin is of a lesion's size
+        share = 1 / (1 + 2 * float(config.get_parsed_content("roi_margin")))
+        return (rows * share, columns * share), None
     row0, column0, row1, column1 = data["region"]
-    original = [int(side) for side in prepared.meta["spatial_shape"]][:2]
-    spacing = prepared.meta.get("spacing")
-    window = lesion_window(
-        inputs.shape[2:],
-        (row1 - row0, column1 - column0),
-        None if spacing is None else list(spacing),
-        original,
-        lesion_mm,
-    )
-    return score_passes(passes, [window], [breast_of(inputs[0])])[0]
+    meta = data["image"].meta
+    original = [int(side) for side in meta["spatial_shape"]][:2]
+    spacing = data.get("spacing", meta.get("spacing"))
+    return lesion_window((rows, columns), (row1 - row0, column1 - column0), spacing, original), _breast_of(image)
 
 
-def breast_of(prepared: Tensor) -> Tensor | None:
+def _breast_of(prepared: Tensor) -> Tensor | None:
     """Where the breast is in a network's input (C, rows, columns); None, for everywhere, where none is found."""
     mask = breast_mask(prepared[0].float().cpu().numpy())
     return torch.as_tensor(mask) if mask.any() else None
 
 
-def is_classifier(metadata: dict[str, Any]) -> bool:
+def _is_classifier(metadata: Mapping[str, Any]) -> bool:
     """Whether a bundle's metadata describe a classifier of images."""
     return bool(metadata["network_data_format"]["outputs"]["pred"]["format"] == "classification")
 
