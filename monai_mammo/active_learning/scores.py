@@ -60,24 +60,16 @@ class ImageScore:
     Args:
         uncertainty: what images are ranked by. For a segmentation, the mutual information (nats) averaged over the
             most uncertain region of a lesion's size; for a classifier, the entropy (nats) of the mean probabilities.
-        measures: the same by name, with what else is known: `mutual_information`, `entropy`, `margin`.
         embedding: float32 (F,), of unit length.
     """
 
     uncertainty: float
-    measures: dict[str, float]
     embedding: np.ndarray
 
 
 def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
     """Shannon entropy in nats along the classes; 0 where one class is certain."""
     return torch.special.entr(probabilities).sum(dim)
-
-
-def margin(probabilities: Tensor) -> Tensor:
-    """One minus the distance between the two likeliest classes: 0 where certain, 1 where both are as likely."""
-    first, second = probabilities.topk(2, dim=1).values.unbind(1)
-    return 1 - (first - second)
 
 
 def mutual_information(samples: Tensor) -> Tensor:
@@ -95,7 +87,7 @@ def mutual_information(samples: Tensor) -> Tensor:
     return (entropy(samples.mean(0)) - entropy(samples, dim=2).mean(0)).clamp_min(0)
 
 
-def region_score(uncertainty: Tensor, window: Sequence[int], inside: Tensor | None = None) -> float:
+def region_score(uncertainty: Tensor, window: Sequence[float], inside: Tensor | None = None) -> float:
     """The highest mean over any window of a lesion's size.
 
     A mean over the whole image would rank an image with faint doubt everywhere above one with a single small lesion
@@ -103,7 +95,7 @@ def region_score(uncertainty: Tensor, window: Sequence[int], inside: Tensor | No
 
     Args:
         uncertainty: (rows, columns).
-        window: (rows, columns) of the region in pixels; cut to the image where it is larger.
+        window: (rows, columns) of the region in pixels, rounded; cut to the image where it is larger.
         inside: bool (rows, columns); what lies outside (air, labels, tape) counts as certain.
     """
     values = uncertainty if inside is None else uncertainty * inside.to(uncertainty)
@@ -184,23 +176,13 @@ def score_passes(
         windows: for each image, see :func:`region_score`; a classifier has no use for it.
         insides: for each image, see :func:`region_score`.
     """
-    mean = passes.probabilities.mean(0)
-    maps = {
-        "mutual_information": mutual_information(passes.probabilities),
-        "entropy": entropy(mean),
-        "margin": margin(mean),
-    }
-    ranked_by = "mutual_information" if mean.ndim > 2 else "entropy"
-    result = []
-    for number, embedding in enumerate(passes.embedding):
-        measures = {}
-        for name, values in maps.items():
-            one = values[number].cpu()
-            measures[name] = (
-                region_score(one, [round(s) for s in windows[number]], insides[number]) if one.ndim else float(one)
-            )
-        result.append(ImageScore(measures[ranked_by], measures, embedding.cpu().numpy().astype(np.float32)))
-    return result
+    samples, embeddings = passes.probabilities, passes.embedding.cpu().numpy().astype(np.float32)
+    if samples.ndim == 3:
+        uncertainties = entropy(samples.mean(0)).tolist()
+    else:
+        maps = mutual_information(samples).cpu()
+        uncertainties = [region_score(*each) for each in zip(maps, windows, insides, strict=True)]
+    return [ImageScore(*each) for each in zip(uncertainties, embeddings, strict=True)]
 
 
 def score_image(predictor: Predictor, image: str | Path, *, repeats: int = 8, **given: Any) -> ImageScore:
