@@ -17,7 +17,6 @@ from monai_mammo.active_learning import (
     Candidate,
     choose,
     entropy,
-    k_centres,
     mutual_information,
     region_score,
     score_image,
@@ -207,22 +206,29 @@ def case(patient: str, uncertainty: float | None, place: float = 0.0, views: str
     return [Candidate(f"{patient}-{view}", patient, view, uncertainty, point) for view in views.split()]
 
 
+def spread(places: list[tuple[int, int]]) -> list[Candidate]:
+    """Cases of one image each at these places, by their numbers."""
+    return [Candidate(str(n), str(n), "L CC", 0.5, np.array(place, float)) for n, place in enumerate(places)]
+
+
 def radius(points: np.ndarray, centres: tuple[int, ...]) -> float:
     return float(np.linalg.norm(points[:, None] - points[list(centres)][None], axis=2).min(axis=1).max())
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=3, max_size=8), st.integers(1, 3))
 @settings(max_examples=80, deadline=None)
-def test_k_centres_cover_with_at_most_twice_the_smallest_radius(places, count: int) -> None:
+def test_diversity_covers_with_at_most_twice_the_smallest_radius(places, count: int) -> None:
     points = np.array(places, dtype=float)
     best = min(radius(points, centres) for centres in combinations(range(len(points)), count))
-    assert radius(points, tuple(k_centres(points, count))) <= 2 * best + 1e-9
+    chosen = choose(spread(places), "diversity", count)
+    assert radius(points, tuple(int(number) for number in chosen)) <= 2 * best + 1e-9
 
 
-def test_k_centres_keep_away_from_what_is_there() -> None:
-    points = np.array([[0.0], [1], [5], [9]])
-    assert k_centres(points, 2, centres=np.array([[0.5]])) == [3, 2]
-    assert k_centres(points, 9) == [*k_centres(points, 4)]
+def test_diversity_keeps_away_from_what_is_there() -> None:
+    pool = spread([(0, 0), (1, 0), (5, 0), (9, 0)])
+    labelled = [Candidate("done", "done", "L CC", 0.0, np.array([0.5, 0.0]))]
+    assert choose(pool, "diversity", 2, labelled=labelled) == ["3", "2"]
+    assert choose(pool, "diversity", 9) == choose(pool, "diversity", 4)
 
 
 @given(

@@ -13,7 +13,7 @@ from monai_mammo.active_learning.scores import (
     score_image,
     varied_passes,
 )
-from monai_mammo.active_learning.selection import STRATEGIES, Candidate, choose, k_centres
+from monai_mammo.active_learning.selection import STRATEGIES, Candidate, choose
 
 __all__ = [
     "STRATEGIES",
@@ -22,7 +22,6 @@ __all__ = [
     "Passes",
     "choose",
     "entropy",
-    "k_centres",
     "mutual_information",
     "region_score",
     "score_image",

@@ -108,7 +108,6 @@ def lesion_window(
     extent: Sequence[float],
     spacing: Sequence[float] | None = None,
     image: Sequence[int] | None = None,
-    lesion_mm: float = LESION_MM,
 ) -> tuple[float, float]:
     """Rows and columns that a lesion covers in the network's input.
 
@@ -118,13 +117,12 @@ def lesion_window(
         spacing: (row, column) mm per pixel of the original; unknown or not finite: `DETECTOR_MM` is assumed to be
             the longer side of the original image.
         image: (rows, columns) of the original image; `extent` if None.
-        lesion_mm: side of a lesion.
     """
     if spacing is None or not all(np.isfinite(value) and value > 0 for value in spacing):
         spacing = [DETECTOR_MM / max(image or extent)] * 2
     return (
-        lesion_mm / (float(spacing[0]) * extent[0] / size[0]),
-        lesion_mm / (float(spacing[1]) * extent[1] / size[1]),
+        LESION_MM / (float(spacing[0]) * extent[0] / size[0]),
+        LESION_MM / (float(spacing[1]) * extent[1] / size[1]),
     )
 
 
@@ -185,13 +183,12 @@ def score_passes(
     return [ImageScore(*each) for each in zip(uncertainties, embeddings, strict=True)]
 
 
-def score_image(predictor: Predictor, image: str | Path, *, repeats: int = 8, **given: Any) -> ImageScore:
+def score_image(predictor: Predictor, image: str | Path, **given: Any) -> ImageScore:
     """How unsure a bundle is of an image, prepared as the bundle's own config says.
 
     Args:
         predictor: the bundle; its mode must not need a marked place, unless one is given.
         image: any file that `MammogramReader` reads.
-        repeats: see :func:`varied_passes`.
         given: what the bundle's preprocessing takes beside the image.
 
     Raises:
@@ -200,7 +197,7 @@ def score_image(predictor: Predictor, image: str | Path, *, repeats: int = 8, **
     data = predictor.prepare(image, **given)
     inputs = data["image"].as_tensor()[None].to(predictor.device)
     flips = flips_of(predictor.metadata)
-    passes = varied_passes(predictor.network, inputs, flips, repeats, forward=predictor.inferer)
+    passes = varied_passes(predictor.network, inputs, flips, forward=predictor.inferer)
     window, inside = pooled_over(data, predictor.parser, predictor.metadata)
     return score_passes(passes, [window], [inside])[0]
 
