@@ -24,11 +24,9 @@ from monai_mammo.transforms import (
     WholeRegiond,
 )
 
+from .conftest import image_of
+
 sides = st.integers(8, 90)
-
-
-def image_of(mask: np.ndarray) -> MetaTensor:
-    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
 
 
 def disc(rows: int, columns: int, row: float, column: float, radius: float) -> np.ndarray:
@@ -275,7 +273,7 @@ def test_a_click_gives_a_square_around_it():
 )
 def test_a_lesion_that_is_nowhere_is_refused_by_name(given_with_it, reason):
     with pytest.raises(MammogramError, match=rf"film\.png.*{reason}"):
-        LesionRegiond()({"image": image_of(np.zeros((100, 80))), **given_with_it})
+        LesionRegiond(size=(32, 32))({"image": image_of(np.zeros((100, 80))), **given_with_it})
 
 
 def test_a_mask_of_another_size_is_refused():
