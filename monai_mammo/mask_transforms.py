@@ -24,12 +24,14 @@ from monai_mammo.pictures import save_picture
 from monai_mammo.resampling import empty_canvas, put_back
 from monai_mammo.transforms import ResampleRegiond, first_channel, source_of, without_meta
 
+_ROUNDING = 1e-5  # what resampling a region at one level may add to it, with much to spare
+
 
 class HysteresisThresholdd(MapTransform):
     """Let a region count only if the network is sure of it somewhere: its other regions stay below the threshold.
 
     A region is what touches, also at a corner, of pixels at or above `low`; one that nowhere reaches `high` is lowered
-    to just below `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
+    to a little below `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
 
     Args:
         keys: probabilities (channels, rows, columns), the last channel's counts.
@@ -46,7 +48,7 @@ class HysteresisThresholdd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Lower the doubtful regions of every key."""
         d = dict(data)
-        below = max(float(np.nextafter(np.float32(self.low), np.float32(-1))), 0.0)
+        below = self.low * (1 - _ROUNDING)
         for key in self.key_iterator(d):
             probability = np.asarray(convert_to_numpy(without_meta(d[key])[-1]))
             regions, number = connected_components(probability >= self.low, return_num=True, connectivity=2)
