@@ -63,10 +63,7 @@ class MammoApp(MONAILabelApp):
     Args:
         app_dir: this folder.
         studies: the folder of images, or the address of a DICOMweb archive.
-        conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
-            `device` (as torch names it), `seed` (of the strategies), `scoring` (off: images are not scored in the
-            background), `recent_images` (MiB of decoded images that are kept), `ohif` (folder of another build of
-            OHIF); each has a default.
+        conf: the settings, which the table in the app's README lists; each has a default.
 
     Raises:
         ValueError: a setting cannot be used.

@@ -402,7 +402,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[
     write_dicom(folder / "studies" / "left.dcm", blob()[0])
     (folder / "users").write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
     running = start_server(
-        folder / "studies", bundles, folder, host="", token=TOKENS["anna"], users=str(folder / "users")
+        folder / "studies", bundles, folder, "users", str(folder / "users"), host="", token=TOKENS["anna"]
     )
     yield running
     stop_server(running)
