@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.segmentation import read_segment
+from monai_mammo.dicom.segmentation import read_segment, read_segmentation
 
 from .folder_replica import SHAPE, found_in, mammogram, said, segmentation, square
 
@@ -118,6 +118,22 @@ def test_a_hostile_or_truncated_segmentation_is_refused_before_memory_is_taken(t
     for name in ("huge", "many", "short"):
         with pytest.raises(MammogramError):
             read_segment(tmp_path / name, number=1, image=uid)
+
+
+def test_a_header_that_describes_more_frames_than_there_are_ends_no_listing(tmp_path: Path) -> None:
+    uid, file = mammogram(tmp_path / "a"), tmp_path / "seg"
+    segmentation(file, [(1, uid, square()), (2, uid, square())], ["Mass", "Cyst"])
+    cut = pydicom.dcmread(file)
+    cut.NumberOfFrames, cut.PixelData = 1, cut.PixelData[: SHAPE[0] * SHAPE[1] // 8]
+    cut.save_as(file)
+    (image,), _ = found_in(tmp_path)
+    first, second = image.lesions
+    np.testing.assert_array_equal(first.read(file), square())
+    said_of_it = "its header describes frame 2, and it has 1"
+    with pytest.raises(MammogramError, match=said_of_it):
+        second.read(file)
+    with pytest.raises(MammogramError, match=said_of_it):
+        read_segmentation(file, uid)
 
 
 def test_two_segmentations_of_one_mammogram_are_both_kept_and_a_copy_is_not(tmp_path: Path) -> None:
