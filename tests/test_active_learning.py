@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from torch import nn
 
 from monai_mammo.active_learning import (
@@ -195,6 +200,58 @@ def test_a_crop_is_scored_over_a_lesions_share_of_it_and_an_image_by_the_spacing
         top, _, bottom, _ = data["region"]
         assert rows == pytest.approx(10 / spacing * 64 / (bottom - top))
         assert inside.any()
+
+
+class Told(nn.Module):
+    """A network whose passes say one prepared thing after another."""
+
+    def __init__(self, *scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = list(scores)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.forward_features(images)
+        return self.scores.pop(0)
+
+
+def stub(network: nn.Module, data: dict[str, Any], mode: str, kind: str) -> Any:
+    """What `score_image` asks of a predictor."""
+    return SimpleNamespace(
+        network=network,
+        prepare=lambda _image: data,
+        parser=ConfigParser({"mode": mode}),
+        metadata={"network_data_format": {"outputs": {"pred": {"format": kind}}}},
+        device="cpu",
+        inferer=lambda inputs, net: net(inputs),
+    )
+
+
+def test_a_mammograms_uncertainty_is_what_flips_disagree_about_in_a_breasts_region_of_a_lesions_size() -> None:
+    breast = torch.zeros(3, 64, 48)
+    breast[..., :24] = 0.8
+    # Half a millimetre a pixel, of which the input shows four by two in one: a lesion has 5 rows and 10 columns there.
+    image = MetaTensor(breast, meta={"spatial_shape": np.array([480, 300])})
+    data = {"image": image, "region": [100, 20, 356, 116], "spacing": [math.nan, math.nan]}
+    scores = []
+    for flip, p in zip(((), (-1,), (-2,), (-2, -1)), (0.9, 0.1, 0.9, 0.9), strict=True):
+        tumour = torch.full((64, 48), 0.5)  # undecided in every pass
+        tumour[30:32, 8:16] = p
+        tumour[10:30, 34:48] = p  # in the air
+        scores.append(torch.stack((1 - tumour, tumour)).log()[None].flip(flip))
+    disagreement = float(mutual_information(probabilities(0.9, 0.1, 0.9, 0.9)))
+    found = score_image(stub(Told(*scores), data, "whole", "segmentation"), "image.dcm")
+    assert found.uncertainty == pytest.approx(disagreement * 2 * 8 / (5 * 10), rel=1e-4)
+    assert found.embedding == pytest.approx([3**-0.5] * 3)
+
+
+def test_a_verdicts_uncertainty_is_the_entropy_of_the_mean_over_the_image_and_its_mirror_image() -> None:
+    scores = [torch.tensor([[1 - p, p]]).log() for p in (0.9, 0.3, 0.5, 0.5)]
+    data = {"image": MetaTensor(torch.rand(3, 8, 8))}
+    found = score_image(stub(Told(*scores), data, "", "classification"), "image.dcm")
+    assert found.uncertainty == pytest.approx(float(entropy(torch.tensor([[0.4, 0.6]]))), rel=1e-4)
 
 
 # Selection
