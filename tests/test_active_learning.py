@@ -288,6 +288,12 @@ def test_diversity_keeps_away_from_what_is_there() -> None:
     assert choose(pool, "diversity", 9) == choose(pool, "diversity", 4)
 
 
+def test_distance_is_that_to_the_nearest_labelled_image_and_a_start_without_any_is_in_the_middle() -> None:
+    labelled = [Candidate(f"done {x}", "done", "L CC", 0.0, np.array([x, 0.0])) for x in (0.0, 10.0)]
+    assert choose(spread([(9, 0), (5, 0)]), "diversity", 1, labelled=labelled) == ["1"]
+    assert choose(spread([(0, 0), (10, 0), (4, 0)]), "diversity", 1) == ["2"]
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1), st.floats(-5, 5)), min_size=1, max_size=12),
     st.sampled_from(STRATEGIES),
@@ -315,6 +321,11 @@ def test_uncertainty_takes_the_least_certain_cases_whatever_their_number_of_imag
     assert choose(pool, "uncertainty", 3) == ["b-CC", "b-MLO", "c-CC"]
 
 
+def test_a_case_is_as_uncertain_as_its_images_on_average() -> None:
+    one_of_two = [replace(image, uncertainty=u) for image, u in zip(case("a", 0), (0.9, 0.1), strict=True)]
+    assert choose([*one_of_two, *case("b", 0.6)], "uncertainty", 1)[0] == "b-CC"
+
+
 def test_diversity_takes_what_is_far_from_labelled_images_and_uncertainty_with_it_only_what_is_uncertain() -> None:
     labelled = case("done", 0.0, place=0)
     pool = [*case("far", 0.01, place=9), *case("near", 0.9, place=0.1)]
@@ -331,6 +342,30 @@ def test_rare_views_come_first_among_equals_and_patients_take_turns_where_images
     singles = [*case("a", 0.6), *case("b", 0.5), *case("c", 0.4)]
     chosen = choose(singles, "uncertainty", 3, whole_cases=False)
     assert len({image.split("-")[0] for image in chosen}) == 3
+
+
+def test_a_rare_view_goes_before_one_that_lies_a_little_farther_away() -> None:
+    def at(place: float, view: str) -> Candidate:
+        return Candidate(f"{place} {view}", f"{place} {view}", view, 0.5, np.array([place, 0.0]))
+
+    labelled = [Candidate(f"done {n}", "done", "CC", 0.0, np.zeros(2)) for n in range(3)]
+    assert choose([at(1.0, "CC"), at(0.9, "MLO")], "diversity", 1, labelled=labelled) == ["0.9 MLO"]
+    beside = [at(0.0, "CC"), at(1.0, "CC"), at(-0.9, "MLO")]  # the first one is in the middle
+    assert choose(beside, "diversity", 2) == ["0.0 CC", "-0.9 MLO"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_among_the_most_uncertain_it_goes_as_if_there_were_no_others(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    places, views = random.normal(size=(18, 2)), random.choice(["CC", "MLO", "ML"], 18)
+    pool = [
+        Candidate(f"{n}", f"{n}", view, 0.9 if n % 2 else 0.001, place)
+        for n, (place, view) in enumerate(zip(places, views, strict=True))
+    ]
+    labelled = [Candidate(view, "done", view, 0.0, np.zeros(2)) for view in ("CC", "MLO", "ML")]
+    uncertain = [candidate for candidate in pool if candidate.uncertainty == 0.9]
+    found = choose(pool, "uncertainty+diversity", 3, labelled=labelled)
+    assert found == choose(uncertain, "diversity", 3, labelled=labelled)
 
 
 def test_images_without_scores_come_last_and_at_random() -> None:
