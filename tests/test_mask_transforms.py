@@ -56,7 +56,7 @@ def test_what_is_left_are_the_regions_that_reach_the_peak_and_what_is_lowered_st
 
 def test_the_last_channel_counts_the_metadata_stay_and_the_input_is_not_changed():
     pred = MetaTensor(torch.full((2, 4, 4), 0.6), meta={"filename_or_obj": "film.png"})
-    result = HysteresisThresholdd("pred")({"pred": pred})["pred"]
+    result = HysteresisThresholdd("pred", high=0.8)({"pred": pred})["pred"]
     assert torch.equal(pred.as_tensor(), torch.full((2, 4, 4), 0.6))
     assert result[0].min() == pred[0].min()
     assert result[1].max() < 0.5
