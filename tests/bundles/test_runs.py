@@ -289,6 +289,21 @@ def test_an_entry_without_a_patient_is_named_before_anything_runs(case, bundle, 
             train(case, bundle, folder, epochs=1)
 
 
+def test_a_validation_without_a_lesion_chooses_no_weights(case, bundle, phantoms, tmp_path):
+    if case.datalist == "quality":
+        pytest.skip("the quality task has no lesions")
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms") / case.datalist
+    for entry in json.loads((folder / "dataset.json").read_text())["validation"]:
+        with Image.open(folder / entry["label"]) as mask:
+            Image.new("L", mask.size).save(folder / entry["label"])
+    weights = bundle / "models" / case.weights
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"shipped")
+    with raises_cause(MammogramError, match=r"no weights are kept here: .* is not a number.*with lesions"):
+        train(case, bundle, folder, epochs=1)
+    assert weights.read_bytes() == b"shipped"
+
+
 @pytest.mark.parametrize("section", ["training", "validation", "test"])
 def test_mode_whole_refuses_an_entry_a_lesion_before_anything_runs(root, phantoms, tmp_path, section):
     case, folder = CASES["whole"], shutil.copytree(phantoms, tmp_path / "phantoms") / "segmentation_whole"
