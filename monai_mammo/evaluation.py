@@ -154,7 +154,7 @@ class SegmentationReport(Report):
         output_dir, resamples, data_root: as for :class:`Report`.
         masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`, numbered as its row in
             `per_image.csv`, from 1.
-        detections: whether :func:`candidates` of `probability` (2, rows, columns) are recorded, as
+        detections: whether :func:`candidates` of `probability` (1, rows, columns) are recorded, as
             `probability:lesion` in the column `candidates`.
     """
 
@@ -183,7 +183,7 @@ class SegmentationReport(Report):
         if self.masks and self.output_dir is not None:
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
         if self.detections:
-            peaks, found["lesions"] = candidates(np.asarray(torch.as_tensor(output["probability"]).cpu())[1], label)
+            peaks, found["lesions"] = candidates(np.asarray(torch.as_tensor(output["probability"]).cpu())[0], label)
             found["candidates"] = " ".join(f"{probability:.6g}:{lesion}" for probability, lesion in peaks)
         return found
 

@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_mammo.bundles import config_of, inference_of, labels_of, other_weights
+from monai_mammo.bundles import config_of, inference_of, labels_in, other_weights
 from monai_mammo.dicom.errors import cause_of, refusing
 from monai_mammo.networks.inference import for_inference
 
@@ -66,9 +66,9 @@ class Predictor:
         overrides: values that replace ones of the config by id, as on the command line (`{"mode": "whole"}`).
 
     Raises:
-        FileNotFoundError: there is no bundle there, or it has no weights yet.
-        MammogramError: the config has no value that is overridden, or no such mode, or the weights are not of this
-            network.
+        FileNotFoundError: the bundle has no weights yet.
+        MammogramError: there is no bundle there, its config has no value that is overridden, or no such mode, or the
+            weights are not of this network.
 
     Example::
 
@@ -86,8 +86,6 @@ class Predictor:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.bundle = Path(bundle).resolve()
-        if not (self.bundle / "configs" / "inference.yaml").is_file():
-            raise FileNotFoundError(f"{self.bundle} is no bundle: it has no configs/inference.yaml")
         self.parser = inference_of(self.bundle, overrides or {})
         if device is not None:
             self.parser["device"] = str(device)
@@ -105,7 +103,7 @@ class Predictor:
     @property
     def labels(self) -> dict[int, str]:
         """Meaning of the output's indices."""
-        return labels_of(self.bundle)
+        return labels_in(self.metadata)
 
     @torch.no_grad()
     def __call__(self, image: str | Path, **given: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the bundles' training configs need beside MONAI: progress, the best weights, resumption.
+"""What the bundles' training configs need beside MONAI: progress, ImageNet and best weights, resumption.
 
 Not a trainer loop: the engines are MONAI's.
 """
@@ -101,6 +101,29 @@ def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:
     """
     epoch = epoch_of(resumed_from)
     return zlib.crc32(f"{seed} {rank} {epoch}".encode()) if rank or epoch else seed
+
+
+def begun_from_imagenet(network: torch.nn.Module, weights: str | Path | None) -> torch.nn.Module:
+    """The network itself, with what fits of ImageNet weights read into it, as its `load_imagenet_weights` says.
+
+    Args:
+        network: one of `ResNet34PARBKAN` and `ResPAMUNet`, not trained yet.
+        weights: torchvision's state dict file; None or empty leaves the network as it is.
+
+    Raises:
+        MammogramError: there is no such file, it is not of the ResNet that the network is made of, or the network's
+            width, reading or kind takes nothing from it.
+    """
+    if not weights:
+        return network
+    load = getattr(network, "load_imagenet_weights", None)
+    try:
+        if load is None:
+            raise ValueError(f"{type(network).__name__} takes no ImageNet weights")
+        load(weights)
+    except (OSError, ValueError) as error:
+        raise MammogramError("pretrained", str(error), "Or leave it out: the network then starts at random") from None
+    return network
 
 
 def _written(checkpoint: Path) -> tuple[int, int]:

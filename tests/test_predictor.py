@@ -112,7 +112,7 @@ def test_an_image_without_a_breast_gets_no_verdict(root, tmp_path, shape):
 def test_without_weights_the_message_says_how_to_get_some(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m monai\.bundle run training"):
         Predictor(root / "bundles" / "mammo_tumor_segmentation", weights=tmp_path / "none.pt")
-    with pytest.raises(FileNotFoundError, match="is no bundle"):
+    with pytest.raises(MammogramError, match="it is no bundle"):
         Predictor(tmp_path)
 
 

@@ -275,7 +275,7 @@ def test_a_click_gives_a_square_around_it():
 )
 def test_a_lesion_that_is_nowhere_is_refused_by_name(given_with_it, reason):
     with pytest.raises(MammogramError, match=rf"film\.png.*{reason}"):
-        LesionRegiond()({"image": image_of(np.zeros((100, 80))), **given_with_it})
+        LesionRegiond(size=(32, 32))({"image": image_of(np.zeros((100, 80))), **given_with_it})
 
 
 def test_a_mask_of_another_size_is_refused():

@@ -169,7 +169,7 @@ def write_segmentation(
 
 
 def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.ndarray]:
-    """Decode all segments of a DICOM SEG file that show one mammogram.
+    """Decode all segments of a DICOM SEG file that show one mammogram: the other way of `write_segmentation`.
 
     Args:
         file: whoever wrote it.

@@ -140,7 +140,7 @@ def test_an_evaluation_keeps_masks_and_peaks(tmp_path):
     output = {
         "pred": torch.as_tensor(probability > 0.5)[None],
         "reference": torch.as_tensor(label)[None],
-        "probability": torch.as_tensor(np.stack([1 - probability, probability])),
+        "probability": torch.as_tensor(probability)[None],
         "image": torch.zeros(1),
         "patient": "P",
     }

@@ -138,7 +138,6 @@ def test_the_affine_steps_down_and_to_the_left_of_the_patient_as_lps_does(make):
         ({}, "partial_view", None),
         ({"BurnedInAnnotation": "YES"}, "burned_in_annotation", True),
         ({"BreastImplantPresent": "YES"}, "implant", True),
-        ({"FieldOfViewHorizontalFlip": "YES"}, "horizontal_flip", True),
         ({"PresentationIntentType": None}, "intent", "presentation"),
         ({"PresentationIntentType": None, "SOPClassUID": SECONDARY_CAPTURE}, "intent", None),
         ({"PresentationIntentType": "FOR PROCESSING"}, "intent", "processing"),
