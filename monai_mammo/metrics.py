@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import DiceMetric, compute_hausdorff_distance
 from scipy.stats import rankdata
 
 from monai_mammo.bootstrap import Metrics, Record
@@ -51,6 +51,18 @@ _OF_WHOLE = {
 
 DISTANCES = ("mean_hd95_mm", "mean_hd95_px")
 """95 % Hausdorff distances; all other metrics are shares of one."""
+
+
+class DiceOfLesions(DiceMetric):
+    """MONAI's mean Dice over the images with a lesion; NaN where none has one, of which MONAI makes 0.
+
+    A 0 would choose weights by a validation that says nothing (`monai_mammo.training.BestWeights`).
+    """
+
+    def aggregate(self, *args: Any, **kwargs: Any) -> Any:
+        """The mean, as a tensor of one number. Arguments are MONAI's."""
+        of_images = self.get_buffer()
+        return of_images.mean() if of_images.isnan().all() else super().aggregate(*args, **kwargs)
 
 
 def heading(metric: str, records: Sequence[Record]) -> str:

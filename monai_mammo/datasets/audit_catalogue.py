@@ -145,6 +145,12 @@ CHECKS: Mapping[str, Check] = {
         "The label is absent, or a value that the datalist does not name.",
         "Correct the label, or name the value under `labels`.",
     ),
+    "label-differs": Check(
+        "Different labels for one image",
+        "Entries of one file, or of files with the same pixels, have different labels: training learns both, and a "
+        "metric counts one of them as wrong whatever the network says.",
+        "Find out which label is right and remove the other entry.",
+    ),
     "box": Check(
         "Boxes that do not fit their mask",
         "`box` (row0, column0, row1, column1; half-open) decides which part of the image is cropped; it is neither "

@@ -32,6 +32,7 @@ def check_list(data: DataList, measures: Measures) -> Iterator[Finding]:
     yield from _files(data, measures)
     yield from _images(data, measures)
     yield from _labels(data)
+    yield from _contradictions(data, measures)
     yield from _masks(data, measures)
     yield from _empty_masks(data, measures)
     yield from _sides(data, measures)
@@ -180,6 +181,20 @@ def _labels(data: DataList) -> Iterator[Finding]:
         elif item.mask is None and (isinstance(label, bool) or label not in data.labels):
             detail = f"the label is {json.dumps(label)[:40]}, the datalist knows {known}"
             yield Finding("label", "error", detail, (item.image,), (data.name,))
+
+
+def _contradictions(data: DataList, measures: Measures) -> Iterator[Finding]:
+    """Images with several labels, of one file or of copies of it. Several masks are no contradiction."""
+    images: dict[Path | str, list[Item]] = defaultdict(list)
+    for item in data.items:
+        if item.mask is None and item.entry.get("label") in data.labels:
+            measure = measures[item.image][0] if item.image in measures else None
+            images[measure.digest if measure and measure.signs else item.image].append(item)
+    for items in images.values():
+        if len({item.entry["label"] for item in items}) > 1:
+            found = sorted({f"{item.entry['label']} ({item.section})" for item in items})
+            detail = f"one image has the labels {', '.join(found)}"
+            yield Finding("label-differs", "error", detail, _unique(items), (data.name,))
 
 
 def _masks(data: DataList, measures: Measures) -> Iterator[Finding]:
