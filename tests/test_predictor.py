@@ -1,5 +1,6 @@
 """The one place where a model meets an image: what it gives back, and how it refuses."""
 
+import re
 import shutil
 
 import numpy as np
@@ -133,6 +134,25 @@ def test_a_value_that_the_bundle_has_not_is_refused_not_ignored(segmentation):
         Predictor(segmentation, overrides={"mode": "Roi", "width": 8})
     given = {"network_def#width": 8, "network_def::dropout": 0.0, "regions#roi#margin": 0.1, **SIZE}
     assert Predictor(segmentation, overrides=given).network is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"device": "gpu"}, "device: gpu cannot be used (Expected one of cpu, cuda"),
+        pytest.param(
+            {"device": "cuda"},
+            "device: cuda cannot be used (",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ({"overrides": {"width": 5}}, "no network has these values (width is a positive multiple of 4, not 5)"),
+        ({"overrides": {"width": 8, "size": [100, 100]}}, "size: image of 100 x 100 pixels"),
+    ],
+)
+def test_what_cannot_be_run_here_is_refused_with_its_cause(segmentation, given, said):
+    with pytest.raises(MammogramError, match=re.escape(said)) as refused:
+        Predictor(segmentation, **given)
+    assert "\n" not in str(refused.value)
 
 
 def test_weights_of_another_network_are_refused_in_one_line(segmentation):
