@@ -284,6 +284,11 @@ def test_a_mask_of_another_size_is_refused():
         ResampleRegiond(["image", "label"], size=(32, 32))(data)
 
 
+def test_nothing_to_resample_is_left_as_it_is():
+    data = {"region": [0, 0, 4, 4]}
+    assert ResampleRegiond(["label"], (8, 8), allow_missing_keys=True)(data) == data
+
+
 def test_the_whole_image_keeps_its_ratio():
     film = np.ones((400, 100))
     data = WholeRegiond(size=(64, 64), frame=0)({"image": image_of(film)})
