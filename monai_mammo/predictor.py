@@ -143,7 +143,9 @@ class Predictor:
         try:
             network = self.parser.get_parsed_content("network_def")
         except RuntimeError as error:  # MONAI's, about what the network itself has refused
-            reason = f"no network has these values ({error.__cause__ or error})"
+            if not isinstance(error.__cause__, ValueError):
+                raise
+            reason = f"no network has these values ({error.__cause__})"
             raise MammogramError(self.bundle.name, reason, "Give the values that it was trained with") from error
         with refusing(self.weights, "it holds no weights", "Give a state dict that a bundle's training has written"):
             state = torch.load(self.weights, map_location="cpu", weights_only=True)
