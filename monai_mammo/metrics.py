@@ -103,11 +103,15 @@ def overlap_record(
 
 
 def segmentation_metrics(records: Sequence[Record]) -> Metrics:
-    """Every definition of overlap in use, each under its own name, from records of :func:`overlap_record`.
+    """Every definition of overlap in use, each under its own name.
 
     Images without a lesion count for the pooled metrics and `false_alarm`, not for the means over lesions. `missed` are
     those of which no pixel was marked. The Hausdorff distance, which needs both masks, is there in millimetres where
     every entry has a spacing: a mean over those that have one would be one of other lesions.
+
+    Args:
+        records: of :func:`overlap_record`; beside that, `spacing` is what each was made with (None, or not there: its
+            distances are in pixels).
     """
     tp, fp, fn, tn = (np.array([record[name] for record in records], dtype=float) for name in ("tp", "fp", "fn", "tn"))
     lesion, found = tp + fn > 0, tp + fp > 0

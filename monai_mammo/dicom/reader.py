@@ -63,7 +63,8 @@ def read_mammogram(
 def read_header(path: str | PathLike[str]) -> MammogramHeader:
     """Read what is known of a mammogram without decoding a DICOM file's pixels; errors as `read_mammogram`'s.
 
-    Only a fault within the pixels stays undetected. Other formats hold little beside pixels and are read whole.
+    What `read_mammogram` refuses for its pixels or for how they are to be displayed (FOR PROCESSING, a malformed
+    window or LUT) passes here. Other formats hold little beside pixels and are read whole.
     """
     path, kind = _identify(path)
     if kind != "dicom":
