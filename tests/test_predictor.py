@@ -169,6 +169,18 @@ def test_a_result_can_be_changed(segmentation, image, mode, given):
     assert not result["probability"].requires_grad
 
 
+def test_what_a_bundle_gives_as_it_comes_from_the_network_can_be_changed_too(root, image):
+    predictor = Predictor(root / "bundles" / "mammo_quality_classification")
+    predictor.postprocessing = lambda data: data
+    predictor(image)["pred"][0] = 0
+
+
+@pytest.mark.parametrize(("amp", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_weights_have_the_precision_that_the_network_runs_with(segmentation, amp, precision):
+    network = Predictor(segmentation, overrides={"width": 8, "amp": amp, **SIZE}).network
+    assert {module.weight.dtype for module in network.modules() if isinstance(module, torch.nn.Conv2d)} == {precision}
+
+
 def test_pickled_code_in_a_weights_file_is_not_run(segmentation, tmp_path):
     class Intruder:
         def __reduce__(self):

@@ -223,6 +223,17 @@ def test_the_region_says_where_in_it_the_breast_is(size):
     assert not inside[cut["image"][0] > 0.9].any()  # letters
 
 
+def test_the_skin_about_the_outline_is_breast_unless_no_rim_is_asked_for():
+    pixels, breast = film()
+    skin = distance_transform_edt(~breast) <= 8  # 2 % of the longer side
+    found = []
+    for options in ({}, {"rim": 0.0}):
+        data = BreastRegiond(size=(64, 40), margin=0.2, **options)({"image": image_of(pixels), "skin": image_of(skin)})
+        cut = ResampleRegiond("skin", size=(64, 40), mode="nearest")(data)["skin"][0].bool()
+        found.append(bool(data["breast"][0].bool()[cut].all()))
+    assert found == [True, False]
+
+
 def test_air_is_cleared_and_every_pixel_of_the_breast_stays():
     pixels, breast = film()
     cleared = ClearAird("image")({"image": image_of(pixels)})["image"]
@@ -254,6 +265,19 @@ def test_a_click_gives_a_square_around_it():
     row0, column0, row1, column1 = LesionRegiond(size=(224, 224), margin=0, point_extent=0.1)(data)["region"]
     assert (row1 - row0, column1 - column0) == (100, 100)
     assert ((row0 + row1) / 2, (column0 + column1) / 2) == (500, 100)
+
+
+def test_a_box_counts_before_a_point_and_a_point_before_a_mask():
+    lesion = np.zeros((100, 80))
+    lesion[80:90, 60:70] = 1
+    marks = {"box": [10, 10, 30, 30], "point": [50, 40], "label": image_of(lesion)}
+    regions = [
+        LesionRegiond(size=(32, 32), margin=0)({"image": image_of(lesion), **{key: marks[key] for key in keys}})[
+            "region"
+        ]
+        for keys in (["box", "point", "label"], ["point", "label"], ["label"])
+    ]
+    assert [((a + c) / 2, (b + d) / 2) for a, b, c, d in regions] == [(20, 20), (50, 40), (85, 65)]
 
 
 @pytest.mark.parametrize(

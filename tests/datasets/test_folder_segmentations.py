@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.segmentation import read_segment, read_segmentation
 
-from .folder_replica import SHAPE, found_in, mammogram, said, segmentation, square
+from .folder_replica import SHAPE, found_in, item, mammogram, reference, said, segmentation, square
 
 
 def test_segments_become_the_lesions_of_the_image_that_they_name(tmp_path: Path) -> None:
@@ -55,6 +55,22 @@ def test_frames_that_name_no_image_take_the_one_that_the_file_names(tmp_path: Pa
     (image,), defects = found_in(tmp_path)
     assert len(image.lesions) == 1
     assert defects == []
+
+
+def test_what_all_frames_share_names_their_image_before_the_file_does(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    shared = item(DerivationImageSequence=[item(SourceImageSequence=[reference(uid)])])
+    frames = [(1, "", square()), (2, "", square(25, 15, 10))]
+    segmentation(tmp_path / "seg", frames, ["Mass"] * 2, ["1.2.999"], SharedFunctionalGroupsSequence=[shared])
+    (image,), defects = found_in(tmp_path)
+    assert (len(image.lesions), defects) == (2, [])
+
+
+def test_segments_of_one_label_are_united_for_who_asks_by_label(tmp_path: Path) -> None:
+    uid, other = mammogram(tmp_path / "a"), square(25, 15, 10)
+    segmentation(tmp_path / "seg", [(1, uid, square()), (2, uid, other)], ["Mass"] * 2)
+    (mask,) = read_segmentation(tmp_path / "seg", uid).values()
+    np.testing.assert_array_equal(mask, square() | other)
 
 
 @pytest.mark.parametrize(
