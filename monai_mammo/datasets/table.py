@@ -64,21 +64,35 @@ def _entries(task: Task, table: Path) -> Iterator[Entry]:
     if not table.is_file():
         raise MammogramError(table, "there is no such file", "Check the path")
     with refusing(table, "it cannot be read as a table", "Save it as CSV in UTF-8"):
-        text = table.read_text(encoding="utf-8-sig")
-        header = text.splitlines()[0] if text else ""
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-        names = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        rows = list(reader)
+        names, rows = _rows(table.read_text(encoding="utf-8-sig"))
     if lacking := [name for name in REQUIRED if name not in names]:
         raise MammogramError(
             table,
             f"it has no column {', '.join(lacking)}; its columns are {', '.join(names) or 'none'}",
             f"Name the columns {', '.join(REQUIRED)}",
         )
-    for number, row in enumerate(rows, start=2):
-        found = {key: value.strip() for key, value in row.items() if isinstance(key, str) and value and value.strip()}
-        yield _entry(task, table, f"line {number}", found)
+    for line, row in rows:
+        yield _entry(task, table, f"line {line}", row)
+
+
+def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns' names, and every row that has a cell, with its line's number; as a spreadsheet saves a table.
+
+    Excel's first line may be `sep=;`; the rows below the last may be there, without anything in them.
+    """
+    above = 0
+    if text.lower().startswith("sep="):
+        text, above = text.partition("\n")[2], 1
+    header = text.splitlines()[0] if text else ""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    names = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    rows = []
+    for row in reader:
+        cells = {key: value.strip() for key, value in row.items() if isinstance(key, str) and value and value.strip()}
+        if cells:
+            rows.append((above + reader.line_num, cells))
+    return names, rows
 
 
 def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:

@@ -66,6 +66,16 @@ def test_a_section_that_the_table_gives_is_kept(tmp_path: Path) -> None:
         assert [given[int(entry["patient"][1:])] for entry in entries] == [section] * (PATIENTS // 3)
 
 
+def test_what_excel_leaves_about_a_table_is_passed_over(tmp_path: Path) -> None:
+    rows = [f"image, {number}.png;{number % 2};P{number}" for number in range(PATIENTS)]
+    lines = ["sep=;", "image;label;patient", *rows[:3], ";;", "", *rows[3:], " ;;", ";;"]
+    datalist_of_table("quality", written(tmp_path, lines), tmp_path / "out")
+    assert sum(map(len, sections(tmp_path / "out", "quality").values())) == PATIENTS
+    bad = written(tmp_path, [*lines, "image, 0.png;1;"])
+    with pytest.raises(MammogramError, match=f"line {len(lines) + 1} has no patient"):
+        datalist_of_table("quality", bad, tmp_path / "out")
+
+
 def test_boxes_and_spacings_become_numbers(tmp_path: Path) -> None:
     """As text they would make no distance in millimetres, and no crop."""
     cells = ('"[5, 4, 20, 16]","[0.07, 0.1]"', '"5 4 20 16",0.07 0.1', "5 4.5 20 16,0.07  0.1", ",")
