@@ -330,7 +330,8 @@ def _method(resamples: int) -> list[Block]:
                 "with three too little: in a simulation of two equal systems their difference, which should have a p "
                 "below 0.05 in 5 of 100 cases, has it in 7, and in 12 where the trainings alone differ.",
                 "Differences are taken within each draw. Several seeds are not taken for several patients.",
-                "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels, "
+                "Dice and IoU are of hard masks (tumour more probable than not; in whole mammograms only regions "
+                "inside the breast that somewhere reach the probability `peak`) at the mammogram's own pixels, "
                 "of each crop's lesion, or of all lesions of a whole mammogram together; where none of their pixels is "
                 "marked they are 0. `monai_mammo/metrics.py` defines all metrics.",
                 "Every image's result is in the run's `per_image.csv`, from which every number here is computed "

@@ -21,7 +21,7 @@ from scipy.ndimage import binary_dilation, find_objects, gaussian_filter
 from scipy.ndimage import label as connected_components
 
 from monai_mammo.datasets.exposure import chest_side
-from monai_mammo.datasets.folder import patient_of, pseudonym
+from monai_mammo.datasets.pseudonym import patient_of, pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import Mammogram, read_mammogram, read_mask
 from monai_mammo.regions import bounding_box, breast_mask, reduced

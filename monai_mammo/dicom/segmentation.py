@@ -1,7 +1,7 @@
 """Masks of mammograms as DICOM Segmentation (PS3.3 A.51): written as BINARY, and read from whoever wrote them.
 
 A mask is uint8 or bool (rows, columns), in the pixels of its mammogram. What is segmented, and whether well, is not
-known here; other results are no masks and have their own module.
+known here.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from monai_mammo.cli import app
-from monai_mammo.datasets.audit import VERSION, audit, write_audit
+from monai_mammo.datasets.audit import VERSION, audit
 from monai_mammo.datasets.audit_catalogue import CHECKS, SEVERITIES
+from monai_mammo.datasets.audit_page import write_audit
 from monai_mammo.dicom.errors import MammogramError
 
 from .conftest import LISTS, Damage, found, only
