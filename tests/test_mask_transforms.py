@@ -15,11 +15,9 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.mask_transforms import HysteresisThresholdd, RestoreMaskd, SaveMaskd
 from monai_mammo.transforms import ResampleRegiond
 
+from .conftest import image_of
+
 GREYS = st.sampled_from([np.float32(value) for value in (0.0, 0.2, 0.4999, 0.5, 0.6, 0.7999, 0.8, 0.95, 1.0)])
-
-
-def image_of(mask: np.ndarray) -> MetaTensor:
-    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
 
 
 def lowered(probability: np.ndarray, **values: float) -> np.ndarray:

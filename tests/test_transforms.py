@@ -24,11 +24,9 @@ from monai_mammo.transforms import (
     WholeRegiond,
 )
 
+from .conftest import image_of
+
 sides = st.integers(8, 90)
-
-
-def image_of(mask: np.ndarray) -> MetaTensor:
-    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
 
 
 def disc(rows: int, columns: int, row: float, column: float, radius: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The audit as one HTML page: verdict, findings, counts, contact sheets. No script, nothing loaded from elsewhere.
 
-Every text that comes from a datalist or a file name is escaped. What is found is `audit`'s; here it is but shown.
+Every text that comes from a datalist or a file name is escaped. What is found is `audit`'s; here it is shown, and
+written beside its JSON.
 """
 
 from __future__ import annotations

@@ -20,16 +20,8 @@ from monai_mammo.benchmark.statistics import (
     sensitivity_at,
     spread,
 )
-from monai_mammo.bootstrap import interval, patient_draws, replicates
+from monai_mammo.bootstrap import interval
 from monai_mammo.metrics import quality_metrics
-
-
-def share_right(records):
-    return {"right": float(np.mean([record["right"] for record in records]))}
-
-
-def verdicts(patients: str, right: str) -> list[dict]:
-    return [{"patient": patient, "right": int(flag)} for patient, flag in zip(patients, right, strict=True)]
 
 
 def outcomes(only_system: int, only_reference: int, both: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +48,7 @@ def test_images_on_which_two_systems_agree_say_nothing():
 
 def test_seeds_are_no_further_patients():
     """The same result had three times over says no more of other patients than had once."""
-    records = verdicts("ABCDEFGH", "11101001")
-    samples = replicates(records, share_right, patient_draws("ABCDEFGH", 300))["right"]
+    samples = np.random.default_rng(0).binomial(8, 0.6, 300) / 8  # of eight patients drawn again and again
     assert interval(over_seeds([samples] * 3)) == interval(samples)
 
 
