@@ -276,6 +276,20 @@ def test_a_folder_is_of_one_setup_however_its_paths_are_written_and_of_none_befo
         list(simulate(replace(setup, steps=3), *plan))
 
 
+def test_other_initial_weights_of_the_same_name_are_another_setup(root, phantoms, tmp_path) -> None:
+    weights = tmp_path / "start.pt"
+    setup = setup_of(root, phantoms, "quality", initial_weights=str(weights))
+    plan = (tmp_path / "out", ["random"], 1, 1, 0)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(ResNet34PARBKAN(2, 3, 2, width=4).state_dict(), weights)
+        if seed == 0:
+            assert len(list(simulate(setup, *plan))) == 1
+            assert len(list(simulate(setup, *plan))) == 1
+    with pytest.raises(MammogramError, match=r"another setup.*weights is"):
+        list(simulate(setup, *plan))
+
+
 def test_the_datalists_errors_come_before_anything_is_written(root, tmp_path) -> None:
     setup = Setup(str(tmp_path / "none"), str(root / "bundles" / BUNDLES["quality"]), 1, 1, 1)
     with pytest.raises(MammogramError):

@@ -102,12 +102,34 @@ def test_the_quality_verdict_comes_with_the_breasts_outline(root, tmp_path, imag
     assert 0.1 < float(result["breast"].float().mean()) < 0.8
 
 
-@pytest.mark.parametrize("shape", [(320, 256), (1, 1), (2000, 1)])
-def test_an_image_without_a_breast_gets_no_verdict(root, tmp_path, shape):
-    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "black.png")
-    predictor = Predictor(root / "bundles" / "mammo_quality_classification")
-    with pytest.raises(MammogramError, match="no breast is found in it"):
-        predictor(tmp_path / "black.png")
+@pytest.mark.parametrize(
+    ("bundle", "overrides"),
+    [("mammo_quality_classification", {}), ("mammo_tumor_segmentation", {"mode": "whole"})],
+    ids=["quality", "whole"],
+)
+@pytest.mark.parametrize(
+    ("shape", "grey", "reason"),
+    [
+        ((320, 256), 0, "no breast is found in it"),
+        ((320, 256), 255, "no breast is found in it"),
+        ((1, 1), 0, r"it has only 1 x 1 pixels \(rows, columns\)"),
+        ((2000, 1), 255, "it has only 2000 x 1 pixels"),
+        ((15, 400), None, "it has only 15 x 400 pixels"),
+    ],
+)
+def test_an_image_that_shows_no_breast_gets_no_result(root, tmp_path, bundle, overrides, shape, grey, reason):
+    pixels = np.random.default_rng(0).integers(0, 255, shape) if grey is None else np.full(shape, grey)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "image.png")
+    predictor = Predictor(root / "bundles" / bundle, overrides=overrides)
+    with pytest.raises(MammogramError, match=rf"image\.png: {reason}.*Give an image that shows a breast"):
+        predictor(tmp_path / "image.png")
+
+
+def test_a_crop_within_the_breast_has_no_air_and_gets_a_result(root, tmp_path):
+    pixels = np.random.default_rng(0).normal(150, 5, (320, 256))
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "crop.png")
+    predictor = Predictor(root / "bundles" / "mammo_tumor_segmentation", overrides={"mode": "whole"})
+    assert predictor(tmp_path / "crop.png")["pred"].shape == (1, 320, 256)
 
 
 def test_without_weights_the_message_says_how_to_get_some(root, tmp_path):

@@ -245,6 +245,7 @@ def test_air_is_cleared_and_every_pixel_of_the_breast_stays():
 
 
 def test_where_no_breast_is_found_everything_counts():
+    """In training and evaluation, which do not end for it; the audit names such an image."""
     data = BreastRegiond(size=(64, 40))({"image": image_of(np.zeros((90, 70)))})
     assert data["breast"].shape == (1, 64, 40)
     assert data["breast"].all()

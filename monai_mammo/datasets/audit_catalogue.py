@@ -86,6 +86,12 @@ CHECKS: Mapping[str, Check] = {
         "Give all images of a patient the same `patient` and split again. If the headers hold a placeholder, nothing "
         "has to be done.",
     ),
+    "patient-spelling": Check(
+        "Patients whose names are all but equal",
+        "They differ in capitals, spaces or zeros before a number only, as if one patient were written in two ways. "
+        "Across splits, validation or test results then come out better than they are.",
+        "If they are one, write the `patient` in one way and split again.",
+    ),
     "no-patient": Check(
         "Entries without a patient",
         "Without it nobody can tell whether images of one patient are on two sides of the split; training refuses it.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ def check_list(data: DataList, measures: Measures) -> Iterator[Finding]:
     yield from _splits(data)
     yield from _patients(data)
     yield from _namesakes(data, measures)
+    yield from _spellings(data, measures)
     yield from _repeated(data)
     yield from _files(data, measures)
     yield from _images(data, measures)
@@ -110,6 +112,24 @@ def _namesakes(data: DataList, measures: Measures) -> Iterator[Finding]:
             detail = f"{len(names)} patients of the datalist are one by the headers (images in {where})"
             severity: Severity = "error" if len(counts) > 1 else "warning"
             yield Finding("patient-header", severity, detail, _unique(items), (data.name,))
+
+
+def _spellings(data: DataList, measures: Measures) -> Iterator[Finding]:
+    """Patients whose names differ in capitals, spaces and zeros before a number, unless the headers tell them apart."""
+    headers: dict[str, set[str]] = defaultdict(set)
+    for item in data.items:
+        headers[item.text("patient")].add(measures[item.image][0].patient if item.image in measures else "")
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted(headers.keys() - {""}):
+        spellings[re.sub(r"\s+|(?<!\d)0+(?=\d)", "", patient.casefold())].append(patient)
+    said = set().union(*headers.values())
+    for patients in spellings.values():
+        known = set().union(*(headers[patient] for patient in patients))
+        if len(patients) > 1 and ("" in known or len(said) < 2):  # one for everybody is a placeholder
+            concerned = [item for item in data.items if item.text("patient") in patients]
+            where = ", ".join(dict.fromkeys(item.section for item in concerned))
+            detail = f"{', '.join(patients)} (images in {where})"
+            yield Finding("patient-spelling", "warning", detail, _unique(concerned), (data.name,))
 
 
 def _repeated(data: DataList) -> Iterator[Finding]:
