@@ -152,7 +152,8 @@ class SegmentationReport(Report):
         native: whether the masks have the mammogram's own pixels: only there do the entry's `spacing` (distances in mm)
             and `region` (background counts inside it only) mean anything, and its `box` tells a lesion from others.
         output_dir, resamples, data_root: as for :class:`Report`.
-        masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`.
+        masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`, numbered as its row in
+            `per_image.csv`, from 1.
         detections: whether :func:`candidates` of `probability` (1, rows, columns) are recorded, as
             `probability:lesion` in the column `candidates`.
     """
@@ -194,8 +195,13 @@ class SegmentationReport(Report):
         return [int(value) for value in output[key]] if self.native and key in output else None
 
     def _keep(self, pred: np.ndarray, folder: Path, image: str) -> str:
-        """Write one predicted mask; an image with several lesions has several, numbered."""
-        number = 1 + sum(record["mask"].startswith(f"masks/{image}_") for record in self.records)
+        """Write one predicted mask.
+
+        Its number alone tells it from all others: an image may have several lesions, without boxes too, and images of
+        several folders one bare name.
+        """
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        number = 1 + rank + ranks * len(self.records)  # in the order of `_of_all_ranks`
         file = folder / "masks" / f"{image}_{number}.png"
         save_picture(Image.fromarray(pred > 0), file)
         return f"masks/{file.name}"

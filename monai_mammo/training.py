@@ -43,12 +43,15 @@ def latest_checkpoint(directory: str | Path) -> str:
 def checkpoint_to_resume(directory: str | Path, epochs: int) -> str:
     """The `latest_checkpoint` for a training that is to have `epochs` in all, those done included.
 
-    It logs that files of later epochs are passed over: a copied folder may have lost the order of its files' times.
+    It logs that files of later epochs are passed over: a copied folder may have lost the order of its files' times. And
+    that there is nothing to go on from: the folder's name may be mistyped.
 
     Raises:
         MammogramError: more are done already.
     """
     found = latest_checkpoint(directory)
+    if not found:
+        _LOG.warning("no whole checkpoint to resume from in %s: the training begins anew", directory)
     if (done := epoch_of(found)) > epochs:
         raise MammogramError(
             directory,

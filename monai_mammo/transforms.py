@@ -23,6 +23,8 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced, resize_nearest
 from monai_mammo.resampling import put_back, resample, taps_of
 
+_LEAST_SIDE = 16  # pixels of an image that could show a breast
+
 
 class BreastMask(Transform):
     """Array form of :func:`breast_mask`: (1, rows, columns) image to uint8 (1, rows, columns) outline."""
@@ -37,7 +39,8 @@ class BreastMaskd(MapTransform):
     """Add the breast's outline at the image's own pixels under `output_key`.
 
     Raises:
-        MammogramError: no breast is found, as in a black image: there is nothing to judge.
+        MammogramError: no breast is found, as in a black image, or the image is too small to show one: there is nothing
+            to judge.
     """
 
     def __init__(self, keys: KeysCollection, output_key: str = "breast", allow_missing_keys: bool = False) -> None:
@@ -50,8 +53,7 @@ class BreastMaskd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[self.output_key] = self.mask(d[key])
-            if not d[self.output_key].any():
-                raise MammogramError(source_of(d[key]), "no breast is found in it", "Give an image that shows a breast")
+            _require_breast(d[key], d[self.output_key])
         return d
 
 
@@ -141,23 +143,29 @@ class BreastRegiond(Transform):
 
     Under `breast` it also says where in that region the breast is, so that the letters, tape and marks beside it, of
     which a network may make tumours, can be left out of its input and of its result (MONAI's `MaskIntensityd`): uint8
-    (1, rows, columns) at `size`, 1 in its outline and `rim` about it. An image in which no breast is found is taken
-    whole.
+    (1, rows, columns) at `size`, 1 in its outline and `rim` about it.
 
     Args:
         size: (rows, columns) to which the crop is resized later.
         margin: share of the breast's side added on each side.
         rim: share of the image's longer side; outlines tend to leave out the skin and a faint nipple.
+        require: refuse an image that shows no breast, as whoever asks for its tumours has to know; False takes it
+            whole, so that a training does not end for one image.
+
+    Raises:
+        MammogramError: with `require`, as :class:`BreastMaskd`.
     """
 
-    def __init__(self, size: Sequence[int], margin: float = 0.02, rim: float = 0.03) -> None:
-        self.size, self.margin, self.rim = tuple(size), margin, rim
+    def __init__(self, size: Sequence[int], margin: float = 0.02, rim: float = 0.03, *, require: bool = False) -> None:
+        self.size, self.margin, self.rim, self.require = tuple(size), margin, rim, require
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the region of the breast, and the breast in it."""
         d = dict(data)
         pixels = first_channel(d["image"])
         outline = breast_mask(reduced(pixels, 256))
+        if self.require:
+            _require_breast(d["image"], outline)
         box = bounding_box(outline) or [0, 0, *outline.shape]
         steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)]
         region = [math.ceil(value * step) for value, step in zip(box, steps * 2, strict=True)]
@@ -260,7 +268,8 @@ class ScalePercentilesd(MapTransform):
     """Bring two percentiles of the pixels to 0 and 1, and clip.
 
     What MONAI's `ScaleIntensityRangePercentilesd` with `b_min=0, b_max=1, clip=True` gives, without sorting all pixels:
-    for a network's input of 512 x 320 pixels in a tenth of the time.
+    for a network's input of 512 x 320 pixels in a tenth of the time. Where both percentiles are one value, that
+    becomes 0 and the rest is clipped as well, which MONAI's leaves out.
 
     Args:
         keys: images.
@@ -319,8 +328,22 @@ def _unusable(img: Any, reason: str) -> MammogramError:
     return MammogramError(source_of(img), reason, "Give a box or a point inside the image, in (row, column) pixels")
 
 
+def _require_breast(img: NdarrayOrTensor, outline: np.ndarray | torch.Tensor) -> None:
+    """Refuse an image (1, rows, columns) that shows no breast, by what `breast_mask` made of it."""
+    rows, columns = img.shape[1:]
+    if min(rows, columns) < _LEAST_SIDE:
+        reason = f"it has only {rows} x {columns} pixels (rows, columns)"
+    elif not outline.any():
+        reason = "no breast is found in it"
+    else:
+        return
+    raise MammogramError(source_of(img), reason, "Give an image that shows a breast")
+
+
 def _require_one_size(images: Mapping[str, Any]) -> None:
-    (first, *others) = images
+    if not images:
+        return
+    first, *others = images
     for other in others:
         if images[other].shape[1:] != images[first].shape[1:]:
             raise MammogramError(

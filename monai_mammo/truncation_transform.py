@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import RandomizableTransform, Transform
 from monai.utils import convert_to_numpy
 
-from monai_mammo.datasets.truncation import already_cut, breast_of, make_sample
+from monai_mammo.datasets.truncation import CAUSES, already_cut, breast_of, make_sample
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import breast_mask
 
@@ -31,7 +31,8 @@ class CompleteBreastd(Transform):
         mask_key: (1, rows, columns) outline of the breast, if there is one; found by `breast_mask` otherwise.
 
     Raises:
-        MammogramError: the mammogram is cut already, or no sample can be made of it; names its file.
+        MammogramError: the mammogram is cut already, its view is neither CC nor MLO, or no sample can be made of it;
+            names its file.
     """
 
     def __init__(self, size: int, mask_key: str | None = None) -> None:
@@ -46,7 +47,7 @@ class CompleteBreastd(Transform):
         pixels = np.asarray(convert_to_numpy(image)[0])
         mask = breast_mask(pixels) if self.mask_key is None else np.asarray(convert_to_numpy(d[self.mask_key])[0]) > 0
         try:
-            cut = already_cut(mask, view)
+            cut = already_cut(mask, view) if view in CAUSES else None  # of another view `breast_of` says what helps
             if cut is not None:
                 remedy = "Leave it out: truncation needs complete mammograms"
                 raise MammogramError("mammogram", f"it is not complete as it is ({cut})", remedy)

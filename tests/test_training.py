@@ -57,7 +57,16 @@ def test_a_run_is_gone_on_with_to_no_fewer_epochs_than_it_has_had(tmp_path):
         assert checkpoint_to_resume(tmp_path, epochs) == str(tmp_path / "checkpoint_epoch=17.pt")
     with pytest.raises(MammogramError, match=r"has had 17 epochs already.*10.*Give --epochs above 17"):
         checkpoint_to_resume(tmp_path, 10)
-    assert checkpoint_to_resume(tmp_path / "nowhere", 10) == ""
+
+
+def test_it_is_said_when_there_is_nothing_to_resume_from(tmp_path, caplog):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "checkpoint_epoch=1.pt").write_bytes(b"torn")
+    for folder in (tmp_path / "nowhere", tmp_path / "torn"):
+        caplog.clear()
+        assert checkpoint_to_resume(folder, 10) == ""
+        (message,) = caplog.messages
+        assert message == f"no whole checkpoint to resume from in {folder}: the training begins anew"
 
 
 def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path):

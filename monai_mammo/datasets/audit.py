@@ -46,7 +46,7 @@ NOT_CHECKED = (
     "turned by 0.5 degrees, at least 97 are found; cropped by 1 % about 80, by 2 % about 30, by 5 % hardly any; turned "
     "by 1 degree 94, by 2 degrees hardly any; moved by 0.5 % within the frame about 25.",
     "Whether a mask outlines the right structure: look at the pictures.",
-    "Whether two patients of a list are one, where no DICOM header says so.",
+    "Whether two patients of a list are one, where neither a DICOM header nor the spelling of their names says so.",
     "Text within the breast, and single marks outside it.",
 )
 

@@ -4,9 +4,11 @@ import json
 from importlib.metadata import version
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
+from PIL import Image
 from scipy.ndimage import label as connected_components
 
 from monai_mammo.datasets.datalist import load_datalist
@@ -135,6 +137,24 @@ def test_serving_prepares_an_image_as_training_does(case, bundle, phantoms):
         *(key for key in ("size", "roi_size", "roi_margin", "whole_size") if key in parser.get()),
     ):
         assert parsers["train.yaml"].get(key) == parsers["inference.yaml"].get(key)
+
+
+@pytest.mark.parametrize("files", [("train.yaml",), ("train.yaml", "evaluate.yaml")])
+def test_whatever_a_mask_calls_its_lesions_they_are_tumour(root, phantoms, tmp_path, files):
+    configs = root / "bundles" / "mammo_tumor_segmentation" / "configs"
+    entry = load_datalist(phantoms / "segmentation_whole", "training")[0]
+    with Image.open(entry["label"]) as mask:
+        labels = np.zeros((mask.height, mask.width), np.uint8)
+    labels[100:120, 40:60], labels[140:200, 50:90] = 2, 7
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    for mode in ("roi", "whole"):
+        parser = ConfigParser()
+        parser.read_config([str(configs / file) for file in files])
+        parser.update({"bundle_root": str(tmp_path), "dataset_dir": str(phantoms / "segmentation_whole"), "mode": mode})
+        item = parser.get_parsed_content("validate#preprocessing")({**entry, "label": str(tmp_path / "mask.png")})
+        assert item["label"].unique().tolist() == [0, 1]
+        if "reference" in item:
+            assert np.array_equal(item["reference"][0].numpy(), labels > 0)
 
 
 @pytest.mark.parametrize(

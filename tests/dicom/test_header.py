@@ -63,6 +63,8 @@ def test_the_legacy_view(make, attributes, view):
         ({"Laterality": "R"}, "R"),
         ({"Laterality": ""}, None),
         ({"ImageLaterality": "B"}, None),
+        ({"ImageLaterality": "B", "Laterality": "R"}, None),
+        ({"ImageLaterality": "U", "Laterality": "R"}, None),
         ({}, None),
     ],
 )
