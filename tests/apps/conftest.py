@@ -28,6 +28,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
 
+from .ohif_page import OhifPage, chromium
+
 if TYPE_CHECKING:
     from lib.datastore import MammogramDatastore
 
@@ -170,7 +172,6 @@ def start_server(
     *conf: str,
     host: str = "127.0.0.1",
     token: str = "",
-    users: str = "",
     patience: int = 600,
 ) -> Server:
     """Start `monailabel start_server` on a free port of this machine, and wait until it answers.
@@ -197,7 +198,7 @@ def start_server(
     nowhere = "http://127.0.0.1:9"  # whoever calls out fails
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(missing), "OMP_NUM_THREADS": "1"}
     environment |= {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": "127.0.0.1"}
-    environment |= {"TMPDIR": str(temporary), "MAMMO_USERS": users}
+    environment |= {"TMPDIR": str(temporary)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -247,6 +248,33 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[
     running = start_server(studies, bundles, folder)
     yield running
     stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def viewer() -> None:
+    """OHIF; what needs it is skipped where it is not fetched."""
+    served = pytest.importorskip("lib.viewer")
+    if not (served.FETCHED / "index.html").is_file():
+        pytest.skip("OHIF is not fetched: python apps/mammo/ohif/fetch.py")
+
+
+@pytest.fixture(scope="module")
+def running(viewer: None, studies: Path, bundles: Path) -> Iterator[Server]:
+    """A server of the `studies` that a module of tests has, in OHIF."""
+    server = start_server(studies, bundles, studies.parent, "scoring", "off")
+    yield server
+    stop_server(server)
+
+
+@pytest.fixture(scope="module")
+def reader(running: Server) -> Iterator[OhifPage]:
+    """A reader's browser."""
+    with chromium() as browser:
+        page = OhifPage(browser, running.url)
+        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
+        yield page
+        assert page.outside == []
+        assert page.errors == []
 
 
 @dataclass

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from PIL import Image
 
 from monai_mammo.datasets import phantom
 
-from .conftest import Server, start_server, stop_server
-from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, needs_viewer, saved_mask, study
+from .conftest import Server
+from .ohif_page import OhifPage
+from .ohif_studies import SHAPE, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
@@ -35,26 +34,12 @@ _COMPARE = """sop => {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
-    """A server with two studies; the right breasts of the first are MONOCHROME1."""
-    needs_viewer()
-    folder = tmp_path_factory.mktemp("viewing")
-    studies = folder / "studies"
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies; the right breasts of the first are MONOCHROME1."""
+    studies = tmp_path_factory.mktemp("viewing") / "studies"
     phantom.write_phantoms(studies, patients=SECOND, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
-    server = start_server(studies, bundles, folder, "scoring", "off")
-    yield server
-    stop_server(server)
-
-
-@pytest.fixture(scope="module")
-def reader(running: Server) -> Iterator[OhifPage]:
-    """A reader's browser."""
-    with chromium() as browser:
-        page = OhifPage(browser, running.url)
-        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
-        yield page
-        assert page.errors == []
+    return studies
 
 
 def look(reader: OhifPage, sop: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import { hideFalseMarkers, hotkeys, labels, setToolbar, takeReset } from './appearance.js';
 import { ohif } from './context.js';
 import { MODALITIES, fourViews, oneView } from './hanging.js';
+import { followSizes, reset } from './rehang.js';
 import * as study from './study.js';
 
 const PANEL_ENTRY = 'mammo.panelModule.panel';
@@ -35,7 +36,7 @@ async function modeFactory({ loadModules, modeConfiguration }) {
       customizationService.setCustomizations(labels);
       customizationService.setCustomizations(hotkeys(customizationService.getCustomization('ohif.hotkeyBindings')));
       setToolbar();
-      endings = [hideFalseMarkers(), takeReset(study.reset)];
+      endings = [hideFalseMarkers(), takeReset(reset), followSizes()];
       study.enter();
     },
     onModeExit(given) {
