@@ -106,7 +106,9 @@ def begun_from_imagenet(network: torch.nn.Module, weights: str | Path | None) ->
             raise ValueError(f"{type(network).__name__} takes no ImageNet weights")
         load(weights)
     except (OSError, ValueError) as error:
-        raise MammogramError("pretrained", str(error), "Or leave it out: the network then starts at random") from None
+        raise MammogramError(
+            "imagenet_weights", str(error), "Or leave it out: the network then starts at random"
+        ) from None
     return network
 
 

@@ -229,7 +229,7 @@ def test_a_training_starts_from_imagenet_weights_unless_it_goes_on(parsed, untra
     }
     file = tmp_path / "resnet.pth"
     torch.save(trunk, file)
-    given = {"width": 8, "pretrained": str(file)}
+    given = {"width": 8, "imagenet_weights": str(file)}
 
     def starts_from_it(*files: str, **values) -> bool:
         network = parsed(name, *files, **given, **values).get_parsed_content("network")
@@ -244,14 +244,14 @@ def test_a_training_starts_from_imagenet_weights_unless_it_goes_on(parsed, untra
     ("name", "values", "reason"),
     [
         (BUNDLES[0], {}, "cannot be read as a PyTorch state dict"),
-        (BUNDLES[0], {"pretrained": "nowhere.pth"}, "No such file"),
+        (BUNDLES[0], {"imagenet_weights": "nowhere.pth"}, "No such file"),
         (BUNDLES[1], {}, "cannot be read as a PyTorch state dict"),
         (BUNDLES[1], {"network_def": {"_target_": "torch.nn.Identity"}}, "Identity takes no ImageNet weights"),
     ],
 )
 def test_what_gives_no_imagenet_weights_is_refused(parsed, tmp_path, name, values, reason):
     (tmp_path / "page.pth").write_text("<html>")
-    parser = parsed(name, "train.yaml", **{"width": 8, "pretrained": str(tmp_path / "page.pth"), **values})
+    parser = parsed(name, "train.yaml", **{"width": 8, "imagenet_weights": str(tmp_path / "page.pth"), **values})
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("network")
     cause = cause_of(caught.value)
@@ -262,10 +262,12 @@ def test_what_gives_no_imagenet_weights_is_refused(parsed, tmp_path, name, value
 def test_a_reading_that_takes_nothing_of_imagenet_weights_is_refused(parsed, tmp_path):
     name, drawn = "mammo_tumor_segmentation", {"width": 8, "reading": "keep"}
     torch.save(parsed(name, "train.yaml", **drawn).get_parsed_content("network").state_dict(), tmp_path / "resnet.pth")
-    parser = parsed(name, "train.yaml", width=8, reading="double", pretrained=str(tmp_path / "resnet.pth"))
+    parser = parsed(name, "train.yaml", width=8, reading="double", imagenet_weights=str(tmp_path / "resnet.pth"))
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("network")
-    assert str(cause_of(caught.value)).startswith(f"pretrained: {tmp_path / 'resnet.pth'} does not fit this network")
+    assert str(cause_of(caught.value)).startswith(
+        f"imagenet_weights: {tmp_path / 'resnet.pth'} does not fit this network"
+    )
 
 
 @pytest.mark.parametrize("wanted", [False, True])
