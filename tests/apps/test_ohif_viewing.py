@@ -103,6 +103,43 @@ def test_keys_that_the_mode_does_not_need_change_neither_the_hanging_nor_what_is
     np.testing.assert_array_equal(saved_mask(running, tmp_path, where.ids["LCC"]), drawn)
 
 
+def test_ohifs_arrows_take_back_what_was_drawn_into_the_active_image_alone(
+    running: Server, reader: OhifPage, tmp_path: Path
+) -> None:
+    where = study(running, SECOND)
+    first, second = where.ids["RCC"], where.ids["LCC"]
+    reader.open(where.uid)
+    reader.choose(first)
+    reader.press("brush")
+    reader.drag(where.sops["RCC"], (150, 190), (165, 210))
+    reader.idle()
+    drawn = reader.labelmap(first, SHAPE)
+    assert drawn.any()
+    reader.press("submit")
+    reader.choose(second)
+    for arrow in ("undo", "redo"):
+        arrows(reader, arrow)
+        np.testing.assert_array_equal(reader.labelmap(first, SHAPE), drawn)
+        assert "submitted" in reader.image_state(first)
+    reader.press("submit-all")
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, first), drawn)
+    reader.choose(second)
+    reader.drag(where.sops["LCC"], (150, 60), (165, 80))
+    reader.idle()
+    painted = reader.labelmap(second, SHAPE)
+    for back, again in ((arrows, OhifPage.press), (OhifPage.press, arrows)):
+        back(reader, "undo")
+        assert not reader.labelmap(second, SHAPE).any()
+        again(reader, "redo")
+        np.testing.assert_array_equal(reader.labelmap(second, SHAPE), painted)
+
+
+def arrows(reader: OhifPage, name: str) -> None:
+    """Press one of the arrows in OHIF's header."""
+    reader.page.click(f"[data-cy={name}-btn]")
+    reader.idle()
+
+
 def test_an_image_of_another_study_says_its_date_and_takes_no_marks(running: Server, reader: OhifPage) -> None:
     here, other = study(running, FIRST), study(running, SECOND)
     reader.page.goto(f"{running.url}/ohif/mammo?StudyInstanceUIDs={here.uid},{other.uid}")

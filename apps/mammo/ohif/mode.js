@@ -1,6 +1,7 @@
 // The mammography mode: OHIF's segmentation mode with our panel, our way of hanging, and tools that mammograms need.
 
-import { hideFalseMarkers, hotkeys, labels, setToolbar, takeReset } from './appearance.js';
+import { commands } from './actions.js';
+import { hideFalseMarkers, hotkeys, labels, setToolbar, takeCommands } from './appearance.js';
 import { ohif } from './context.js';
 import { MODALITIES, fourViews, oneView } from './hanging.js';
 import * as study from './study.js';
@@ -35,7 +36,9 @@ async function modeFactory({ loadModules, modeConfiguration }) {
       customizationService.setCustomizations(labels);
       customizationService.setCustomizations(hotkeys(customizationService.getCustomization('ohif.hotkeyBindings')));
       setToolbar();
-      endings = [hideFalseMarkers(), takeReset(study.reset)];
+      const { mammoReset, mammoUndo, mammoRedo } = commands;
+      const taken = takeCommands({ resetViewport: mammoReset, undo: mammoUndo, redo: mammoRedo });
+      endings = [hideFalseMarkers(), taken];
       study.enter();
     },
     onModeExit(given) {
