@@ -17,14 +17,12 @@ from monai_mammo.active_learning import (
     Candidate,
     choose,
     entropy,
-    k_centres,
-    margin,
     mutual_information,
     region_score,
     score_image,
     varied_passes,
 )
-from monai_mammo.active_learning.scores import LEFT_TO_RIGHT, lesion_window, score_passes
+from monai_mammo.active_learning.scores import LEFT_TO_RIGHT, lesion_window, pooled_over, score_passes
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 from monai_mammo.networks.inference import for_inference
@@ -58,10 +56,16 @@ def test_mutual_information_is_bounded_and_knows_no_order_of_passes(p: list[floa
     assert found <= float(entropy(probabilities(*p).mean(0))) + 1e-6
 
 
-def test_entropy_and_margin_are_highest_where_classes_are_even_and_zero_where_one_is_certain() -> None:
+def test_entropy_is_highest_where_classes_are_even_and_zero_where_one_is_certain() -> None:
     verdicts = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
     assert entropy(verdicts).tolist() == pytest.approx([np.log(2), 0.3251, 0], abs=1e-4)
-    assert margin(verdicts).tolist() == pytest.approx([1, 0.2, 0])
+
+
+def test_entropy_ranks_two_classes_as_the_margin_between_them_does() -> None:
+    complete = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    verdicts = torch.stack((complete, 1 - complete), dim=1)
+    margin = (2 * complete - 1).abs()
+    assert torch.equal(entropy(verdicts).argsort(descending=True), margin.argsort())
 
 
 def test_a_small_uncertain_lesion_outranks_haze_over_the_whole_image() -> None:
@@ -165,10 +169,32 @@ def test_a_bundle_scores_a_mammogram_the_same_every_time_and_refuses_what_is_non
     assert np.array_equal(scores[0].embedding, scores[2].embedding)
     assert scores[0].uncertainty != scores[1].uncertainty
     assert 0 <= scores[0].uncertainty <= np.log(2) + 1e-6
-    assert set(scores[0].measures) == {"mutual_information", "entropy", "margin"}
     (tmp_path / "note.dcm").write_text("no mammogram")
     with pytest.raises(MammogramError):
         score_image(predictor, tmp_path / "note.dcm")
+
+
+def test_a_crop_is_scored_over_a_lesions_share_of_it_and_an_image_by_the_spacing_it_is_given(
+    root, untrained, phantoms, tmp_path
+) -> None:
+    bundle, weights = root / "bundles" / "mammo_tumor_segmentation", tmp_path / "model.pt"
+    torch.save(untrained(bundle.name, width=4), weights)
+    small = {"width": 4, "size": [64, 64], "device": "cpu"}
+    crops, whole = (Predictor(bundle, weights=weights, overrides={**small, "mode": mode}) for mode in ("roi", "whole"))
+    image = min(phantoms.glob("phantom-*/*/*_MLO.dcm"))
+    marked = {"box": [60, 60, 90, 90]}
+
+    crop = crops.prepare(image, **marked)["image"].as_tensor()
+    disagreement = mutual_information(varied_passes(crops.network, crop[None], forward=crops.inferer).probabilities)[0]
+    side = round(64 / (1 + 2 * crops.parser.get_parsed_content("roi_margin")))
+    assert score_image(crops, image, **marked).uncertainty == pytest.approx(region_score(disagreement, (side, side)))
+
+    for spacing in (0.1, 0.2):
+        data = whole.prepare(image, spacing=[spacing, spacing])
+        (rows, _), inside = pooled_over(data, whole.parser, whole.metadata)
+        top, _, bottom, _ = data["region"]
+        assert rows == pytest.approx(10 / spacing * 64 / (bottom - top))
+        assert inside.any()
 
 
 # Selection
@@ -180,22 +206,29 @@ def case(patient: str, uncertainty: float | None, place: float = 0.0, views: str
     return [Candidate(f"{patient}-{view}", patient, view, uncertainty, point) for view in views.split()]
 
 
+def spread(places: list[tuple[int, int]]) -> list[Candidate]:
+    """Cases of one image each at these places, by their numbers."""
+    return [Candidate(str(n), str(n), "L CC", 0.5, np.array(place, float)) for n, place in enumerate(places)]
+
+
 def radius(points: np.ndarray, centres: tuple[int, ...]) -> float:
     return float(np.linalg.norm(points[:, None] - points[list(centres)][None], axis=2).min(axis=1).max())
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=3, max_size=8), st.integers(1, 3))
 @settings(max_examples=80, deadline=None)
-def test_k_centres_cover_with_at_most_twice_the_smallest_radius(places, count: int) -> None:
+def test_diversity_covers_with_at_most_twice_the_smallest_radius(places, count: int) -> None:
     points = np.array(places, dtype=float)
     best = min(radius(points, centres) for centres in combinations(range(len(points)), count))
-    assert radius(points, tuple(k_centres(points, count))) <= 2 * best + 1e-9
+    chosen = choose(spread(places), "diversity", count)
+    assert radius(points, tuple(int(number) for number in chosen)) <= 2 * best + 1e-9
 
 
-def test_k_centres_keep_away_from_what_is_there() -> None:
-    points = np.array([[0.0], [1], [5], [9]])
-    assert k_centres(points, 2, centres=np.array([[0.5]])) == [3, 2]
-    assert k_centres(points, 9) == [*k_centres(points, 4)]
+def test_diversity_keeps_away_from_what_is_there() -> None:
+    pool = spread([(0, 0), (1, 0), (5, 0), (9, 0)])
+    labelled = [Candidate("done", "done", "L CC", 0.0, np.array([0.5, 0.0]))]
+    assert choose(pool, "diversity", 2, labelled=labelled) == ["3", "2"]
+    assert choose(pool, "diversity", 9) == choose(pool, "diversity", 4)
 
 
 @given(

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
-from lib.activity import Activity, person
+from lib.activity import Activity, install_record, person
 from lib.ahead import DecodingAhead
-from lib.archive import archive_login, folder_name, open_archive
+from lib.archive import folder_name, open_archive
+from lib.archive_session import archive_login
 from lib.binding import check_studies, choose_interface, end_in_time, open_many_files
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
 from lib.datastore import MammogramDatastore
@@ -24,11 +25,11 @@ from lib.dicomweb_proxy import install_proxy
 from lib.endpoints import install_endpoints
 from lib.errors import RequestRefused, install_error_handlers, unknown
 from lib.infers import LesionSegmentation, QualityCheck, TumourSegmentation
-from lib.login import install_pages
 from lib.logs import keep_patients_out_of_logs, without_messages
 from lib.memory import keep_memory
 from lib.models import ServedModel
-from lib.routes import install as install_study_routes
+from lib.pages import install_pages
+from lib.routes import install as install_own_routes
 from lib.scoring import Scoring
 from lib.security import install_guard
 from lib.sessions import BoundedSessions
@@ -63,10 +64,7 @@ class MammoApp(MONAILabelApp):
     Args:
         app_dir: this folder.
         studies: the folder of images, or the address of a DICOMweb archive.
-        conf: `bundles` (folder that holds both bundles), `weights` (folder for the weights that are trained here),
-            `device` (as torch names it), `seed` (of the strategies), `scoring` (off: images are not scored in the
-            background), `recent_images` (MiB of decoded images that are kept), `ohif` (folder of another build of
-            OHIF); each has a default.
+        conf: the settings, which the table in the app's README lists; each has a default.
 
     Raises:
         ValueError: a setting cannot be used.
@@ -171,10 +169,16 @@ class MammoApp(MONAILabelApp):
         self.ahead.decode(chosen["case"])
         return {**chosen, "path": store.get_image_uri(chosen["id"])}
 
-    def trainer(self, model: str) -> BundleTraining | None:
-        """The training of a model; None if there is no such model."""
+    def trainer(self, model: str) -> BundleTraining:
+        """The training of a model.
+
+        Raises:
+            RequestRefused: there is no such model (404).
+        """
         task = self._trainers.get(model)
-        assert task is None or isinstance(task, BundleTraining)
+        if task is None:
+            raise unknown("model to train", model)
+        assert isinstance(task, BundleTraining)
         return task
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -248,9 +252,10 @@ class MammoApp(MONAILabelApp):
         else:
             install_folder(server, Path(self.studies), self._records())
         install_training_routes(server, self)
-        install_study_routes(server, self)
+        install_own_routes(server, self)
         install_viewer(server, self.conf.get("ohif"))
         install_pages(server, users)
+        install_record(server, self.activity)
         install_guard(server, self.conf, users)
         install_error_handlers(server)
 

@@ -8,13 +8,12 @@ from monai_mammo.active_learning.scores import (
     ImageScore,
     Passes,
     entropy,
-    margin,
     mutual_information,
     region_score,
     score_image,
     varied_passes,
 )
-from monai_mammo.active_learning.selection import STRATEGIES, Candidate, choose, k_centres
+from monai_mammo.active_learning.selection import STRATEGIES, Candidate, choose
 
 __all__ = [
     "STRATEGIES",
@@ -23,8 +22,6 @@ __all__ = [
     "Passes",
     "choose",
     "entropy",
-    "k_centres",
-    "margin",
     "mutual_information",
     "region_score",
     "score_image",

@@ -23,12 +23,9 @@ from monai.data import CacheDataset
 from torch.utils.data import Subset
 
 from monai_mammo.active_learning.scores import (
-    BOTH_WAYS,
-    LEFT_TO_RIGHT,
     ImageScore,
-    breast_of,
-    is_classifier,
-    lesion_window,
+    flips_of,
+    pooled_over,
     score_passes,
     varied_passes,
 )
@@ -231,8 +228,7 @@ class Replay:
 
     def _score(self, network: torch.nn.Module) -> dict[str, list[ImageScore]]:
         """Scores of every image's entries."""
-        metadata = config_of(Path(self.setup.bundle), "metadata.json")
-        flips = LEFT_TO_RIGHT if is_classifier(metadata) else BOTH_WAYS
+        flips = flips_of(self._metadata)
         parser = self._parser(self.evaluation)
         inferer, device = parser.get_parsed_content("validate#inferer"), parser.get_parsed_content("device")
         scores: list[ImageScore] = []
@@ -269,23 +265,15 @@ class Replay:
         """Every entry as the network sees it, with the window and the breast in which its uncertainty is pooled."""
         parser = self._parser(self.evaluation)
         prepare = parser.get_parsed_content("validate#preprocessing")
-        return [_for_scoring(prepare(entry), parser) for entry in load_datalist(self.setup.dataset_dir, "training")]
+        inputs = []
+        for entry in load_datalist(self.setup.dataset_dir, "training"):
+            data = prepare(entry)
+            inputs.append((data["image"].as_tensor(), *pooled_over(data, parser, self._metadata)))
+        return inputs
 
-
-def _for_scoring(
-    data: Mapping[str, Any], parser: ConfigParser
-) -> tuple[torch.Tensor, tuple[float, float], torch.Tensor | None]:
-    image, region = data["image"].as_tensor(), data.get("region")
-    if region is None:  # a classifier, whose uncertainty has no place
-        return image, (1.0, 1.0), None
-    rows, columns = image.shape[1:]
-    if parser["mode"] == "roi":  # a crop about one lesion: what is not margin is of a lesion's size
-        share = 1 / (1 + 2 * float(parser.get_parsed_content("roi_margin")))
-        return image, (rows * share, columns * share), None
-    extent = (region[2] - region[0], region[3] - region[1])
-    meta = data["image"].meta
-    spacing, original = data.get("spacing", meta.get("spacing")), [int(side) for side in meta["spatial_shape"][:2]]
-    return image, lesion_window((rows, columns), extent, spacing, original), breast_of(image)
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        return config_of(Path(self.setup.bundle), "metadata.json")
 
 
 def _scored(candidate: Candidate, scores: Sequence[ImageScore]) -> Candidate:

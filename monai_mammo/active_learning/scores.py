@@ -6,7 +6,7 @@ lesion's size where they disagree most. Not here: what is chosen (selection).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, normalize
 
@@ -59,24 +60,16 @@ class ImageScore:
     Args:
         uncertainty: what images are ranked by. For a segmentation, the mutual information (nats) averaged over the
             most uncertain region of a lesion's size; for a classifier, the entropy (nats) of the mean probabilities.
-        measures: the same by name, with what else is known: `mutual_information`, `entropy`, `margin`.
         embedding: float32 (F,), of unit length.
     """
 
     uncertainty: float
-    measures: dict[str, float]
     embedding: np.ndarray
 
 
 def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
     """Shannon entropy in nats along the classes; 0 where one class is certain."""
     return torch.special.entr(probabilities).sum(dim)
-
-
-def margin(probabilities: Tensor) -> Tensor:
-    """One minus the distance between the two likeliest classes: 0 where certain, 1 where both are as likely."""
-    first, second = probabilities.topk(2, dim=1).values.unbind(1)
-    return 1 - (first - second)
 
 
 def mutual_information(samples: Tensor) -> Tensor:
@@ -94,7 +87,7 @@ def mutual_information(samples: Tensor) -> Tensor:
     return (entropy(samples.mean(0)) - entropy(samples, dim=2).mean(0)).clamp_min(0)
 
 
-def region_score(uncertainty: Tensor, window: Sequence[int], inside: Tensor | None = None) -> float:
+def region_score(uncertainty: Tensor, window: Sequence[float], inside: Tensor | None = None) -> float:
     """The highest mean over any window of a lesion's size.
 
     A mean over the whole image would rank an image with faint doubt everywhere above one with a single small lesion
@@ -102,7 +95,7 @@ def region_score(uncertainty: Tensor, window: Sequence[int], inside: Tensor | No
 
     Args:
         uncertainty: (rows, columns).
-        window: (rows, columns) of the region in pixels; cut to the image where it is larger.
+        window: (rows, columns) of the region in pixels, rounded; cut to the image where it is larger.
         inside: bool (rows, columns); what lies outside (air, labels, tape) counts as certain.
     """
     values = uncertainty if inside is None else uncertainty * inside.to(uncertainty)
@@ -115,7 +108,6 @@ def lesion_window(
     extent: Sequence[float],
     spacing: Sequence[float] | None = None,
     image: Sequence[int] | None = None,
-    lesion_mm: float = LESION_MM,
 ) -> tuple[float, float]:
     """Rows and columns that a lesion covers in the network's input.
 
@@ -125,13 +117,12 @@ def lesion_window(
         spacing: (row, column) mm per pixel of the original; unknown or not finite: `DETECTOR_MM` is assumed to be
             the longer side of the original image.
         image: (rows, columns) of the original image; `extent` if None.
-        lesion_mm: side of a lesion.
     """
     if spacing is None or not all(np.isfinite(value) and value > 0 for value in spacing):
         spacing = [DETECTOR_MM / max(image or extent)] * 2
     return (
-        lesion_mm / (float(spacing[0]) * extent[0] / size[0]),
-        lesion_mm / (float(spacing[1]) * extent[1] / size[1]),
+        LESION_MM / (float(spacing[0]) * extent[0] / size[0]),
+        LESION_MM / (float(spacing[1]) * extent[1] / size[1]),
     )
 
 
@@ -183,65 +174,71 @@ def score_passes(
         windows: for each image, see :func:`region_score`; a classifier has no use for it.
         insides: for each image, see :func:`region_score`.
     """
-    mean = passes.probabilities.mean(0)
-    maps = {
-        "mutual_information": mutual_information(passes.probabilities),
-        "entropy": entropy(mean),
-        "margin": margin(mean),
-    }
-    ranked_by = "mutual_information" if mean.ndim > 2 else "entropy"
-    result = []
-    for number, embedding in enumerate(passes.embedding):
-        measures = {}
-        for name, values in maps.items():
-            one = values[number].cpu()
-            measures[name] = (
-                region_score(one, [round(s) for s in windows[number]], insides[number]) if one.ndim else float(one)
-            )
-        result.append(ImageScore(measures[ranked_by], measures, embedding.cpu().numpy().astype(np.float32)))
-    return result
+    samples, embeddings = passes.probabilities, passes.embedding.cpu().numpy().astype(np.float32)
+    if samples.ndim == 3:
+        uncertainties = entropy(samples.mean(0)).tolist()
+    else:
+        maps = mutual_information(samples).cpu()
+        uncertainties = [region_score(*each) for each in zip(maps, windows, insides, strict=True)]
+    return [ImageScore(*each) for each in zip(uncertainties, embeddings, strict=True)]
 
 
-def score_image(
-    predictor: Predictor, image: str | Path, *, lesion_mm: float = LESION_MM, repeats: int = 8, **given: Any
-) -> ImageScore:
+def score_image(predictor: Predictor, image: str | Path, **given: Any) -> ImageScore:
     """How unsure a bundle is of an image, prepared as the bundle's own config says.
 
     Args:
         predictor: the bundle; its mode must not need a marked place, unless one is given.
         image: any file that `MammogramReader` reads.
-        lesion_mm: side of the region over which a segmentation's uncertainty is pooled.
-        repeats: see :func:`varied_passes`.
         given: what the bundle's preprocessing takes beside the image.
 
     Raises:
         MammogramError: the image or what is given with it cannot be used.
     """
     data = predictor.prepare(image, **given)
-    prepared = data["image"]
-    inputs = prepared.as_tensor()[None].to(predictor.device)
-    flips = LEFT_TO_RIGHT if is_classifier(predictor.metadata) else BOTH_WAYS
-    passes = varied_passes(predictor.network, inputs, flips, repeats, forward=predictor.inferer)
+    inputs = data["image"].as_tensor()[None].to(predictor.device)
+    flips = flips_of(predictor.metadata)
+    passes = varied_passes(predictor.network, inputs, flips, forward=predictor.inferer)
+    window, inside = pooled_over(data, predictor.parser, predictor.metadata)
+    return score_passes(passes, [window], [inside])[0]
+
+
+def flips_of(metadata: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """The flips of a bundle's input, by its metadata."""
+    return LEFT_TO_RIGHT if _is_classifier(metadata) else BOTH_WAYS
+
+
+def pooled_over(
+    data: Mapping[str, Any], config: ConfigParser, metadata: Mapping[str, Any]
+) -> tuple[tuple[float, float], Tensor | None]:
+    """The region over which an image's uncertainty is pooled: `window` and `inside` of :func:`region_score`.
+
+    Args:
+        data: the image as the bundle prepares it, with its `region`; `spacing`, if there is one, comes before that
+            of the image's metadata.
+        config: the bundle's, of which `mode` and `roi_margin` count.
+        metadata: the bundle's.
+    """
+    image = data["image"].as_tensor()
+    rows, columns = image.shape[1:]
+    if _is_classifier(metadata):  # its uncertainty has no place
+        return (rows, columns), None
+    if config.get("mode") == "roi":  # a crop about one lesion: what is not margin is of a lesion's size
+        share = 1 / (1 + 2 * float(config.get_parsed_content("roi_margin")))
+        return (rows * share, columns * share), None
     row0, column0, row1, column1 = data["region"]
-    original = [int(side) for side in prepared.meta["spatial_shape"]][:2]
-    spacing = prepared.meta.get("spacing")
-    window = lesion_window(
-        inputs.shape[2:],
-        (row1 - row0, column1 - column0),
-        None if spacing is None else list(spacing),
-        original,
-        lesion_mm,
-    )
-    return score_passes(passes, [window], [breast_of(inputs[0])])[0]
+    meta = data["image"].meta
+    original = [int(side) for side in meta["spatial_shape"]][:2]
+    spacing = data.get("spacing", meta.get("spacing"))
+    return lesion_window((rows, columns), (row1 - row0, column1 - column0), spacing, original), _breast_of(image)
 
 
-def breast_of(prepared: Tensor) -> Tensor | None:
+def _breast_of(prepared: Tensor) -> Tensor | None:
     """Where the breast is in a network's input (C, rows, columns); None, for everywhere, where none is found."""
     mask = breast_mask(prepared[0].float().cpu().numpy())
     return torch.as_tensor(mask) if mask.any() else None
 
 
-def is_classifier(metadata: dict[str, Any]) -> bool:
+def _is_classifier(metadata: Mapping[str, Any]) -> bool:
     """Whether a bundle's metadata describe a classifier of images."""
     return bool(metadata["network_data_format"]["outputs"]["pred"]["format"] == "classification")
 

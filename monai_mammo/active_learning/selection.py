@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from sklearn.metrics import pairwise_distances
@@ -41,23 +40,6 @@ class Candidate:
     embedding: np.ndarray | None = None
 
 
-def k_centres(points: np.ndarray, count: int, centres: np.ndarray | None = None) -> list[int]:
-    """Greedy k-centre (core-set): each choice is the point farthest from everything chosen before.
-
-    No choice of as many points covers the rest with less than half the radius (Gonzalez 1985; Sener and Savarese
-    2018, arXiv:1708.00489).
-
-    Args:
-        points: (n, F).
-        count: how many to choose; all where there are fewer.
-        centres: (m, F) that count as chosen already; without them the point nearest to the mean comes first.
-
-    Returns:
-        indices in the order of choice.
-    """
-    return list(islice(_farthest_first(points, centres, lambda _: np.ones(len(points))), count))
-
-
 def choose(
     pool: Iterable[Candidate],
     strategy: str,
@@ -70,10 +52,12 @@ def choose(
     """Choose images to annotate.
 
     `random` takes cases as they come from the seed. `uncertainty` takes those of the highest mean uncertainty of
-    their images. `diversity` takes those farthest from what is labelled and chosen. `uncertainty+diversity` takes
-    the farthest among the most uncertain `SHORTLIST` times as many (after Yang et al. 2017, arXiv:1706.04737). All
-    but `random` prefer views that are rare among what is labelled and chosen, and, where single images are chosen,
-    patients with few such images. What has not been scored comes last, at random.
+    their images. `diversity` takes those farthest from what is labelled and chosen (greedy k-centre: no choice of as
+    many covers the rest with less than half the radius; Gonzalez 1985; Sener and Savarese 2018, arXiv:1708.00489),
+    and first the one nearest to the mean where nothing is labelled. `uncertainty+diversity` takes the farthest among
+    the most uncertain `SHORTLIST` times as many (after Yang et al. 2017, arXiv:1706.04737). All but `random` prefer
+    views that are rare among what is labelled and chosen, and, where single images are chosen, patients with few such
+    images. What has not been scored comes last, at random.
 
     The result depends on the set of candidates, the strategy and the seed, not on the order in which they come.
 

@@ -5,7 +5,7 @@ with the process that started it. Not here: which images, and what becomes of th
 
 - job: `bundle` (folder), `weights` (file), `overrides` (of the bundle's config); answer: `weights`, the
   SHA-256 of the file that was loaded;
-- image: `image` (path); answer: `uncertainty`, `measures`, `embedding`, or `reason` and `remedy` if it is unusable.
+- image: `image` (path); answer: `uncertainty`, `embedding`, or `reason` if it is unusable.
 """
 
 from __future__ import annotations
@@ -63,12 +63,9 @@ def _scored(predictor: Predictor, image: str) -> dict[str, Any]:
     try:
         score = score_image(predictor, image)
     except MammogramError as error:
-        return {"reason": error.reason, "remedy": error.remedy}
-    return {
-        "uncertainty": score.uncertainty,
-        "measures": score.measures,
-        "embedding": base64.b64encode(score.embedding.tobytes()).decode(),
-    }
+        return {"reason": error.reason}
+    embedding = base64.b64encode(score.embedding.tobytes()).decode()
+    return {"uncertainty": score.uncertainty, "embedding": embedding}
 
 
 def main() -> None:

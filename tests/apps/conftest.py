@@ -170,7 +170,6 @@ def start_server(
     *conf: str,
     host: str = "127.0.0.1",
     token: str = "",
-    users: str = "",
     patience: int = 600,
 ) -> Server:
     """Start `monailabel start_server` on a free port of this machine, and wait until it answers.
@@ -197,7 +196,7 @@ def start_server(
     nowhere = "http://127.0.0.1:9"  # whoever calls out fails
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(missing), "OMP_NUM_THREADS": "1"}
     environment |= {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": "127.0.0.1"}
-    environment |= {"TMPDIR": str(temporary), "MAMMO_USERS": users}
+    environment |= {"TMPDIR": str(temporary)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -32,7 +33,7 @@ from .conftest import QUALITY, SEGMENTATION, Server, blob, write_dicom, write_pn
 def answer(uncertainty: float, place: float = 0.0) -> dict[str, Any]:
     """A worker's answer."""
     embedding = base64.b64encode(np.array([place, 1.0], dtype=np.float32).tobytes()).decode()
-    return {"uncertainty": uncertainty, "measures": {}, "embedding": embedding}
+    return {"uncertainty": uncertainty, "embedding": embedding}
 
 
 class FakeWorker:
@@ -156,6 +157,24 @@ def test_after_a_restart_only_what_is_missing_is_scored(studies: Path, bundles: 
     restarted.catch_up()
     assert fake.scored == ["d.png"]
     assert set(restarted.scores(QUALITY)) == {"a", "b", "c", "d"}
+
+
+def test_scores_of_an_older_version_count_and_new_ones_join_them(
+    studies: Path, bundles: Path, fake: type[FakeWorker]
+) -> None:
+    scoring = scoring_of(studies, bundles)
+    stamp, place = scoring.datastore.image("a").stamp, np.array([0.0, 1.0], dtype=np.float32).tobytes()
+    with closing(sqlite3.connect(scoring.book.file)) as book, book:
+        book.execute(
+            "CREATE TABLE scores (model TEXT, weights TEXT, image TEXT, stamp TEXT, uncertainty REAL, measures TEXT, "
+            "embedding BLOB, problem TEXT, PRIMARY KEY (model, image))"
+        )
+        row = (QUALITY, scoring.weights(QUALITY), "a", stamp, 0.4, "{}", place, None)
+        book.execute("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    scoring.catch_up()
+    assert fake.scored == ["b.png", "c.png"]
+    found = {image: (score.uncertainty, score.problem) for image, score in scoring.scores(QUALITY).items()}
+    assert found == {"a": (0.4, None), "b": (0.1, None), "c": (0.1, None)}
 
 
 def test_an_image_that_was_replaced_is_scored_again(studies: Path, bundles: Path, fake: type[FakeWorker]) -> None:

@@ -25,8 +25,8 @@ from lib.activity import person
 from lib.binding import choose_interface
 from lib.errors import install_error_handlers
 from lib.files import DamagedRecord
-from lib.login import install_pages
 from lib.logs import NoMessage, OnceAMinute, ShortPath, keep_patients_out_of_logs, without_messages
+from lib.pages import install_pages
 from lib.security import install_guard
 from lib.users import ANYBODY, Users, current_user, read_users
 from starlette.testclient import TestClient
@@ -402,7 +402,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[
     write_dicom(folder / "studies" / "left.dcm", blob()[0])
     (folder / "users").write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
     running = start_server(
-        folder / "studies", bundles, folder, host="", token=TOKENS["anna"], users=str(folder / "users")
+        folder / "studies", bundles, folder, "users", str(folder / "users"), host="", token=TOKENS["anna"]
     )
     yield running
     stop_server(running)

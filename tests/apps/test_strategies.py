@@ -32,7 +32,7 @@ def scoring(tmp_path: Path, bundles: Path) -> Scoring:
 def put(scoring: Scoring, image_id: str, uncertainty: float, place: float, model: str = SEGMENTATION) -> None:
     """A score as the worker gives it."""
     embedding = base64.b64encode(np.array([place, 1.0], dtype=np.float32).tobytes()).decode()
-    answer = {"uncertainty": uncertainty, "measures": {}, "embedding": embedding}
+    answer = {"uncertainty": uncertainty, "embedding": embedding}
     weights = scoring.weights(model)
     assert weights
     scoring.book.write(model, weights, image_id, scoring.datastore.image(image_id).stamp, answer)

@@ -33,10 +33,9 @@ def training(small_bundles: Path, tmp_path: Path) -> BundleTraining:
 def client(training: BundleTraining, tmp_path: Path) -> TestClient:
     """Asks the routes of trainings alone."""
     store = MammogramDatastore(tmp_path / "studies")
-    app: Any = SimpleNamespace(trainer=lambda _: training, datastore=lambda: store, activity=None)
+    app: Any = SimpleNamespace(trainer=lambda _: training, datastore=lambda: store)
     server = FastAPI()
     install(server, app)
-    server.user_middleware.clear()
     install_error_handlers(server)
     return TestClient(server, raise_server_exceptions=False)
 

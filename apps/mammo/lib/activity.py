@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import RequestRefused
@@ -84,6 +86,12 @@ class Activity:
         except RequestRefused:
             return False
         return True
+
+
+def install_record(server: FastAPI, activity: Activity) -> None:
+    """Record what people do at a running application; inside what finds the user (`security`)."""
+    server.user_middleware.append(Middleware(RecordActivity, activity=activity))  # the innermost
+    server.middleware_stack = None
 
 
 class RecordActivity:

@@ -14,28 +14,26 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pydicom
-import requests
 from dicomweb_client.api import DICOMwebClient
-from monailabel.config import settings
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from requests.adapters import HTTPAdapter
 
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import TAGS, describe
 from monai_mammo.files import digest, replacing
 
+from .archive_session import AGAIN, archive_login, impatient_session, refusals
 from .errors import RequestRefused
 from .images import ImageFile, described
+from .multipart import parts
 from .names import is_uid
 from .settings import number
-from .stow import parts
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +43,11 @@ IN_USE_SECONDS = 600.0
 """A cached file used within this time is not evicted: somebody may be reading it."""
 HELD_SECONDS = 24 * 3600.0
 """So long a cached file stays that a training needs."""
-_TIMEOUT = (5.0, 60.0)  # s, to connect and between two bytes
 _AT_ONCE = 4  # requests for series' headers
 _MOST_REFUSALS = 8  # of such requests, after which the others wait for the next scan: each may take a timeout
 _WANTED = {f"{tag:08X}" for tag in TAGS}
 _STUDY, _SERIES, _SOP, _COUNT = "0020000D", "0020000E", "00080018", "00201209"
-LOGIN_VARIABLES = "MONAI_LABEL_DATASTORE_USERNAME and MONAI_LABEL_DATASTORE_PASSWORD"
 _STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_AGAIN = "Check that the archive runs; labels are kept here and sent later"
 
 T = TypeVar("T")
 
@@ -97,12 +92,8 @@ class Archive:
             raise ValueError("the archive's address is no http(s)://host:port/path without name and password")
         self.url, self.cache, self.query, self.cache_bytes = url.rstrip("/"), cache, query, cache_bytes
         self.name = f"{address.netloc}{address.path}".rstrip("/")
-        self._session = session = requests.Session()
-        session.mount("http://", _Impatient())
-        session.mount("https://", _Impatient())
-        session.auth = login
-        session.headers["Accept"] = "application/dicom+json, */*;q=0.1"  # unless a request names another
-        self._client = DICOMwebClient(self.url, session=session)
+        self._session = impatient_session(login)
+        self._client = DICOMwebClient(self.url, session=self._session)
         self._client.set_http_retry_params(retry=False)
         logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
         self._evicting = threading.Lock()
@@ -239,7 +230,7 @@ class Archive:
         """The images of a series, by what the archive tells now."""
         told = [_image(image, *entry) for image in self._client.retrieve_series_metadata(entry.study, entry.series)]
         if not told:
-            raise RequestRefused(502, "the archive tells of no image of it", _AGAIN)
+            raise RequestRefused(502, "the archive tells of no image of it", AGAIN)
         return told
 
     def _evict(self) -> None:
@@ -254,7 +245,7 @@ class Archive:
                 size -= stat.st_size
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        with _refusals():
+        with refusals():
             return ask()
 
 
@@ -280,58 +271,16 @@ def open_archive(url: str, cache: Path, conf: Mapping[str, str]) -> Archive:
     )
 
 
-def archive_login() -> tuple[str, str] | None:
-    """Name and password for the archive, from MONAI Label's variables or else their deprecated names; None if unset."""
-    name = settings.MONAI_LABEL_DATASTORE_USERNAME or settings.MONAI_LABEL_DICOMWEB_USERNAME
-    password = settings.MONAI_LABEL_DATASTORE_PASSWORD or settings.MONAI_LABEL_DICOMWEB_PASSWORD
-    return (name, password) if name else None
-
-
 def folder_name(url: str) -> str:
     """A folder's name for what is kept of an archive: readable, and different for different addresses."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", url.split("://")[-1]).strip("-")
     return f"{readable[:60]}-{digest(url.rstrip('/'))}"
 
 
-class _Impatient(HTTPAdapter):
-    """Gives up on an archive that does not answer, or breaks off, which the client library takes for an empty list."""
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        answer = super().send(request, *args, **{**kwargs, "timeout": kwargs.get("timeout") or _TIMEOUT})
-        if request.method == "GET" and answer.status_code == 200 and not answer.content:
-            header = answer.headers
-            if header.get("Content-Length") != "0" and header.get("Transfer-Encoding") != "chunked":
-                raise requests.ConnectionError  # nothing says that this is all: it was closed amid the header
-        return answer
-
-
 def _used(path: Path, until: float) -> None:
     """Note that a cached file is in use until then, in its time of modification."""
     until = max(until, path.stat().st_mtime)
     os.utime(path, (until, until))
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what goes wrong between here and the archive into a refusal without address, login or content."""
-    try:
-        yield
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise RequestRefused(503, f"the archive does not answer ({type(error).__name__})", _AGAIN) from None
-    except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in (401, 403):
-            raise RequestRefused(503, "the archive refuses the login", f"Set {LOGIN_VARIABLES}") from None
-        if status in (502, 503, 504):
-            raise RequestRefused(503, f"the archive is not available (status {status})", _AGAIN) from None
-        raise RequestRefused(502, f"the archive answers with status {status}", _AGAIN) from None
-    except requests.RequestException as error:
-        raise RequestRefused(502, f"asking the archive failed ({type(error).__name__})", _AGAIN) from None
-    except RequestRefused:
-        raise
-    except Exception as error:  # noqa: BLE001 - the client library parses what came with whatever it has
-        reason = f"what the archive sends cannot be understood ({type(error).__name__})"
-        raise RequestRefused(502, reason, _AGAIN) from None
 
 
 def _all(search: Callable[..., list[dict[str, Any]]], *wanted: str, **filters: Any) -> list[dict[str, Any]]:
@@ -362,10 +311,10 @@ def _object_in(body: bytes, content_type: str) -> bytes:
     if _is_object(body):  # bare, as some archives send it
         return body
     with suppress(RequestRefused):
-        for content in parts(body, content_type):
-            if _is_object(content):
-                return content
-    raise RequestRefused(502, "the archive sends no DICOM object", _AGAIN)
+        for part in parts(body, content_type):
+            if _is_object(part.content):
+                return part.content
+    raise RequestRefused(502, "the archive sends no DICOM object", AGAIN)
 
 
 def _is_object(content: bytes) -> bool:
@@ -378,7 +327,7 @@ def _check_taken(answer: Dataset, sop: str) -> None:
     if sop not in stored:
         failed = [item.get("FailureReason") for item in answer.get("FailedSOPSequence") or []]
         reason = f"take the result (failure reason {failed[0]})" if failed else "confirm that it has the result"
-        raise RequestRefused(502, f"the archive did not {reason}", _AGAIN)
+        raise RequestRefused(502, f"the archive did not {reason}", AGAIN)
 
 
 def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageFile:

@@ -23,9 +23,10 @@ from monai_mammo.dicom.display import add_window
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.plane import add_plane
 
-from .archive import LOGIN_VARIABLES
+from .archive_session import LOGIN_VARIABLES
 from .dicomweb import ROOT, root_of
 from .errors import RequestRefused, unknown
+from .multipart import parts
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 MOST_CONNECTIONS = 32
@@ -144,10 +145,10 @@ async def _bring_lut(client: httpx.AsyncClient, entry: Any, target: str) -> None
             return
         answer = await client.get(f"{target}/{path}", follow_redirects=False)
         if answer.status_code == 200 and len(answer.content) < LARGEST_LUT:
-            head, blank, content = answer.content.partition(b"\r\n\r\n")  # of a multipart body's one part
-            words = content.rpartition(b"\r\n--")[0] if blank and head.startswith(b"--") else answer.content
+            kind = answer.headers.get("content-type", "")
+            words = parts(answer.content, kind)[0].content if kind.lower().startswith("multipart/") else answer.content
             entry[_VOI_LUTS]["Value"][0][_LUT_DATA] = {"vr": "OW", "InlineBinary": b64encode(words).decode()}
-    except (KeyError, TypeError, IndexError, AttributeError, httpx.HTTPError):
+    except (KeyError, TypeError, IndexError, AttributeError, httpx.HTTPError, RequestRefused):
         return  # then it has no window
 
 

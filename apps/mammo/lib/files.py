@@ -1,4 +1,4 @@
-"""JSON files that a crash or a second process does not spoil. Not here: what is written."""
+"""JSON files that a crash or a second process does not spoil, and files' digests. Not here: what is written."""
 
 from __future__ import annotations
 

@@ -1,34 +1,43 @@
-"""The app's own routes for viewers, below `/mammo/`. Not here: MONAI Label's, and who may use any of them."""
+"""The app's own routes, below `/mammo/`: studies for viewers, the models' history, the worklist.
+
+Not here: MONAI Label's, and who may use any of them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Body, FastAPI
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
+from .activity import person
 from .datalists import tumour_pixels
 from .datastore import MammogramDatastore
-from .errors import unknown
+from .errors import RequestRefused, unknown
 from .labels import FINAL
 from .masks import Geometry, write_mask
 from .users import current_user
 
-
-class HasDatastore(Protocol):
-    """What the routes need of the app."""
-
-    def datastore(self) -> Any:
-        """The mammograms and their labels."""
+if TYPE_CHECKING:
+    from main import MammoApp
 
 
-def install(server: FastAPI, app: HasDatastore) -> None:
+Params = Annotated[dict[str, Any] | None, Body()]
+
+
+def install(server: FastAPI, app: MammoApp) -> None:
     """Add the routes to the running server; they come before the static files that MONAI Label serves at the end."""
     router = APIRouter(prefix="/mammo", tags=["Mammography"])
+    _study_routes(router, app)
+    _history_routes(router, app)
+    _worklist_routes(router, app)
+    server.include_router(router)
 
+
+def _study_routes(router: APIRouter, app: MammoApp) -> None:
     @router.get("/studies/{study}", summary="Mammograms of a study, and what was said of them")
     def images_of_study(study: str) -> list[dict[str, Any]]:
         """`readers` have saved a final label, the latest first; `revision` is that of the label of whoever asks, 0 if
@@ -45,7 +54,34 @@ def install(server: FastAPI, app: HasDatastore) -> None:
         file = Path(write_mask(mask, Geometry(), {"result_extension": ".nrrd"}))
         return FileResponse(file, media_type="application/octet-stream", background=BackgroundTask(file.unlink))
 
-    server.include_router(router)
+
+def _history_routes(router: APIRouter, app: MammoApp) -> None:
+    @router.get("/models/{model}/history")
+    def history(model: str) -> dict[str, Any]:
+        """Every training of a model with its outcome, the newest first; number 0 is the bundle's own weights."""
+        kept = app.trainer(model).history
+        return {"model": model, "serving": kept.current(), "entries": kept.entries()}
+
+    @router.post("/models/{model}/restore")
+    def restore(model: str, params: Params = None) -> dict[str, Any]:
+        """Put weights of the history into service: `{"number": 3}`, or those before the present ones."""
+        number = (params or {}).get("number")
+        if isinstance(number, bool) or not isinstance(number, int | None):
+            raise RequestRefused(400, "'number' is not a whole number", "Take one from the model's history")
+        return {"model": model, "serving": app.trainer(model).history.restore(number, person(params))}
+
+
+def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
+    @router.get("/worklist")
+    def in_work() -> list[dict[str, Any]]:
+        """Who has which images in hand, and until when."""
+        return app.worklist.in_work()
+
+    @router.delete("/worklist/{image}")
+    def hand_back(image: str, client_id: str | None = None) -> dict[str, Any]:
+        """Hand a case back unfinished, so that others may be given it."""
+        app.worklist.hand_back(person({"client_id": client_id}), image)
+        return {}
 
 
 def study_images(datastore: MammogramDatastore, study: str) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ IMAGE_SECONDS = 600.0
 """An image that takes longer is given up."""
 
 _TABLE = """CREATE TABLE IF NOT EXISTS scores (
-    model TEXT, weights TEXT, image TEXT, stamp TEXT, uncertainty REAL, measures TEXT, embedding BLOB, problem TEXT,
+    model TEXT, weights TEXT, image TEXT, stamp TEXT, uncertainty REAL, embedding BLOB, problem TEXT,
     PRIMARY KEY (model, image))"""
 
 
@@ -90,10 +90,12 @@ class ScoreBook:
         """Keep a worker's answer on an image; it takes the place of a former one."""
         problem = answer.get("reason")
         embedding = None if problem else decode_embedding(answer["embedding"]).tobytes()
-        values = (answer.get("uncertainty"), json.dumps(answer.get("measures")), embedding, problem)
+        values = (model, weights, image, stamp, answer.get("uncertainty"), embedding, problem)
         with self._opened() as book:
-            book.execute(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (model, weights, image, stamp, *values)
+            book.execute(  # by name, since a table that an older version made has a further column
+                "INSERT OR REPLACE INTO scores (model, weights, image, stamp, uncertainty, embedding, problem) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                values,
             )
 
     @contextmanager

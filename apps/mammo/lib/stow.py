@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import threading
 from typing import Any
 
@@ -20,10 +19,10 @@ from monai_mammo.files import replacing
 
 from .dicom_index import RECEIVED, UID_PATTERN, DicomIndex
 from .errors import RequestRefused
+from .multipart import parts
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 REPORTS = tuple(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 50))
-MOST_PARTS = 64
 MOST_RECEIVED = 2 * 2**30
 """Bytes of stored objects after which no more are taken."""
 # Failure reasons of PS3.4 CC.2.3 and PS3.18 I.2.
@@ -58,7 +57,7 @@ class Store:
             RequestRefused: the body is no multipart body of DICOM objects (400, 415).
         """
         kept, failed = [], []
-        for part in parts(body, content_type):
+        for part in _objects(body, content_type):
             uids = _uids(part)
             problem = self._keep(part, uids, study) if uids else _NO_DICOM
             item = {
@@ -111,25 +110,9 @@ def _uids(part: bytes) -> dict[str, str]:
     return found if all(UID_PATTERN.fullmatch(uid) and UID(uid).is_valid for uid in found.values()) else {}
 
 
-def parts(body: bytes, content_type: str) -> list[bytes]:
-    """The contents of a multipart/related body of DICOM objects (RFC 2387).
-
-    Raises:
-        RequestRefused: it is none (415), or damaged (400).
-    """
-    boundary = re.search(r'boundary="?([^";,\s]{1,70})"?', content_type)
-    if not content_type.lower().startswith("multipart/related") or not boundary:
-        raise RequestRefused(415, "the body is not multipart/related", 'Send type="application/dicom" with a boundary')
-    limit = b"--" + boundary.group(1).encode("latin-1", "replace")
-    pieces = (b"\r\n" + body).split(b"\r\n" + limit)
-    if len(pieces) < 3 or not pieces[-1].startswith(b"--") or len(pieces) - 2 > MOST_PARTS:
-        raise RequestRefused(
-            400, f"the multipart body is damaged, or has more than {MOST_PARTS} parts", "Send it again"
-        )
-    contents = []
-    for piece in pieces[1:-1]:
-        head, blank, content = piece.partition(b"\r\n\r\n")
-        if not blank or (b"content-type" in head.lower() and b"application/dicom" not in head.lower()):
-            raise RequestRefused(415, "a part of the body is no application/dicom", "Send DICOM objects")
-        contents.append(content)
-    return contents
+def _objects(body: bytes, content_type: str) -> list[bytes]:
+    """The contents of a multipart body of DICOM objects."""
+    found = parts(body, content_type)
+    if any(b"content-type" in part.header and b"application/dicom" not in part.header for part in found):
+        raise RequestRefused(415, "a part of the body is no application/dicom", "Send DICOM objects")
+    return [part.content for part in found]

@@ -1,4 +1,4 @@
-"""HTTP routes of trainings, of the models' history and of the worklist. Not here: what they do.
+"""HTTP routes of trainings. Not here: what a training does.
 
 MONAI Label's own routes of trainings are replaced: they say neither how far a training is nor why it failed, and
 pass on whatever a request holds. Its queue of processes is used as it is.
@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Body, FastAPI
 from monailabel.endpoints import train as monailabel_train
 from monailabel.utils.async_tasks.utils import tasks
-from starlette.middleware import Middleware
 
 from monai_mammo.dicom.errors import MammogramError
 
-from .activity import RecordActivity, person
+from .activity import person
 from .endpoints import check_task
-from .errors import RequestRefused, unknown
+from .errors import RequestRefused
 from .progress import read_progress
-from .trainers import BundleTraining
 
 if TYPE_CHECKING:
     from main import MammoApp
@@ -32,14 +30,12 @@ Params = Annotated[dict[str, Any] | None, Body()]
 
 
 def install(server: FastAPI, app: MammoApp) -> None:
-    """Add the routes to a running server in place of MONAI Label's of the same path, and record what people do.
+    """Add the routes to a running server in place of MONAI Label's of the same path.
 
     Called after MONAI Label's routes have been put right (`endpoints`).
     """
     router = APIRouter(tags=["Mammography"])
     _training_routes(router, app)
-    _history_routes(router, app)
-    _worklist_routes(router, app)
     replaced = {(route.path, method) for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
     server.router.routes[:] = [
         route
@@ -47,8 +43,6 @@ def install(server: FastAPI, app: MammoApp) -> None:
         if not any((getattr(route, "path", ""), method) in replaced for method in getattr(route, "methods", None) or ())
     ]
     server.router.routes[:0] = router.routes
-    server.user_middleware.append(Middleware(RecordActivity, activity=app.activity))  # the innermost
-    server.middleware_stack = None
 
 
 def _training_routes(router: APIRouter, app: MammoApp) -> None:
@@ -89,39 +83,10 @@ def _training_routes(router: APIRouter, app: MammoApp) -> None:
         return _told(stopped, app) if stopped else None
 
 
-def _history_routes(router: APIRouter, app: MammoApp) -> None:
-    @router.get("/mammo/models/{model}/history")
-    def history(model: str) -> dict[str, Any]:
-        """Every training of a model with its outcome, the newest first; number 0 is the bundle's own weights."""
-        kept = _trainer(app, model).history
-        return {"model": model, "serving": kept.current(), "entries": kept.entries()}
-
-    @router.post("/mammo/models/{model}/restore")
-    def restore(model: str, params: Params = None) -> dict[str, Any]:
-        """Put weights of the history into service: `{"number": 3}`, or those before the present ones."""
-        number = (params or {}).get("number")
-        if isinstance(number, bool) or not isinstance(number, int | None):
-            raise RequestRefused(400, "'number' is not a whole number", "Take one from the model's history")
-        return {"model": model, "serving": _trainer(app, model).history.restore(number, person(params))}
-
-
-def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
-    @router.get("/mammo/worklist")
-    def in_work() -> list[dict[str, Any]]:
-        """Who has which images in hand, and until when."""
-        return app.worklist.in_work()
-
-    @router.delete("/mammo/worklist/{image}")
-    def hand_back(image: str, client_id: str | None = None) -> dict[str, Any]:
-        """Hand a case back unfinished, so that others may be given it."""
-        app.worklist.hand_back(person({"client_id": client_id}), image)
-        return {}
-
-
 def _start(app: MammoApp, model: str, params: dict[str, Any], enqueue: bool) -> dict[str, Any]:
     """Check all that can be checked at once, then hand a training to MONAI Label's queue."""
     check_task(params)
-    trainer = _trainer(app, model)
+    trainer = app.trainer(model)
     settings = trainer.settings(params)
     waiting = [task for task in tasks("train") if task["status"] in ACTIVE]
     if waiting and not enqueue:
@@ -148,17 +113,10 @@ def _told(task: dict[str, Any], app: MammoApp) -> dict[str, Any]:
 
     A training that is stopped at its very end, or still runs there, may have put its weights into service already.
     """
-    run, history = task["request"].get("run"), _trainer(app, task["request"]["model"]).history
+    run, history = task["request"].get("run"), app.trainer(task["request"]["model"]).history
     progress = read_progress(history.run)
     if progress.get("run") != run:
         kept = next((entry for entry in history.entries() if entry.get("run") == run), None)
         return {**task, "result": kept} if kept else task
     failed = {"result": {"outcome": "failed", "reason": progress["reason"]}} if "reason" in progress else {}
     return {**task, "progress": progress, **failed}
-
-
-def _trainer(app: MammoApp, model: str) -> BundleTraining:
-    trainer = app.trainer(model)
-    if trainer is None:
-        raise unknown("model to train", model)
-    return trainer

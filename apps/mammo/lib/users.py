@@ -20,7 +20,6 @@ current_user: ContextVar[str] = ContextVar("current_user", default=ANYBODY)
 """Name of the person behind the current request, safe as a file's name; set only where that person has proved it."""
 
 TOKEN_VARIABLE = "MAMMO_TOKEN"
-USERS_VARIABLE = "MAMMO_USERS"
 SHORTEST_TOKEN = 16
 COOKIE_SECONDS = 12 * 3600
 
@@ -90,9 +89,9 @@ def is_anybody(user: str) -> bool:
 def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users:
     """The users that the settings name.
 
-    `--conf users FILE` or the variable MAMMO_USERS names a file of lines `name: token` (# begins a comment); the
-    variable MAMMO_TOKEN holds the one token of a user called `annotator` (`ANYBODY`), whom no file may name. A token
-    itself is no `--conf`: MONAI Label logs these, and every user of the machine sees a command line.
+    `--conf users FILE` names a file of lines `name: token` (# begins a comment); the variable MAMMO_TOKEN holds the
+    one token of a user called `annotator` (`ANYBODY`), whom no file may name. A token itself is no `--conf`: MONAI
+    Label logs these, and every user of the machine sees a command line.
 
     Raises:
         ValueError: a setting cannot be used; the message holds no token.
@@ -104,7 +103,7 @@ def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users
             "file of users with --conf users"
         )
     tokens = {}
-    file = conf.get("users") or environment.get(USERS_VARIABLE)
+    file = conf.get("users")
     if file:
         for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
             content = line.partition("#")[0].strip()
