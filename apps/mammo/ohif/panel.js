@@ -260,7 +260,14 @@ function quality() {
     row(element('span', { className: 'label quiet' }, 'Model'), opinion(image)),
     reasons(image?.quality),
     row(element('span', { className: 'label quiet' }, 'You'), ...own),
+    verdictsOfOthers(image),
   ]);
+}
+
+function verdictsOfOthers(image) {
+  const others = Object.entries(image?.verdicts ?? {}).filter(([reader]) => reader !== state.reader);
+  const said = others.map(([reader, verdict]) => `${reader}: ${verdict}`).join(', ');
+  return said && row(element('span', { className: 'label quiet' }, 'Others'), element('span', { className: 'grow' }, said));
 }
 
 function opinion(image) {

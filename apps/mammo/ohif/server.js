@@ -23,11 +23,15 @@ export class ServerError extends Error {
  * An image of a study as the server knows it; its spacing (row, column) is in mm of the breast, null if unknown.
  * @typedef {{id: string, study: string, series: string, sop: string, view: ?string, laterality: ?string,
  *   rows: number, columns: number, spacing: ?number[], labelled: boolean, verdict: ?string, readers: string[],
- *   problem: ?string, revision: number|undefined}} ImageRow `revision` of the reader's own label, as far as the server tells it
+ *   verdicts: Object<string, string>, problem: ?string, revision: number|undefined}} ImageRow `verdict` is the reader's own
+ *   of all `verdicts` by reader, `revision` that of the reader's own label, as far as the server tells it
  */
 
 /** What the server offers: models, trainers and strategies. */
 export const info = () => json('/info/');
+
+/** The name of whoever uses this page. */
+export const reader = async () => (await json('/auth/token/valid')).username;
 
 /** The images of a study: `ImageRow[]`. */
 export const images = study => json(`/mammo/studies/${encodeURIComponent(study)}`);

@@ -43,6 +43,7 @@ class StudyImage {
 const inWords = (laterality, view, partial) => [laterality, view, partial && '(part)'].filter(Boolean).join(' ');
 
 export const state = {
+  reader: '', // name of whoever opened this page, for good
   study: '',
   /** @type {StudyImage[]} */
   images: [],
@@ -80,6 +81,7 @@ export async function open(studies) {
   }
   state.problem = null;
   try {
+    state.reader ||= await server.reader();
     const rows = await server.images(study);
     const former = new Map(state.images.map(image => [image.id, image]));
     state.images = rows.map(row => Object.assign(former.get(row.id) ?? new StudyImage(row), row));
