@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from monai_mammo.datasets import phantom
 
 from .conftest import Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, needs_viewer, study
+from .ohif_studies import SHAPE, needs_viewer, row_of, study
 
 pytestmark = pytest.mark.slow
 
 TOKENS = {"anna": "annas-token-0123456789", "bert": "berts-token-0123456789", "cora": "coras-token-0123456789"}
-VERDICTS = 1
+VERDICTS, SECOND_READER = 1, 2
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     folder = tmp_path_factory.mktemp("readers")
     studies, users = folder / "studies", folder / "users"
     users.write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
-    phantom.write_phantoms(studies, patients=VERDICTS, seed=7, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    phantom.write_phantoms(
+        studies, patients=SECOND_READER, seed=7, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0
+    )
     shutil.rmtree(studies / "masks")
     server = start_server(studies, bundles, folder, "scoring", "off", "users", str(users), token=TOKENS["anna"])
     yield server
@@ -73,6 +77,20 @@ def judge(server: Server, name: str, image: str, verdict: str) -> None:
         client.put("/datastore/image/info", params={"image": image}, data=info).raise_for_status()
 
 
+def submit(server: Server, name: str, image: str, mask: np.ndarray, folder: Path) -> None:
+    """Save a reader's final label."""
+    file = folder / "label.png"
+    Image.fromarray(mask).save(file)
+    with client_of(server, name) as client:
+        sent = {"label": (file.name, file.read_bytes())}
+        client.put("/datastore/label", params={"image": image}, files=sent).raise_for_status()
+
+
+def case_in_words(reader: OhifPage) -> str:
+    """How much of the case is done, as the panel says it."""
+    return str(reader.page.locator("mammo-panel section", has_text="Case").first.locator(".aside").inner_text())
+
+
 def pressed(reader: OhifPage) -> list[str]:
     """The verdicts that the panel shows as the reader's own."""
     return [key for key in ("complete", "incomplete") if reader.button(key).get_attribute("aria-pressed") == "true"]
@@ -96,3 +114,49 @@ def test_the_verdict_of_you_is_the_readers_own(running: Server, readers: dict[st
     bert.open(where.uid)
     bert.choose(where.ids["RCC"])
     assert pressed(bert) == ["complete"], "outvoted, and yet the reader's own"
+
+
+def test_what_another_submitted_is_the_readers_own_only_once_he_submits_it(
+    running: Server, readers: dict[str, OhifPage], tmp_path: Path
+) -> None:
+    where, bert = study(running, SECOND_READER), readers["bert"]
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[100:130, 60:90] = 1
+    for view in ("RCC", "LCC", "RMLO"):
+        submit(running, "anna", where.ids[view], mask, tmp_path)
+    bert.open(where.uid)
+    assert "by anna" in bert.image_state(where.ids["RCC"])
+    assert case_in_words(bert) == "0 of 4 done, 3 by others"
+    bert.choose(where.ids["RMLO"])
+    bert.press("brush")
+    bert.drag(where.sops["RMLO"], (200, 200), (210, 220))
+    bert.idle()
+    bert.press("submit-all")
+    assert {view: row_of(running, where, view)["readers"] for view in where.ids} == {
+        "RCC": ["anna"],
+        "LCC": ["anna"],
+        "RMLO": ["bert", "anna"],
+        "LMLO": ["bert"],
+    }
+    assert case_in_words(bert) == "2 of 4 done, 2 by others"
+    assert "done, by others: R CC, L CC" in bert.notice()
+    bert.choose(where.ids["RCC"])
+    np.testing.assert_array_equal(bert.labelmap(where.ids["RCC"], SHAPE), mask)
+    bert.press("submit")
+    assert row_of(running, where, "RCC")["readers"] == ["bert", "anna"]
+    assert "submitted" in bert.image_state(where.ids["RCC"])
+    assert case_in_words(bert) == "3 of 4 done, 1 by others"
+
+
+def test_a_case_that_another_has_in_hand_says_so_to_everybody_else(
+    running: Server, readers: dict[str, OhifPage]
+) -> None:
+    where = study(running, VERDICTS)
+    judge(running, "anna", where.ids["LCC"], "complete")
+    for name, said in (("bert", 1), ("anna", 0)):
+        reader = readers[name]
+        reader.open(where.uid)
+        told = reader.page.locator("mammo-panel .notice", has_text="anna has this case in hand")
+        assert told.count() == said, name
+    readers["bert"].button("close").click()
+    readers["bert"].page.locator("mammo-panel .notice").wait_for(state="detached")

@@ -74,7 +74,7 @@ def _history_routes(router: APIRouter, app: MammoApp) -> None:
 def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
     @router.get("/worklist")
     def in_work() -> list[dict[str, Any]]:
-        """Who has which images in hand, and until when."""
+        """Who has which images of which case in hand, and until when."""
         return app.worklist.in_work()
 
     @router.delete("/worklist/{image}")

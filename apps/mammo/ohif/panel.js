@@ -77,6 +77,13 @@ function notices() {
     const names = left.map(([, { name }]) => name).join(', ');
     shown.push(notice('info', `Not submitted in ${caseOf(study.dateInWords(left[0][1].date))}: ${names}`, '', null, open));
   }
+  if (state.holder) {
+    const close = () => {
+      state.holder = '';
+      study.changed();
+    };
+    shown.push(notice('info', `${state.holder} has this case in hand`, `What you submit is kept beside what ${state.holder} submits`, close));
+  }
   if (state.other) {
     const { study: uid, date } = state.other;
     const open = button('Open', () => actions.openStudy(uid), { key: 'other', disabled: actions.isBusy() });
@@ -123,10 +130,12 @@ function nextCase() {
     title: 'Let others have this case, and go on to another',
     disabled: blocked || !state.images.length || study.unsaved().length > 0,
   });
-  const images = study.usable();
-  return section('Case', `${images.filter(image => image.labelled).length} of ${images.length} done`, [
-    row(next, choice, back),
-  ]);
+  return section('Case', doneInWords(study.usable()), [row(next, choice, back)]);
+}
+
+function doneInWords(images) {
+  const [own, others] = ['isOwn', 'isOthers'].map(whose => images.filter(image => image[whose]).length);
+  return `${own} of ${images.length} done${others ? `, ${others} by others` : ''}`;
 }
 
 function images() {
@@ -159,9 +168,11 @@ function progressOf(image) {
         ? ['failed', image.problem ?? '✕ not loaded']
         : image.restoring && !image.restored
           ? ['busy', 'loading…']
-          : image.labelled
+          : image.isOwn
             ? ['done', '✓ submitted']
-            : ['', 'to do'];
+            : image.isOthers
+              ? ['', `✓ by ${image.readers.join(', ')}`]
+              : ['', 'to do'];
   return element('span', { className: `state ${className}` }, text);
 }
 
@@ -297,7 +308,7 @@ function submit() {
   const busy = actions.isBusy();
   const all = button('All', actions.submitAll, {
     key: 'submit-all',
-    title: `Save all ${study.usable().length} masks as they are; an image without one that was on the screen is saved as normal`,
+    title: `Save the masks of all ${study.usable().length} images as they are, of others' those that you changed; an image without one that was on the screen is saved as normal`,
     disabled: busy || !study.usable().length,
   });
   const one = button(image ? `Submit ${image.name}: ${what}` : 'Submit', () => actions.submit(), {

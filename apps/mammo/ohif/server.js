@@ -30,6 +30,9 @@ export class ServerError extends Error {
 /** What the server offers: models, trainers and strategies. */
 export const info = () => json('/info/');
 
+/** The server's name for everybody where nobody has to say who they are, as `ANYBODY` of users.py. */
+export const ANYBODY = 'annotator';
+
 /** The name of whoever uses this page. */
 export const reader = async () => (await json('/auth/token/valid')).username;
 
@@ -102,6 +105,9 @@ export async function saveMask(image, mask, origin) {
   body.append('label', await writeMask(mask, image), 'label.nrrd');
   return json(`/datastore/label?image=${encodeURIComponent(image.id)}&tag=final`, { method: 'PUT', body });
 }
+
+/** The name of whoever has a study in hand; '' if nobody has. */
+export const holderOf = async study => (await json('/mammo/worklist')).find(lease => lease.case === study)?.user ?? '';
 
 /** Let others have the case of an image, which is not finished. */
 export const handBack = image => json(`/mammo/worklist/${encodeURIComponent(image)}`, { method: 'DELETE' });

@@ -27,6 +27,16 @@ class StudyImage {
     this.quality = null; // the model's verdict
   }
 
+  /** Whether the reader has submitted it. */
+  get isOwn() {
+    return this.revision > 0;
+  }
+
+  /** Whether others have submitted it, and the reader has not. */
+  get isOthers() {
+    return this.labelled && !this.isOwn;
+  }
+
   /** Side, view, and whether it shows a part of the breast. */
   get place() {
     const instance = this.displaySet?.instances?.[0];
@@ -45,6 +55,7 @@ const inWords = (laterality, view, partial) => [laterality, view, partial && '(p
 export const state = {
   reader: '', // name of whoever opened this page, for good
   study: '',
+  holder: '', // another reader, who has it in hand
   /** @type {StudyImage[]} */
   images: [],
   /** @type {?StudyImage} */
@@ -79,12 +90,14 @@ export async function open(studies) {
   if (study !== state.study) {
     Object.assign(state, { study, images: [], active: null });
   }
-  state.problem = null;
+  Object.assign(state, { problem: null, holder: '' });
   try {
     state.reader ||= await server.reader();
     const rows = await server.images(study);
     const former = new Map(state.images.map(image => [image.id, image]));
     state.images = rows.map(row => Object.assign(former.get(row.id) ?? new StudyImage(row), row));
+    const holder = await server.holderOf(study);
+    state.holder = [state.reader, server.ANYBODY].includes(holder) ? '' : holder;
   } catch (error) {
     state.problem = error;
   }
