@@ -20,12 +20,12 @@ from monai_mammo.datasets import phantom
 
 from .conftest import Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, needs_viewer, row_of, study
+from .ohif_studies import SHAPE, needs_viewer, row_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
 TOKENS = {"anna": "annas-token-0123456789", "bert": "berts-token-0123456789", "cora": "coras-token-0123456789"}
-VERDICTS, SECOND_READER = 1, 2
+VERDICTS, SECOND_READER, OTHER_TAB = range(1, 4)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     folder = tmp_path_factory.mktemp("readers")
     studies, users = folder / "studies", folder / "users"
     users.write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
-    phantom.write_phantoms(
-        studies, patients=SECOND_READER, seed=7, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0
-    )
+    phantom.write_phantoms(studies, patients=OTHER_TAB, seed=7, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     server = start_server(studies, bundles, folder, "scoring", "off", "users", str(users), token=TOKENS["anna"])
     yield server
@@ -160,3 +158,35 @@ def test_a_case_that_another_has_in_hand_says_so_to_everybody_else(
         assert told.count() == said, name
     readers["bert"].button("close").click()
     readers["bert"].page.locator("mammo-panel .notice").wait_for(state="detached")
+
+
+def test_a_page_saves_nothing_under_the_name_of_who_logged_in_since(
+    running: Server, readers: dict[str, OhifPage], tmp_path: Path
+) -> None:
+    where, anna = study(running, OTHER_TAB), readers["anna"]
+    image = where.ids["RCC"]
+    anna.open(where.uid)
+    assert "Reader: anna" in anna.page.locator("mammo-panel footer").inner_text()
+    anna.choose(image)
+    anna.press("brush")
+    anna.drag(where.sops["RCC"], (150, 190), (165, 210))
+    anna.idle()
+    drawn = anna.labelmap(image, SHAPE)
+    assert drawn.any()
+    with anna.page.context.expect_page() as opened:
+        anna.page.evaluate("window.open('/login')")
+    tab = opened.value
+    log_in(tab, running, "bert")
+    for key in ("submit", "complete"):
+        anna.press(key)
+        assert "this page was opened by anna" in anna.notice()
+    row = row_of(running, where, "RCC")
+    assert (row["readers"], row["verdicts"]) == ([], {})
+    assert "unsaved" in anna.image_state(image)
+    assert pressed(anna) == []
+    np.testing.assert_array_equal(anna.labelmap(image, SHAPE), drawn)
+    log_in(tab, running, "anna")
+    tab.close()
+    anna.press("submit")
+    assert row_of(running, where, "RCC")["readers"] == ["anna"]
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), drawn)

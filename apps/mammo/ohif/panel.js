@@ -3,6 +3,7 @@
 
 import * as actions from './actions.js';
 import { SLIDER, button, element, slider } from './parts.js';
+import { ANYBODY } from './server.js';
 import { STYLE } from './style.js';
 import * as study from './study.js';
 import { BRUSH, TOOLS, activeTool, brush, brushInWords, setBrush } from './tools.js';
@@ -317,7 +318,8 @@ function submit() {
     title: 'Save the mask as it is and go on (Ctrl+Enter)',
     disabled: busy || !image?.restored,
   });
-  const warning = element('footer', {}, 'For research only, not for diagnosis');
+  const reader = state.reader && state.reader !== ANYBODY && `Reader: ${state.reader} · `;
+  const warning = element('footer', {}, reader, 'For research only, not for diagnosis');
   return element('div', { className: 'last' }, row(one, all), warning);
 }
 

@@ -33,8 +33,10 @@ export const info = () => json('/info/');
 /** The server's name for everybody where nobody has to say who they are, as `ANYBODY` of users.py. */
 export const ANYBODY = 'annotator';
 
-/** The name of whoever uses this page. */
-export const reader = async () => (await json('/auth/token/valid')).username;
+let opener = ''; // of this page: all requests say it, and are refused (409) once somebody else is logged in
+
+/** The name of whoever opened this page. */
+export const reader = async () => (opener ||= (await json('/auth/token/valid')).username);
 
 /** The images of a study: `ImageRow[]`. */
 export const images = study => json(`/mammo/studies/${encodeURIComponent(study)}`);
@@ -162,10 +164,11 @@ async function json(path, options) {
   return (await request(path, options)).json();
 }
 
-async function request(path, options) {
+async function request(path, options = {}) {
   let response;
+  const headers = { ...options.headers, ...(opener && { 'Mammo-Reader': opener }) };
   try {
-    response = await fetch(path, { credentials: 'same-origin', ...options });
+    response = await fetch(path, { credentials: 'same-origin', ...options, headers });
   } catch {
     throw new ServerError(0, 'The server does not answer', 'See whether it still runs, then try again');
   }

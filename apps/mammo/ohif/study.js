@@ -53,7 +53,7 @@ class StudyImage {
 const inWords = (laterality, view, partial) => [laterality, view, partial && '(part)'].filter(Boolean).join(' ');
 
 export const state = {
-  reader: '', // name of whoever opened this page, for good
+  reader: '', // name of whoever opened this page
   study: '',
   holder: '', // another reader, who has it in hand
   /** @type {StudyImage[]} */
@@ -92,7 +92,7 @@ export async function open(studies) {
   }
   Object.assign(state, { problem: null, holder: '' });
   try {
-    state.reader ||= await server.reader();
+    state.reader = await server.reader();
     const rows = await server.images(study);
     const former = new Map(state.images.map(image => [image.id, image]));
     state.images = rows.map(row => Object.assign(former.get(row.id) ?? new StudyImage(row), row));
