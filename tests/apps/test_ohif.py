@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +204,36 @@ def test_a_marked_lesion_gets_the_models_outline(running: Server, reader: OhifPa
     expected = mask_of(running, tmp_path, LESION, image, **{kind: place})
     assert expected.any()
     np.testing.assert_array_equal(reader.labelmap(image, SHAPE), before | expected)
+
+
+def test_a_mark_beside_the_image_is_not_taken_for_one_at_its_border(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    image, sop = where.ids["LMLO"], where.sops["LMLO"]
+    if reader.study() != where.uid:
+        reader.open(where.uid)
+    reader.choose(image)
+    before = reader.labelmap(image, SHAPE)
+    with_lesion_tool(reader)
+    asked: list[Any] = []
+    reader.page.on("request", lambda request: asked.append(request) if LESION in request.url else None)
+    edge, columns = reader.viewports()[sop]["box"][2], SHAPE[1]
+    assert reader.place(sop, 0, columns + 60)[0] < edge, "there is air beside the image"
+    for marking in (
+        lambda: reader.click(sop, 150, columns + 30),
+        lambda: reader.drag(sop, (120, columns + 10), (190, columns + 60)),
+    ):
+        marking()
+        reader.page.locator("mammo-panel .notice", has_text="That is beside the image").wait_for()
+        reader.button("close").click()
+        reader.idle()
+    assert asked == []
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), before)
+    with reader.page.expect_request(lambda request: LESION in request.url):
+        reader.drag(sop, (120, columns - 60), (190, columns + 60))
+    reader.idle()
+    [box] = re.findall(r"\"box\":\[(.*?)\]", asked[0].post_data)
+    assert [int(value) for value in box.split(",")] == pytest.approx([120, columns - 60, 191, columns], abs=2)
+    assert box.endswith(f",{columns}")
 
 
 def with_lesion_tool(reader: OhifPage) -> None:

@@ -141,8 +141,12 @@ export function setThreshold(threshold) {
   }
 }
 
-/** Segment the lesion at a mark, and add it to the mask. */
+/** Segment the lesion at a mark, and add it to the mask; null is a mark beside the image. */
 export async function segmentLesion(image, mark) {
+  if (!mark) {
+    say('info', 'That is beside the image', 'Click on the lesion, or draw a box around it');
+    return;
+  }
   let found = true;
   await each([image].filter(each => each?.mask), 'outlining…', async () => {
     await study.restore(image);
