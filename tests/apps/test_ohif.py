@@ -333,9 +333,10 @@ def test_the_models_verdict_is_shown_and_the_readers_saved(running: Server, read
     answer = running.infer(QUALITY, where.ids["RMLO"], result_write_to_file=False).json()["quality"]
     shown = reader.page.locator("mammo-panel ul li").all_inner_texts()
     assert shown == [reason["sentence"] for reason in answer["reasons"]]
-    reader.press("incomplete")
-    assert row_of(running, where, "RMLO")["verdict"] == "incomplete"
-    assert reader.button("incomplete").get_attribute("aria-pressed") == "true"
+    for verdict, kept in (("incomplete", "incomplete"), ("complete", "complete"), ("complete", None)):
+        reader.press(verdict)
+        assert row_of(running, where, "RMLO")["verdict"] == kept
+        assert reader.button(verdict).get_attribute("aria-pressed") == ("false" if kept is None else "true")
 
 
 def test_a_failure_is_said_with_its_remedy_and_takes_nothing_away(running: Server, reader: OhifPage) -> None:

@@ -168,12 +168,13 @@ export const checkQuality = alone(() =>
   })
 );
 
-/** Save the reader's own verdict on the active image. */
+/** Save the reader's own verdict on the active image; the one that is saved already is taken back. */
 export const judge = verdict =>
   attempt(async () => {
     const image = state.active;
-    await server.saveVerdict(image, verdict);
-    image.verdict = verdict;
+    const given = image.verdict === verdict ? null : verdict;
+    await server.saveVerdict(image, given);
+    image.verdict = given;
   });
 
 /** Save the mask of the active image as it is, an empty one too; then go on to the next that is not done. */

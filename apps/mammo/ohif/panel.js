@@ -262,7 +262,7 @@ function quality() {
     button(verdict === 'complete' ? 'Complete' : 'Incomplete', () => actions.judge(verdict), {
       className: `even ${image?.verdict === verdict ? 'on' : ''}`,
       key: verdict,
-      title: `Save your verdict: the breast is ${verdict}ly shown`,
+      title: image?.verdict === verdict ? 'Take your verdict back' : `Save your verdict: the breast is ${verdict}ly shown`,
       pressed: image?.verdict === verdict,
       disabled: !image?.mask,
     })

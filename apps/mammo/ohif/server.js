@@ -114,7 +114,7 @@ export const holderOf = async study => (await json('/mammo/worklist')).find(leas
 /** Let others have the case of an image, which is not finished. */
 export const handBack = image => json(`/mammo/worklist/${encodeURIComponent(image)}`, { method: 'DELETE' });
 
-/** Save a reader's verdict on an image, `complete` or `incomplete`. */
+/** Save a reader's verdict on an image, `complete` or `incomplete`; null takes it back. */
 export const saveVerdict = (image, verdict) =>
   json(`/datastore/image/info?image=${encodeURIComponent(image.id)}`, {
     method: 'PUT',
