@@ -403,7 +403,7 @@ def test_a_missing_view_leaves_its_place_empty(running: Server, reader: OhifPage
         (["L CC", "L CC part", "L ML"], ["LCC", "X1", "X2"]),
         (["L CC part", "L CC"], ["X1", "LCC"]),
         (["", "", ""], ["RCC", "LCC", "RMLO"]),
-        (["L CC"] * 6, ["LCC", "X1", "X2", "X3", "X4", "none"]),
+        (["L CC"] * 10, ["LCC", "X1", "X2", "X3", "X4", "X5", "X6", "X7", "X8", "none"]),
     ],
 )
 def test_every_image_has_a_place(reader: OhifPage, images: list[str], expected: list[str]) -> None:

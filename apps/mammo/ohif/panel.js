@@ -2,6 +2,7 @@
 // Not here: what the buttons do (actions) and what there is to show (study).
 
 import * as actions from './actions.js';
+import { largestStage } from './hanging.js';
 import { SLIDER, button, element, slider } from './parts.js';
 import { ANYBODY } from './server.js';
 import { STYLE } from './style.js';
@@ -140,10 +141,12 @@ function doneInWords(images) {
 }
 
 function images() {
+  const places = [...study.places().values()];
+  const largest = largestStage(places);
   const layouts = [
     ['2x2', '2×2', 2],
     ['1x4', '1×4', 2],
-    ['2x4', 'All', 5],
+    [largest.id, largest.shown === places.length ? 'All' : `${largest.shown} of ${places.length}`, 5],
   ]
     .filter(([, , least]) => state.images.length >= least)
     .map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));

@@ -184,7 +184,10 @@ function imageOf(instance) {
 }
 
 /** The place of a display set's image in the way a study hangs; OHIF asks for it. */
-function placeOf(displaySet) {
+const placeOf = displaySet => places().get(displaySet.displaySetInstanceUID) ?? '';
+
+/** The place of every mammogram, by the UID of its display set. */
+export function places() {
   // What is stored as film is a mammogram if the server says so; MG hangs even where it does not know the image yet.
   const isMammogram = set => set.Modality === 'MG' || imageOf(set.instances?.[0]);
   const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(isMammogram);
@@ -201,7 +204,7 @@ function placeOf(displaySet) {
       partial: header.partial || Boolean(known?.problem),
     };
   });
-  return placesOf(images).get(displaySet.displaySetInstanceUID) ?? '';
+  return placesOf(images);
 }
 
 function bind() {
