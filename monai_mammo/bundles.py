@@ -59,8 +59,13 @@ def inference_of(bundle: Path, overrides: Mapping[str, Any]) -> ConfigParser:
 
 
 def labels_of(bundle: Path) -> dict[int, str]:
-    """Meaning of the output's indices, from the bundle's metadata."""
-    pred = config_of(bundle, "metadata.json")["network_data_format"]["outputs"]["pred"]
+    """Meaning of the output's indices; errors as of `config_of`."""
+    return labels_in(config_of(bundle, "metadata.json"))
+
+
+def labels_in(metadata: Mapping[str, Any]) -> dict[int, str]:
+    """Meaning of the output's indices, from a bundle's metadata."""
+    pred = metadata["network_data_format"]["outputs"]["pred"]
     return {int(index): name for index, name in pred["channel_def"].items()}
 
 

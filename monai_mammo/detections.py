@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from skimage.feature import peak_local_max
 from skimage.measure import label as connected_components
-from torch.nn.functional import adaptive_avg_pool2d
+
+from monai_mammo.regions import within
+from monai_mammo.resampling import averaged
 
 
 def candidates(probability: np.ndarray, label: np.ndarray) -> tuple[list[tuple[float, int]], int]:
@@ -22,9 +23,8 @@ def candidates(probability: np.ndarray, label: np.ndarray) -> tuple[list[tuple[f
     Returns:
         (probability, number of the lesion that it lies in or 0 for none) of every peak; and how many lesions there are.
     """
-    factor = max(1.0, max(probability.shape) / 512)
-    shape = (max(1, round(probability.shape[0] / factor)), max(1, round(probability.shape[1] / factor)))
-    small = adaptive_avg_pool2d(torch.as_tensor(probability, dtype=torch.float32)[None], shape)[0].numpy()
+    shape = within(probability.shape, 512)
+    small = averaged(probability, shape)
     peaks = peak_local_max(small, min_distance=round(0.05 * max(shape)), threshold_abs=0.05, exclude_border=False)
     lesions, number = connected_components(label > 0, return_num=True, connectivity=2)
     scale = np.array(label.shape) / shape

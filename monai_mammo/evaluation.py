@@ -152,8 +152,9 @@ class SegmentationReport(Report):
         native: whether the masks have the mammogram's own pixels: only there do the entry's `spacing` (distances in mm)
             and `region` (background counts inside it only) mean anything, and its `box` tells a lesion from others.
         output_dir, resamples, data_root: as for :class:`Report`.
-        masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`.
-        detections: whether :func:`candidates` of `probability` (2, rows, columns) are recorded, as
+        masks: whether every predicted mask is kept as `output_dir/masks/<image>_<number>.png`, numbered as its row in
+            `per_image.csv`, from 1.
+        detections: whether :func:`candidates` of `probability` (1, rows, columns) are recorded, as
             `probability:lesion` in the column `candidates`.
     """
 
@@ -182,7 +183,7 @@ class SegmentationReport(Report):
         if self.masks and self.output_dir is not None:
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
         if self.detections:
-            peaks, found["lesions"] = candidates(np.asarray(torch.as_tensor(output["probability"]).cpu())[1], label)
+            peaks, found["lesions"] = candidates(np.asarray(torch.as_tensor(output["probability"]).cpu())[0], label)
             found["candidates"] = " ".join(f"{probability:.6g}:{lesion}" for probability, lesion in peaks)
         return found
 
@@ -194,8 +195,13 @@ class SegmentationReport(Report):
         return [int(value) for value in output[key]] if self.native and key in output else None
 
     def _keep(self, pred: np.ndarray, folder: Path, image: str) -> str:
-        """Write one predicted mask; an image with several lesions has several, numbered."""
-        number = 1 + sum(record["mask"].startswith(f"masks/{image}_") for record in self.records)
+        """Write one predicted mask.
+
+        Its number alone tells it from all others: an image may have several lesions, without boxes too, and images of
+        several folders one bare name.
+        """
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        number = 1 + rank + ranks * len(self.records)  # in the order of `_of_all_ranks`
         file = folder / "masks" / f"{image}_{number}.png"
         save_picture(Image.fromarray(pred > 0), file)
         return f"masks/{file.name}"

@@ -35,7 +35,11 @@ class DiceIoULoss(nn.Module):
         self.iou = DiceLoss(jaccard=True, smooth_nr=2.0, smooth_dr=2.0)  # MONAI doubles the overlap and the union
 
     def forward(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """A scalar from scores (B, 1 or 2, H, W) and a mask of zeros and ones (B, 1, H, W)."""
+        """A scalar from scores (B, 1 or 2, H, W) and a mask of zeros and ones (B, 1, H, W).
+
+        Raises:
+            ValueError: there are more than two score maps.
+        """
         probability = _foreground(scores)
         return self.weight * self.dice(probability, mask) + (1 - self.weight) * self.iou(probability, mask)
 
@@ -88,6 +92,9 @@ class DeepSupervisionLoss(nn.Module):
         Args:
             scores: (B, 1 or 2, H, W), or (B, K, 1 or 2, H, W) with the output first and the sides behind it.
             mask: zeros and ones (B, 1, H, W).
+
+        Raises:
+            ValueError: there are more than two score maps.
         """
         if scores.ndim == 4:
             return self._log_dice(scores, mask)

@@ -24,29 +24,29 @@ from monai_mammo.pictures import save_picture
 from monai_mammo.resampling import empty_canvas, put_back
 from monai_mammo.transforms import ResampleRegiond, first_channel, source_of, without_meta
 
+_ROUNDING = 1e-5  # what resampling a region at one level may add to it, with much to spare
+
 
 class HysteresisThresholdd(MapTransform):
     """Let a region count only if the network is sure of it somewhere: its other regions stay below the threshold.
 
     A region is what touches, also at a corner, of pixels at or above `low`; one that nowhere reaches `high` is lowered
-    to just below `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
+    to a little below `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
 
     Args:
         keys: probabilities (channels, rows, columns), the last channel's counts.
-        low: the threshold of the mask.
         high: what a region has to reach; at or below `low` it says nothing.
+        low: the threshold of the mask.
     """
 
-    def __init__(
-        self, keys: KeysCollection, low: float = 0.5, high: float = 0.8, allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, high: float, low: float = 0.5, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.low, self.high = low, high
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Lower the doubtful regions of every key."""
         d = dict(data)
-        below = max(float(np.nextafter(np.float32(self.low), np.float32(-1))), 0.0)
+        below = self.low * (1 - _ROUNDING)
         for key in self.key_iterator(d):
             probability = np.asarray(convert_to_numpy(without_meta(d[key])[-1]))
             regions, number = connected_components(probability >= self.low, return_num=True, connectivity=2)
@@ -62,37 +62,26 @@ class RestoreMaskd(Transform):
     """The mask at the mammogram's own pixels, from a network's probabilities for the region that it was shown.
 
     As `Invertd` and `AsDiscreted` would make it; but a mammogram has millions of pixels and a tumour few, so only what
-    lies around probabilities that count is brought back.
+    lies around probabilities that count is brought back, to where `ResampleRegiond` noted that it took `image` from.
+    Beside the mask come the `probability` at those pixels, float32, and `reach`: `[row0, column0, row1, column1]`,
+    outside of which both are 0.
 
     Args:
         pred_key: probabilities (1, rows, columns) at the network's input pixels; becomes the mask, uint8.
-        image_key: the image that `ResampleRegiond` gave the network.
         threshold: the mask is where the probability at the original pixel is at least this.
         negligible: smaller probabilities count as 0.
-        probability_key: where the probability at the original pixels is put, float32.
-        reach_key: where `[row0, column0, row1, column1]` is put, outside of which mask and probability are 0.
 
     Raises:
         MammogramError: the image did not come from `ResampleRegiond`.
     """
 
-    def __init__(
-        self,
-        pred_key: str = "pred",
-        image_key: str = "image",
-        threshold: float = 0.5,
-        negligible: float = 0.002,
-        probability_key: str = "probability",
-        reach_key: str = "reach",
-    ) -> None:
-        self.pred_key, self.image_key = pred_key, image_key
-        self.threshold, self.negligible = threshold, negligible
-        self.probability_key, self.reach_key = probability_key, reach_key
+    def __init__(self, pred_key: str = "pred", threshold: float = 0.5, negligible: float = 0.002) -> None:
+        self.pred_key, self.threshold, self.negligible = pred_key, threshold, negligible
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the mask, the probability and where they are."""
         d = dict(data)
-        image = d[self.image_key]
+        image = d["image"]
         done = _resampling_of(image)
         info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
         found = without_meta(d[self.pred_key])
@@ -102,7 +91,7 @@ class RestoreMaskd(Transform):
         inside = (slice(None), slice(reach[0], reach[2]), slice(reach[1], reach[3]))
         mask[inside] = (probability[inside] >= self.threshold).to(torch.uint8)
         meta = {**image.meta, "affine": info["affine"]}
-        d[self.probability_key], d[self.reach_key] = MetaTensor(probability, meta=meta), reach
+        d["probability"], d["reach"] = MetaTensor(probability, meta=meta), reach
         d[self.pred_key] = MetaTensor(mask, meta=meta)
         return d
 
@@ -125,11 +114,12 @@ class SaveMaskd(MapTransform):
     so that no two images share one; before it comes the box where the data has one, so that two lesions of one image
     do not either (`a/b.dcm.10-20-60-80.png`). What lies above `data_root` goes to folders called `__above__`.
 
+    The metadata of `image` name its file.
+
     Args:
         keys: the one mask (1, rows, columns), nonzero is tumour.
         output_dir: made if it does not exist.
         data_root: folder of the images; their folders below it are kept.
-        image_key: whose metadata name the image's file.
 
     Raises:
         ValueError: more than one key; all masks of an image would have one file.
@@ -140,18 +130,17 @@ class SaveMaskd(MapTransform):
         keys: KeysCollection,
         output_dir: str | Path,
         data_root: str | Path,
-        image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
             raise ValueError(f"the masks {self.keys} of an image would share a file: give one key")
-        self.output_dir, self.data_root, self.image_key = Path(output_dir), data_root, image_key
+        self.output_dir, self.data_root = Path(output_dir), data_root
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the mask."""
         d = dict(data)
-        below = Path(os.path.relpath(source_of(d[self.image_key]), self.data_root))
+        below = Path(os.path.relpath(source_of(d["image"]), self.data_root))
         box = d.get("box")
         place = "" if box is None else "." + "-".join(f"{float(value):g}" for value in box)
         folders = ("__above__" if folder == ".." else folder for folder in below.parts[:-1])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import DiceMetric, compute_hausdorff_distance
 from scipy.stats import rankdata
 
 from monai_mammo.bootstrap import Metrics, Record
@@ -53,6 +53,18 @@ DISTANCES = ("mean_hd95_mm", "mean_hd95_px")
 """95 % Hausdorff distances; all other metrics are shares of one."""
 
 
+class DiceOfLesions(DiceMetric):
+    """MONAI's mean Dice over the images with a lesion; NaN where none has one, of which MONAI makes 0.
+
+    A 0 would choose weights by a validation that says nothing (`monai_mammo.training.BestWeights`).
+    """
+
+    def aggregate(self, *args: Any, **kwargs: Any) -> Any:
+        """The mean, as a tensor of one number. Arguments are MONAI's."""
+        of_images = self.get_buffer()
+        return of_images.mean() if of_images.isnan().all() else super().aggregate(*args, **kwargs)
+
+
 def heading(metric: str, records: Sequence[Record]) -> str:
     """A metric in words, of these records.
 
@@ -91,11 +103,15 @@ def overlap_record(
 
 
 def segmentation_metrics(records: Sequence[Record]) -> Metrics:
-    """Every definition of overlap in use, each under its own name, from records of :func:`overlap_record`.
+    """Every definition of overlap in use, each under its own name.
 
     Images without a lesion count for the pooled metrics and `false_alarm`, not for the means over lesions. `missed` are
     those of which no pixel was marked. The Hausdorff distance, which needs both masks, is there in millimetres where
     every entry has a spacing: a mean over those that have one would be one of other lesions.
+
+    Args:
+        records: of :func:`overlap_record`; beside that, `spacing` is what each was made with (None, or not there: its
+            distances are in pixels).
     """
     tp, fp, fn, tn = (np.array([record[name] for record in records], dtype=float) for name in ("tp", "fp", "fn", "tn"))
     lesion, found = tp + fn > 0, tp + fp > 0

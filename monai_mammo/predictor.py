@@ -14,8 +14,8 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_mammo.bundles import config_of, inference_of, labels_of, other_weights
-from monai_mammo.dicom.errors import cause_of, refusing
+from monai_mammo.bundles import config_of, inference_of, labels_in, other_weights
+from monai_mammo.dicom.errors import MammogramError, cause_of, refusing
 from monai_mammo.networks.inference import for_inference
 
 
@@ -66,9 +66,10 @@ class Predictor:
         overrides: values that replace ones of the config by id, as on the command line (`{"mode": "whole"}`).
 
     Raises:
-        FileNotFoundError: there is no bundle there, or it has no weights yet.
-        MammogramError: the config has no value that is overridden, or no such mode, or the weights are not of this
-            network.
+        FileNotFoundError: the bundle has no weights yet.
+        MammogramError: there is no bundle there, its config has no value that is overridden, or no such mode; no such
+            device is here; no network has these values, or takes images of this `size`; or the weights are not of
+            this network.
 
     Example::
 
@@ -86,13 +87,11 @@ class Predictor:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.bundle = Path(bundle).resolve()
-        if not (self.bundle / "configs" / "inference.yaml").is_file():
-            raise FileNotFoundError(f"{self.bundle} is no bundle: it has no configs/inference.yaml")
         self.parser = inference_of(self.bundle, overrides or {})
         if device is not None:
             self.parser["device"] = str(device)
         self.metadata = config_of(self.bundle, "metadata.json")
-        self.device = torch.device(self.parser.get_parsed_content("device"))
+        self.device = _usable(self.parser.get_parsed_content("device"))
         self.weights = Path(weights or self.parser.get_parsed_content("weights"))
         try:
             self.preprocessing = self.parser.get_parsed_content("preprocessing")
@@ -105,7 +104,7 @@ class Predictor:
     @property
     def labels(self) -> dict[int, str]:
         """Meaning of the output's indices."""
-        return labels_of(self.bundle)
+        return labels_in(self.metadata)
 
     @torch.no_grad()
     def __call__(self, image: str | Path, **given: Any) -> dict[str, Any]:
@@ -141,7 +140,13 @@ class Predictor:
                 f"training --config_file configs/train.yaml --bundle_root {self.bundle} --dataset_dir <your data>`, "
                 "or restore the weights that ship with it"
             )
-        network = self.parser.get_parsed_content("network_def")
+        try:
+            network = self.parser.get_parsed_content("network_def")
+        except RuntimeError as error:  # MONAI's, about what the network itself has refused
+            if not isinstance(error.__cause__, ValueError):
+                raise
+            reason = f"no network has these values ({error.__cause__})"
+            raise MammogramError(self.bundle.name, reason, "Give the values that it was trained with") from error
         with refusing(self.weights, "it holds no weights", "Give a state dict that a bundle's training has written"):
             state = torch.load(self.weights, map_location="cpu", weights_only=True)
         try:
@@ -151,4 +156,18 @@ class Predictor:
         size, channels = self.parser.get_parsed_content("size"), self.parser.get_parsed_content("in_channels")
         image = torch.zeros(1, channels, *size, device=self.device)
         amp = isinstance(self.inferer, MixedPrecisionInferer) and self.inferer.amp
-        return for_inference(network.to(self.device), image, bfloat16=amp)
+        try:
+            return for_inference(network.to(self.device), image, bfloat16=amp)
+        except ValueError as error:  # its sides
+            raise MammogramError("size", str(error), "Give a size that the network takes") from error
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """The device of a config, once it has been seen to work."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, ImportError) as error:  # no such name; a PyTorch without CUDA
+        cause = str(error).partition("\n")[0].rstrip(".")
+        raise MammogramError("device", f"{device} cannot be used ({cause})", "Give cpu, or cuda with a GPU") from None
+    return found

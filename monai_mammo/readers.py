@@ -12,7 +12,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_mammo.dicom.display import ForProcessing
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mask_with_affine
+from monai_mammo.dicom.reader import read_mammogram, read_mask_with_affine
 from monai_mammo.recent import RECENT
 
 
@@ -47,7 +47,10 @@ class MammogramReader(ImageReader):
         Raises:
             MammogramError: as `read_mammogram`.
         """
-        mammogram = RECENT.read(img, voi=self.voi, for_processing=self.for_processing)
+        if (self.voi, self.for_processing) == (0, "refuse"):
+            mammogram = RECENT.read(img)
+        else:
+            mammogram = read_mammogram(img, voi=self.voi, for_processing=self.for_processing)
         meta = _geometry(mammogram.pixels.shape, mammogram.affine)
         meta |= {
             "spacing": np.asarray(mammogram.spacing or (np.nan, np.nan), dtype=np.float64),

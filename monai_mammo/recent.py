@@ -14,19 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_mammo.dicom.display import ForProcessing
 from monai_mammo.dicom.reader import Mammogram, read_mammogram
 
 
 class Key(NamedTuple):
-    """A state of a file, and how it is read."""
+    """A state of a file."""
 
     file: str
     inode: int
     modified: int
     length: int
-    voi: int
-    for_processing: ForProcessing
 
 
 class RecentMammograms:
@@ -52,27 +49,27 @@ class RecentMammograms:
             self._limit = limit
             self._shed()
 
-    def read(self, path: Path, voi: int = 0, for_processing: ForProcessing = "refuse") -> Mammogram:
-        """As `read_mammogram`, in an array of the caller's own.
+    def read(self, path: Path) -> Mammogram:
+        """As `read_mammogram` without options, in an array of the caller's own.
 
         Raises:
             MammogramError: as `read_mammogram`.
         """
-        key = _key(path, voi, for_processing) if self.limit else None
+        key = _key(path) if self.limit else None
         if key is None:
-            return read_mammogram(path, voi=voi, for_processing=for_processing)
+            return read_mammogram(path)
         with self._lock:
             first, future = key not in self._known, self._known.setdefault(key, Future())
             self._known.move_to_end(key)
         if first:
             return self._read(key, future, path)
         kept = future.result()
-        return read_mammogram(path, voi=voi, for_processing=for_processing) if kept is None else _copy(kept)
+        return read_mammogram(path) if kept is None else _copy(kept)
 
     def _read(self, key: Key, future: Future[Mammogram | None], path: Path) -> Mammogram:
         kept = None
         try:
-            mammogram = read_mammogram(path, voi=key.voi, for_processing=key.for_processing)
+            mammogram = read_mammogram(path)
             if 2 * key.length < mammogram.pixels.nbytes:  # 16 bits a pixel in the file, 32 here
                 kept = _copy(mammogram)
         finally:  # an error is the other threads' own to meet
@@ -103,10 +100,10 @@ def _copy(mammogram: Mammogram) -> Mammogram:
     return replace(mammogram, pixels=mammogram.pixels.copy(), affine=mammogram.affine.copy())
 
 
-def _key(path: Path, voi: int, for_processing: ForProcessing) -> Key | None:
+def _key(path: Path) -> Key | None:
     """None for a file that cannot be seen, which reading it will say better."""
     try:
         stat = os.stat(path)
     except OSError:
         return None
-    return Key(os.path.abspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size, voi, for_processing)
+    return Key(os.path.abspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)

@@ -58,8 +58,7 @@ def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
 
     Pixels are means of blocks, which overlap where they are not whole.
     """
-    factor = max(1.0, max(pixels.shape) / longest)
-    for wanted in [max(1, round(side / factor)) for side in pixels.shape]:
+    for wanted in within(pixels.shape, longest):
         number = np.arange(wanted + 1) * len(pixels)
         starts, ends = number[:-1] // wanted, -(-number[1:] // wanted)
         lengths = ends - starts
@@ -70,6 +69,12 @@ def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
         means = csr_array((shares, lines, first), shape=(wanted, len(pixels))) @ pixels
         pixels = np.ascontiguousarray(means.T)  # turned over, so that the second round reduces the columns
     return pixels.astype(np.float32, copy=False)
+
+
+def within(shape: Sequence[int], longest: int) -> tuple[int, ...]:
+    """A shape in the proportions of an image's, with at most `longest` pixels on its longer side."""
+    factor = max(1.0, max(shape) / longest)
+    return tuple(max(1, round(side / factor)) for side in shape)
 
 
 def resize_nearest(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A region of an image at another size, and a result put back at its place. Tensors in, tensors out.
+"""A region of an image at another size, and a result put back at its place: tensors. Means of blocks: arrays.
 
 Not here: which region (`monai_mammo.regions`), and MONAI's bookkeeping (`monai_mammo.transforms`). A mammogram has
 millions of pixels, so nothing here visits those that do not count.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import adaptive_avg_pool2d, embedding_bag
 
 _ROWS_AT_ONCE = 128  # a block that stays in the processor's cache
 
@@ -68,6 +68,16 @@ def resample(img: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor:
 def _weigh(taps: Taps, lines: torch.Tensor) -> torch.Tensor:
     """Weighted sums of whole lines, in one pass over them."""
     return embedding_bag(taps.pixel, lines.contiguous(), per_sample_weights=taps.weight, mode="sum")
+
+
+def averaged(pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """An array (rows, columns) of numbers at another `shape`, float32: means of blocks, which overlap if not whole.
+
+    `monai_mammo.regions.reduced` gives the same but for rounding, without Python's lock. What looks for peaks depends
+    on the rounding: on a plateau it decides which pixels are the highest.
+    """
+    image = torch.from_numpy(np.require(pixels, np.float32, ["C", "W"]))[None]
+    return adaptive_avg_pool2d(image, (int(shape[0]), int(shape[1])))[0].numpy()
 
 
 def put_back(

@@ -23,6 +23,8 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.regions import Region, bounding_box, breast_mask, fit_region, reduced, resize_nearest
 from monai_mammo.resampling import put_back, resample, taps_of
 
+_LEAST_SIDE = 16  # pixels of an image that could show a breast
+
 
 class BreastMask(Transform):
     """Array form of :func:`breast_mask`: (1, rows, columns) image to uint8 (1, rows, columns) outline."""
@@ -37,7 +39,8 @@ class BreastMaskd(MapTransform):
     """Add the breast's outline at the image's own pixels under `output_key`.
 
     Raises:
-        MammogramError: no breast is found, as in a black image: there is nothing to judge.
+        MammogramError: no breast is found, as in a black image, or the image is too small to show one: there is nothing
+            to judge.
     """
 
     def __init__(self, keys: KeysCollection, output_key: str = "breast", allow_missing_keys: bool = False) -> None:
@@ -50,8 +53,7 @@ class BreastMaskd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[self.output_key] = self.mask(d[key])
-            if not d[self.output_key].any():
-                raise MammogramError(source_of(d[key]), "no breast is found in it", "Give an image that shows a breast")
+            _require_breast(d[key], d[self.output_key])
         return d
 
 
@@ -81,54 +83,42 @@ class ClearAird(MapTransform):
 
 
 class LesionRegiond(Transform):
-    """The region of the `roi` mode: a crop around one lesion (paper B works on crops).
+    """Add the `region` of the `roi` mode: a crop of `image` around one lesion (paper B works on crops).
 
     In order of preference the lesion is given by a `box`, by a `point` (a square of `point_extent` about it), or by
-    its mask, so that training (mask or box) and annotation (a box or a click) share one description.
+    its mask `label`, so that training (mask or box) and annotation (a box or a click) share one description.
 
     Args:
-        image_key: image whose shape bounds the given box or point.
-        mask_key: mask from which the box is taken where neither box nor point is given.
         size: (rows, columns) to which the crop is resized later.
         margin: share of the lesion's side added on each side; 0.2 makes the lesion about 40 % of the crop.
         point_extent: side of the square about a point, as a share of the image's longer side.
-        region_key: where the region is put.
 
     Raises:
         MammogramError: the box or point lies outside the image, is no box, or nothing marks a lesion.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        mask_key: str = "label",
-        size: Sequence[int] = (224, 224),
-        margin: float = 0.2,
-        point_extent: float = 0.12,
-        region_key: str = "region",
-    ) -> None:
-        self.image_key, self.mask_key, self.region_key = image_key, mask_key, region_key
+    def __init__(self, size: Sequence[int], margin: float = 0.2, point_extent: float = 0.12) -> None:
         self.size, self.margin, self.point_extent = tuple(size), margin, point_extent
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the region of the lesion."""
         d = dict(data)
-        d[self.region_key] = fit_region(self._box(d), self.size, self.margin)
+        d["region"] = fit_region(self._box(d), self.size, self.margin)
         return d
 
     def _box(self, d: Mapping[Hashable, Any]) -> Region:
-        shape = tuple(d[self.image_key].shape[1:])
+        shape = tuple(d["image"].shape[1:])
         if d.get("box") is not None:
             return self._checked_box(d, self._numbers(d, "box", 4), shape)
         if d.get("point") is not None:
             row, column = self._numbers(d, "point", 2)
             if not (0 <= row < shape[0] and 0 <= column < shape[1]):
-                raise _unusable(d[self.image_key], f"the point ({row:g}, {column:g}) lies outside the image {shape}")
+                raise _unusable(d["image"], f"the point ({row:g}, {column:g}) lies outside the image {shape}")
             half = self.point_extent * max(shape) / 2
             return [row - half, column - half, row + half, column + half]
-        box = bounding_box(first_channel(d[self.mask_key]) > 0) if self.mask_key in d else None
+        box = bounding_box(first_channel(d["label"]) > 0) if "label" in d else None
         if box is None:
-            raise _unusable(d[self.image_key], "nothing marks a lesion (no box, no point, no non-empty mask)")
+            raise _unusable(d["image"], "nothing marks a lesion (no box, no point, no non-empty mask)")
         return box
 
     def _numbers(self, d: Mapping[Hashable, Any], key: str, count: int) -> list[float]:
@@ -137,55 +127,50 @@ class LesionRegiond(Transform):
         except (TypeError, ValueError, OverflowError):
             values = []
         if len(values) != count or not all(map(math.isfinite, values)):
-            raise _unusable(d[self.image_key], f"the {key} {d[key]} is not {count} numbers")
+            raise _unusable(d["image"], f"the {key} {d[key]} is not {count} numbers")
         return values
 
     def _checked_box(self, d: Mapping[Hashable, Any], box: list[float], shape: tuple[int, ...]) -> Region:
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise _unusable(d[self.image_key], f"{box} is no box [row0, column0, row1, column1]")
+            raise _unusable(d["image"], f"{box} is no box [row0, column0, row1, column1]")
         if box[0] >= shape[0] or box[1] >= shape[1] or box[2] <= 0 or box[3] <= 0:
-            raise _unusable(d[self.image_key], f"the box {box} lies outside the image {shape}")
+            raise _unusable(d["image"], f"the box {box} lies outside the image {shape}")
         return box
 
 
 class BreastRegiond(Transform):
-    """The region of the `whole` mode: the breast's bounding box, widened to the aspect ratio of `size`.
+    """Add the `region` of the `whole` mode: the box of `image`'s breast, widened to the aspect ratio of `size`.
 
-    It also says where in that region the breast is, so that the letters, tape and marks beside it, of which a network
-    may make tumours, can be left out of its input and of its result (MONAI's `MaskIntensityd`). An image in which no
-    breast is found is taken whole.
+    Under `breast` it also says where in that region the breast is, so that the letters, tape and marks beside it, of
+    which a network may make tumours, can be left out of its input and of its result (MONAI's `MaskIntensityd`): uint8
+    (1, rows, columns) at `size`, 1 in its outline and `rim` about it.
 
     Args:
-        image_key: image in which the breast is sought.
         size: (rows, columns) to which the crop is resized later.
         margin: share of the breast's side added on each side.
-        region_key: where the region is put.
-        breast_key: where the breast is put: uint8 (1, rows, columns) at `size`, 1 in its outline and `rim` about it.
         rim: share of the image's longer side; outlines tend to leave out the skin and a faint nipple.
+        require: refuse an image that shows no breast, as whoever asks for its tumours has to know; False takes it
+            whole, so that a training does not end for one image.
+
+    Raises:
+        MammogramError: with `require`, as :class:`BreastMaskd`.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        size: Sequence[int] = (512, 512),
-        margin: float = 0.02,
-        region_key: str = "region",
-        breast_key: str = "breast",
-        rim: float = 0.03,
-    ) -> None:
-        self.image_key, self.region_key, self.breast_key = image_key, region_key, breast_key
-        self.size, self.margin, self.rim = tuple(size), margin, rim
+    def __init__(self, size: Sequence[int], margin: float = 0.02, rim: float = 0.03, *, require: bool = False) -> None:
+        self.size, self.margin, self.rim, self.require = tuple(size), margin, rim, require
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the region of the breast, and the breast in it."""
         d = dict(data)
-        pixels = first_channel(d[self.image_key])
+        pixels = first_channel(d["image"])
         outline = breast_mask(reduced(pixels, 256))
+        if self.require:
+            _require_breast(d["image"], outline)
         box = bounding_box(outline) or [0, 0, *outline.shape]
         steps = [many / few for many, few in zip(pixels.shape, outline.shape, strict=True)]
         region = [math.ceil(value * step) for value, step in zip(box, steps * 2, strict=True)]
-        d[self.region_key] = fit_region(region, self.size, self.margin)
-        d[self.breast_key] = _mask_like(d[self.image_key], self._breast(outline, steps, d[self.region_key]))[None]
+        d["region"] = fit_region(region, self.size, self.margin)
+        d["breast"] = _mask_like(d["image"], self._breast(outline, steps, d["region"]))[None]
         return d
 
     def _breast(self, outline: np.ndarray, steps: Sequence[float], region: Sequence[int]) -> np.ndarray:
@@ -203,36 +188,28 @@ class BreastRegiond(Transform):
 
 
 class WholeRegiond(Transform):
-    """The region of the quality task: the whole image in a black frame, widened to the aspect ratio of `size`.
+    """Add the `region` of the quality task: `image` in a black frame, widened to the aspect ratio of `size`.
 
     The frame makes the image's own border visible to a network, whose convolutions cannot tell it from padding, and
     makes served mammograms look like the prepared ones, which have a frame (`datasets.truncation`).
 
     Args:
-        image_key: the image.
         size: (rows, columns) to which the region is brought later.
         frame: width of the frame as a share of the image's side.
-        region_key: where the region is put.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        size: Sequence[int] = (224, 224),
-        frame: float = 0.06,
-        region_key: str = "region",
-    ) -> None:
-        self.image_key, self.size, self.frame, self.region_key = image_key, tuple(size), frame, region_key
+    def __init__(self, size: Sequence[int], frame: float = 0.06) -> None:
+        self.size, self.frame = tuple(size), frame
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the region of the whole image."""
         d = dict(data)
-        d[self.region_key] = fit_region([0, 0, *d[self.image_key].shape[1:]], self.size, self.frame)
+        d["region"] = fit_region([0, 0, *d["image"].shape[1:]], self.size, self.frame)
         return d
 
 
 class ResampleRegiond(MapTransform, InvertibleTransform):
-    """Bring a region of the image to the network's input size; the inverse puts a result back at the original pixels.
+    """Bring the `region` of the image to the network's input size; the inverse puts a result back at its own pixels.
 
     One step from original pixels to input pixels: zeros where the region reaches beyond the image, bilinear with
     antialiasing (a mammogram shrinks some tenfold on its way to a network) or nearest. The affine follows, so that
@@ -243,7 +220,6 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
         keys: images (channel, rows, columns) of one size.
         size: (rows, columns) of the result.
         mode: "bilinear" or "nearest", for all keys or for each.
-        region_key: where the region is, `[row0, column0, row1, column1]`.
 
     Raises:
         MammogramError: the keys' images differ in size (a mask of another size than its mammogram).
@@ -254,18 +230,17 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
         keys: KeysCollection,
         size: Sequence[int],
         mode: str | Sequence[str] = "bilinear",
-        region_key: str = "region",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.size, self.region_key = tuple(size), region_key
+        self.size = tuple(size)
         self.mode = ensure_tuple_rep(mode, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Resample every key."""
         d = dict(data)
         _require_one_size({str(key): d[key] for key in self.key_iterator(d)})
-        region = [int(value) for value in d[self.region_key]]
+        region = [int(value) for value in d["region"]]
         for key, mode in self.key_iterator(d, self.mode):
             image, shape = without_meta(d[key]), tuple(d[key].shape[1:])
             lines = [
@@ -293,7 +268,8 @@ class ScalePercentilesd(MapTransform):
     """Bring two percentiles of the pixels to 0 and 1, and clip.
 
     What MONAI's `ScaleIntensityRangePercentilesd` with `b_min=0, b_max=1, clip=True` gives, without sorting all pixels:
-    for a network's input of 512 x 320 pixels in a tenth of the time.
+    for a network's input of 512 x 320 pixels in a tenth of the time. Where both percentiles are one value, that
+    becomes 0 and the rest is clipped as well, which MONAI's leaves out.
 
     Args:
         keys: images.
@@ -352,8 +328,22 @@ def _unusable(img: Any, reason: str) -> MammogramError:
     return MammogramError(source_of(img), reason, "Give a box or a point inside the image, in (row, column) pixels")
 
 
+def _require_breast(img: NdarrayOrTensor, outline: np.ndarray | torch.Tensor) -> None:
+    """Refuse an image (1, rows, columns) that shows no breast, by what `breast_mask` made of it."""
+    rows, columns = img.shape[1:]
+    if min(rows, columns) < _LEAST_SIDE:
+        reason = f"it has only {rows} x {columns} pixels (rows, columns)"
+    elif not outline.any():
+        reason = "no breast is found in it"
+    else:
+        return
+    raise MammogramError(source_of(img), reason, "Give an image that shows a breast")
+
+
 def _require_one_size(images: Mapping[str, Any]) -> None:
-    (first, *others) = images
+    if not images:
+        return
+    first, *others = images
     for other in others:
         if images[other].shape[1:] != images[first].shape[1:]:
             raise MammogramError(

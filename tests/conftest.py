@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +56,11 @@ def phantoms(tmp_path_factory) -> Path:
     for datalist in out.glob("*/dataset.json"):
         _forget_some(datalist)
     return out
+
+
+def image_of(mask: np.ndarray) -> MetaTensor:
+    """Pixels (rows, columns) as `LoadImaged` gives them."""
+    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
 
 
 def _forget_some(datalist: Path) -> None:

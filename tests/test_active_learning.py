@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from torch import nn
 
 from monai_mammo.active_learning import (
@@ -197,6 +202,58 @@ def test_a_crop_is_scored_over_a_lesions_share_of_it_and_an_image_by_the_spacing
         assert inside.any()
 
 
+class Told(nn.Module):
+    """A network whose passes say one prepared thing after another."""
+
+    def __init__(self, *scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = list(scores)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.forward_features(images)
+        return self.scores.pop(0)
+
+
+def stub(network: nn.Module, data: dict[str, Any], mode: str, kind: str) -> Any:
+    """What `score_image` asks of a predictor."""
+    return SimpleNamespace(
+        network=network,
+        prepare=lambda _image: data,
+        parser=ConfigParser({"mode": mode}),
+        metadata={"network_data_format": {"outputs": {"pred": {"format": kind}}}},
+        device="cpu",
+        inferer=lambda inputs, net: net(inputs),
+    )
+
+
+def test_a_mammograms_uncertainty_is_what_flips_disagree_about_in_a_breasts_region_of_a_lesions_size() -> None:
+    breast = torch.zeros(3, 64, 48)
+    breast[..., :24] = 0.8
+    # Half a millimetre a pixel, of which the input shows four by two in one: a lesion has 5 rows and 10 columns there.
+    image = MetaTensor(breast, meta={"spatial_shape": np.array([480, 300])})
+    data = {"image": image, "region": [100, 20, 356, 116], "spacing": [math.nan, math.nan]}
+    scores = []
+    for flip, p in zip(((), (-1,), (-2,), (-2, -1)), (0.9, 0.1, 0.9, 0.9), strict=True):
+        tumour = torch.full((64, 48), 0.5)  # undecided in every pass
+        tumour[30:32, 8:16] = p
+        tumour[10:30, 34:48] = p  # in the air
+        scores.append(torch.stack((1 - tumour, tumour)).log()[None].flip(flip))
+    disagreement = float(mutual_information(probabilities(0.9, 0.1, 0.9, 0.9)))
+    found = score_image(stub(Told(*scores), data, "whole", "segmentation"), "image.dcm")
+    assert found.uncertainty == pytest.approx(disagreement * 2 * 8 / (5 * 10), rel=1e-4)
+    assert found.embedding == pytest.approx([3**-0.5] * 3)
+
+
+def test_a_verdicts_uncertainty_is_the_entropy_of_the_mean_over_the_image_and_its_mirror_image() -> None:
+    scores = [torch.tensor([[1 - p, p]]).log() for p in (0.9, 0.3, 0.5, 0.5)]
+    data = {"image": MetaTensor(torch.rand(3, 8, 8))}
+    found = score_image(stub(Told(*scores), data, "", "classification"), "image.dcm")
+    assert found.uncertainty == pytest.approx(float(entropy(torch.tensor([[0.4, 0.6]]))), rel=1e-4)
+
+
 # Selection
 
 
@@ -231,6 +288,12 @@ def test_diversity_keeps_away_from_what_is_there() -> None:
     assert choose(pool, "diversity", 9) == choose(pool, "diversity", 4)
 
 
+def test_distance_is_that_to_the_nearest_labelled_image_and_a_start_without_any_is_in_the_middle() -> None:
+    labelled = [Candidate(f"done {x}", "done", "L CC", 0.0, np.array([x, 0.0])) for x in (0.0, 10.0)]
+    assert choose(spread([(9, 0), (5, 0)]), "diversity", 1, labelled=labelled) == ["1"]
+    assert choose(spread([(0, 0), (10, 0), (4, 0)]), "diversity", 1) == ["2"]
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1), st.floats(-5, 5)), min_size=1, max_size=12),
     st.sampled_from(STRATEGIES),
@@ -258,6 +321,11 @@ def test_uncertainty_takes_the_least_certain_cases_whatever_their_number_of_imag
     assert choose(pool, "uncertainty", 3) == ["b-CC", "b-MLO", "c-CC"]
 
 
+def test_a_case_is_as_uncertain_as_its_images_on_average() -> None:
+    one_of_two = [replace(image, uncertainty=u) for image, u in zip(case("a", 0), (0.9, 0.1), strict=True)]
+    assert choose([*one_of_two, *case("b", 0.6)], "uncertainty", 1)[0] == "b-CC"
+
+
 def test_diversity_takes_what_is_far_from_labelled_images_and_uncertainty_with_it_only_what_is_uncertain() -> None:
     labelled = case("done", 0.0, place=0)
     pool = [*case("far", 0.01, place=9), *case("near", 0.9, place=0.1)]
@@ -274,6 +342,30 @@ def test_rare_views_come_first_among_equals_and_patients_take_turns_where_images
     singles = [*case("a", 0.6), *case("b", 0.5), *case("c", 0.4)]
     chosen = choose(singles, "uncertainty", 3, whole_cases=False)
     assert len({image.split("-")[0] for image in chosen}) == 3
+
+
+def test_a_rare_view_goes_before_one_that_lies_a_little_farther_away() -> None:
+    def at(place: float, view: str) -> Candidate:
+        return Candidate(f"{place} {view}", f"{place} {view}", view, 0.5, np.array([place, 0.0]))
+
+    labelled = [Candidate(f"done {n}", "done", "CC", 0.0, np.zeros(2)) for n in range(3)]
+    assert choose([at(1.0, "CC"), at(0.9, "MLO")], "diversity", 1, labelled=labelled) == ["0.9 MLO"]
+    beside = [at(0.0, "CC"), at(1.0, "CC"), at(-0.9, "MLO")]  # the first one is in the middle
+    assert choose(beside, "diversity", 2) == ["0.0 CC", "-0.9 MLO"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_among_the_most_uncertain_it_goes_as_if_there_were_no_others(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    places, views = random.normal(size=(18, 2)), random.choice(["CC", "MLO", "ML"], 18)
+    pool = [
+        Candidate(f"{n}", f"{n}", view, 0.9 if n % 2 else 0.001, place)
+        for n, (place, view) in enumerate(zip(places, views, strict=True))
+    ]
+    labelled = [Candidate(view, "done", view, 0.0, np.zeros(2)) for view in ("CC", "MLO", "ML")]
+    uncertain = [candidate for candidate in pool if candidate.uncertainty == 0.9]
+    found = choose(pool, "uncertainty+diversity", 3, labelled=labelled)
+    assert found == choose(uncertain, "diversity", 3, labelled=labelled)
 
 
 def test_images_without_scores_come_last_and_at_random() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from monai_mammo.active_learning import STRATEGIES
-from monai_mammo.active_learning.curves import curves, summary, write_curves
+from monai_mammo.active_learning.curves import curves, over_seeds, summary, write_curves
 from monai_mammo.active_learning.replay import Pool, Replay, Setup
 from monai_mammo.active_learning.simulation import simulate, total_rounds
 from monai_mammo.bundles import BUNDLES
@@ -183,6 +184,45 @@ def test_the_area_and_the_labels_needed_are_those_of_the_mean_curves() -> None:
     assert said["share_of_random"]["value"] == pytest.approx(18 / 30)
 
 
+def test_the_interval_over_seeds_is_students() -> None:
+    half = 4.302653 * 1.0 / 3**0.5  # t of 97.5 % at two degrees of freedom, deviation of 1, 2, 3 with n - 1
+    assert over_seeds(np.array([1.0, 2.0, 3.0])) == {
+        "value": 2.0,
+        "low": pytest.approx(2 - half, abs=1e-5),
+        "high": pytest.approx(2 + half, abs=1e-5),
+    }
+
+
+def test_a_strategy_is_compared_with_random_of_the_same_seed() -> None:
+    records = []
+    for seed, height in enumerate((0.2, 0.4, 0.7)):
+        records += rounds("random", seed, (10, height), (20, height), (30, height))
+        records += rounds("uncertainty", seed, (10, height), (20, height + 0.2), (30, height + 0.2))
+    told = summary(curves(records, "m"), "m")["strategies"]["uncertainty"]
+    assert list(told["area_less_random"].values()) == pytest.approx([0.15] * 3)
+    assert list(told["last_less_random"].values()) == pytest.approx([0.2] * 3)
+
+
+def test_seeds_that_never_reach_randoms_last_value_count_as_more_than_all_labels() -> None:
+    records = []
+    for seed, last in enumerate((0.9, 0.4)):
+        records += rounds("random", seed, (10, 0.2), (20, 0.5)) + rounds("uncertainty", seed, (10, 0.2), (20, last))
+    share = summary(curves(records, "m"), "m")["strategies"]["uncertainty"]["share_of_random"]
+    assert share["value"] == pytest.approx((10 + 10 * 0.3 / 0.45) / 20)
+    assert share["low"] == pytest.approx((10 + 10 * 0.3 / 0.7) / 20)
+    assert share["high"] is None
+
+
+def test_the_goal_is_reached_with_as_many_of_randoms_labels_or_fewer(tmp_path) -> None:
+    records = rounds("random", 0, (10, 0.0), (20, 0.5), (30, 1.0))
+    records += rounds("uncertainty", 0, (10, 0.0), (20, 1.0), (30, 1.0))
+    records += rounds("diversity", 0, (10, 0.0), (20, 0.6), (30, 1.0))
+    write_curves(records, "m", tmp_path)
+    told = (tmp_path / "curve.md").read_text()
+    goals = re.findall(r"^- (\w+):.* for its last value: (.*)\.$", told, re.MULTILINE)
+    assert goals == [("diversity", "not reached"), ("uncertainty", "reached")]
+
+
 def test_runs_of_cases_of_other_sizes_meet_on_the_images_that_all_of_them_have() -> None:
     records = rounds("random", 0, (4, 0.1), (8, 0.3), (13, 0.5)) + rounds("diversity", 0, (4, 0.1), (9, 0.2), (12, 0.5))
     found = curves(records, "m")
@@ -234,6 +274,20 @@ def test_a_folder_is_of_one_setup_however_its_paths_are_written_and_of_none_befo
     assert len(list(simulate(replace(setup, bundle=bundle), *plan))) == 1
     with pytest.raises(MammogramError, match="another setup"):
         list(simulate(replace(setup, steps=3), *plan))
+
+
+def test_other_initial_weights_of_the_same_name_are_another_setup(root, phantoms, tmp_path) -> None:
+    weights = tmp_path / "start.pt"
+    setup = setup_of(root, phantoms, "quality", initial_weights=str(weights))
+    plan = (tmp_path / "out", ["random"], 1, 1, 0)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(ResNet34PARBKAN(2, 3, 2, width=4).state_dict(), weights)
+        if seed == 0:
+            assert len(list(simulate(setup, *plan))) == 1
+            assert len(list(simulate(setup, *plan))) == 1
+    with pytest.raises(MammogramError, match=r"another setup.*weights is"):
+        list(simulate(setup, *plan))
 
 
 def test_the_datalists_errors_come_before_anything_is_written(root, tmp_path) -> None:

@@ -142,6 +142,7 @@ def test_a_folder_is_predicted_image_by_image_and_a_bad_one_does_not_stop_the_ot
         assert lines[-1] == "error: 1 of 3 images failed"
         assert sorted(file.name for file in masks.rglob("*.png")) == ["L_CC.dcm.png"] * 2
     (studies / "a.dcm").unlink()
+    (studies / "report.pdf").write_bytes(b"%PDF-1.7")
     assert run(*command).exit_code == 0
 
 

@@ -121,6 +121,24 @@ def test_of_one_patient_there_is_no_interval_and_the_table_says_so(tmp_path, cap
     assert "nan" not in told
 
 
+def test_every_epoch_is_measured_by_itself():
+    report = QualityReport()
+    engine = Engine(lambda *_: [{"pred": torch.tensor([0.2, 0.8])}])
+    report.attach(engine)
+    found = []
+    for label in (1, 0):
+        engine.run([[{"image": "P1_L_CC.png", "label": label}]], max_epochs=2)
+        found.append((len(report.records), engine.state.metrics["accuracy"]))
+    assert found == [(1, 1.0), (1, 0.0)]
+
+
+def test_the_place_of_a_lesion_means_something_at_the_mammograms_own_pixels_alone():
+    image = {"pred": torch.zeros(1, 20, 20), "reference": torch.zeros(1, 20, 20)}
+    image |= {"region": torch.tensor([0, 0, 5, 8]), "box": torch.tensor([1, 2, 3, 4])}
+    found = [SegmentationReport("reference", native=native).record(image) for native in (True, False)]
+    assert [(each["tn"], each["box"]) for each in found] == [(5 * 8, [1, 2, 3, 4]), (20 * 20, None)]
+
+
 def test_both_classes_are_reported_as_positive():
     records = [{"label": label, "probability": p} for label, p in ((1, 0.9), (1, 0.4), (0, 0.6), (0, 0.1), (0, 0.2))]
     assert confusion_matrix(records) == {

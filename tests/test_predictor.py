@@ -1,5 +1,6 @@
 """The one place where a model meets an image: what it gives back, and how it refuses."""
 
+import re
 import shutil
 
 import numpy as np
@@ -101,18 +102,40 @@ def test_the_quality_verdict_comes_with_the_breasts_outline(root, tmp_path, imag
     assert 0.1 < float(result["breast"].float().mean()) < 0.8
 
 
-@pytest.mark.parametrize("shape", [(320, 256), (1, 1), (2000, 1)])
-def test_an_image_without_a_breast_gets_no_verdict(root, tmp_path, shape):
-    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "black.png")
-    predictor = Predictor(root / "bundles" / "mammo_quality_classification")
-    with pytest.raises(MammogramError, match="no breast is found in it"):
-        predictor(tmp_path / "black.png")
+@pytest.mark.parametrize(
+    ("bundle", "overrides"),
+    [("mammo_quality_classification", {}), ("mammo_tumor_segmentation", {"mode": "whole"})],
+    ids=["quality", "whole"],
+)
+@pytest.mark.parametrize(
+    ("shape", "grey", "reason"),
+    [
+        ((320, 256), 0, "no breast is found in it"),
+        ((320, 256), 255, "no breast is found in it"),
+        ((1, 1), 0, r"it has only 1 x 1 pixels \(rows, columns\)"),
+        ((2000, 1), 255, "it has only 2000 x 1 pixels"),
+        ((15, 400), None, "it has only 15 x 400 pixels"),
+    ],
+)
+def test_an_image_that_shows_no_breast_gets_no_result(root, tmp_path, bundle, overrides, shape, grey, reason):
+    pixels = np.random.default_rng(0).integers(0, 255, shape) if grey is None else np.full(shape, grey)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "image.png")
+    predictor = Predictor(root / "bundles" / bundle, overrides=overrides)
+    with pytest.raises(MammogramError, match=rf"image\.png: {reason}.*Give an image that shows a breast"):
+        predictor(tmp_path / "image.png")
+
+
+def test_a_crop_within_the_breast_has_no_air_and_gets_a_result(root, tmp_path):
+    pixels = np.random.default_rng(0).normal(150, 5, (320, 256))
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "crop.png")
+    predictor = Predictor(root / "bundles" / "mammo_tumor_segmentation", overrides={"mode": "whole"})
+    assert predictor(tmp_path / "crop.png")["pred"].shape == (1, 320, 256)
 
 
 def test_without_weights_the_message_says_how_to_get_some(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m monai\.bundle run training"):
         Predictor(root / "bundles" / "mammo_tumor_segmentation", weights=tmp_path / "none.pt")
-    with pytest.raises(FileNotFoundError, match="is no bundle"):
+    with pytest.raises(MammogramError, match="it is no bundle"):
         Predictor(tmp_path)
 
 
@@ -135,6 +158,25 @@ def test_a_value_that_the_bundle_has_not_is_refused_not_ignored(segmentation):
     assert Predictor(segmentation, overrides=given).network is not None
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"device": "gpu"}, "device: gpu cannot be used (Expected one of cpu, cuda"),
+        pytest.param(
+            {"device": "cuda"},
+            "device: cuda cannot be used (",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ({"overrides": {"width": 5}}, "no network has these values (width is a positive multiple of 4, not 5)"),
+        ({"overrides": {"width": 8, "size": [100, 100]}}, "size: image of 100 x 100 pixels"),
+    ],
+)
+def test_what_cannot_be_run_here_is_refused_with_its_cause(segmentation, given, said):
+    with pytest.raises(MammogramError, match=re.escape(said)) as refused:
+        Predictor(segmentation, **given)
+    assert "\n" not in str(refused.value)
+
+
 def test_weights_of_another_network_are_refused_in_one_line(segmentation):
     with pytest.raises(MammogramError, match="not of this network") as refused:
         Predictor(segmentation, overrides={"width": 4})
@@ -147,6 +189,18 @@ def test_a_result_can_be_changed(segmentation, image, mode, given):
     for name in ("pred", "probability", "image"):
         result[name][0, :10] = 0
     assert not result["probability"].requires_grad
+
+
+def test_what_a_bundle_gives_as_it_comes_from_the_network_can_be_changed_too(root, image):
+    predictor = Predictor(root / "bundles" / "mammo_quality_classification")
+    predictor.postprocessing = lambda data: data
+    predictor(image)["pred"][0] = 0
+
+
+@pytest.mark.parametrize(("amp", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_weights_have_the_precision_that_the_network_runs_with(segmentation, amp, precision):
+    network = Predictor(segmentation, overrides={"width": 8, "amp": amp, **SIZE}).network
+    assert {module.weight.dtype for module in network.modules() if isinstance(module, torch.nn.Conv2d)} == {precision}
 
 
 def test_pickled_code_in_a_weights_file_is_not_run(segmentation, tmp_path):

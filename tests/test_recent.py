@@ -11,8 +11,9 @@ import pytest
 from monai.transforms import LoadImaged
 from PIL import Image
 
-from monai_mammo import recent
+from monai_mammo import readers, recent
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.readers import MammogramReader
 from monai_mammo.recent import RECENT, RecentMammograms
 
@@ -46,7 +47,7 @@ def written(file: Path, grey: int = 100) -> Path:
 
 def test_an_image_asked_about_again_is_not_decoded_again(memory, decoded, tmp_path):
     file = written(tmp_path / "a.png")
-    first, again = memory.read(file, voi=0), memory.read(file, voi=0)
+    first, again = memory.read(file), memory.read(file)
     assert decoded == ["a.png"]
     np.testing.assert_array_equal(first.pixels, again.pixels)
     np.testing.assert_array_equal(first.affine, again.affine)
@@ -69,11 +70,15 @@ def test_a_file_that_was_replaced_is_read_anew(memory, decoded, tmp_path):
     assert decoded == ["a.png", "a.png"]
 
 
-def test_other_options_are_another_image(memory, decoded, tmp_path):
+def test_another_display_of_an_image_is_not_the_one_that_is_kept(memory, monkeypatch, decoded, tmp_path):
+    monkeypatch.setattr(readers, "RECENT", memory)
     file = written(tmp_path / "a.png")
-    memory.read(file, voi=0)
-    memory.read(file, voi=1)
-    assert len(decoded) == 2
+    shown = []
+    monkeypatch.setattr(readers, "read_mammogram", lambda *_, **options: shown.append(options) or read_mammogram(file))
+    for options in ({}, {"voi": 1}, {"for_processing": "log"}, {}):
+        MammogramReader(**options).get_data(file)
+    assert decoded == ["a.png"]
+    assert shown == [{"voi": 1, "for_processing": "refuse"}, {"voi": 0, "for_processing": "log"}]
 
 
 def test_only_the_images_used_last_are_kept(decoded, tmp_path):

@@ -24,11 +24,9 @@ from monai_mammo.transforms import (
     WholeRegiond,
 )
 
+from .conftest import image_of
+
 sides = st.integers(8, 90)
-
-
-def image_of(mask: np.ndarray) -> MetaTensor:
-    return MetaTensor(torch.as_tensor(mask, dtype=torch.float32)[None], meta={"filename_or_obj": "film.png"})
 
 
 def disc(rows: int, columns: int, row: float, column: float, radius: float) -> np.ndarray:
@@ -223,6 +221,17 @@ def test_the_region_says_where_in_it_the_breast_is(size):
     assert not inside[cut["image"][0] > 0.9].any()  # letters
 
 
+def test_the_skin_about_the_outline_is_breast_unless_no_rim_is_asked_for():
+    pixels, breast = film()
+    skin = distance_transform_edt(~breast) <= 8  # 2 % of the longer side
+    found = []
+    for options in ({}, {"rim": 0.0}):
+        data = BreastRegiond(size=(64, 40), margin=0.2, **options)({"image": image_of(pixels), "skin": image_of(skin)})
+        cut = ResampleRegiond("skin", size=(64, 40), mode="nearest")(data)["skin"][0].bool()
+        found.append(bool(data["breast"][0].bool()[cut].all()))
+    assert found == [True, False]
+
+
 def test_air_is_cleared_and_every_pixel_of_the_breast_stays():
     pixels, breast = film()
     cleared = ClearAird("image")({"image": image_of(pixels)})["image"]
@@ -236,6 +245,7 @@ def test_air_is_cleared_and_every_pixel_of_the_breast_stays():
 
 
 def test_where_no_breast_is_found_everything_counts():
+    """In training and evaluation, which do not end for it; the audit names such an image."""
     data = BreastRegiond(size=(64, 40))({"image": image_of(np.zeros((90, 70)))})
     assert data["breast"].shape == (1, 64, 40)
     assert data["breast"].all()
@@ -254,6 +264,19 @@ def test_a_click_gives_a_square_around_it():
     row0, column0, row1, column1 = LesionRegiond(size=(224, 224), margin=0, point_extent=0.1)(data)["region"]
     assert (row1 - row0, column1 - column0) == (100, 100)
     assert ((row0 + row1) / 2, (column0 + column1) / 2) == (500, 100)
+
+
+def test_a_box_counts_before_a_point_and_a_point_before_a_mask():
+    lesion = np.zeros((100, 80))
+    lesion[80:90, 60:70] = 1
+    marks = {"box": [10, 10, 30, 30], "point": [50, 40], "label": image_of(lesion)}
+    regions = [
+        LesionRegiond(size=(32, 32), margin=0)({"image": image_of(lesion), **{key: marks[key] for key in keys}})[
+            "region"
+        ]
+        for keys in (["box", "point", "label"], ["point", "label"], ["label"])
+    ]
+    assert [((a + c) / 2, (b + d) / 2) for a, b, c, d in regions] == [(20, 20), (50, 40), (85, 65)]
 
 
 @pytest.mark.parametrize(
@@ -275,13 +298,18 @@ def test_a_click_gives_a_square_around_it():
 )
 def test_a_lesion_that_is_nowhere_is_refused_by_name(given_with_it, reason):
     with pytest.raises(MammogramError, match=rf"film\.png.*{reason}"):
-        LesionRegiond()({"image": image_of(np.zeros((100, 80))), **given_with_it})
+        LesionRegiond(size=(32, 32))({"image": image_of(np.zeros((100, 80))), **given_with_it})
 
 
 def test_a_mask_of_another_size_is_refused():
     data = {"image": image_of(np.zeros((100, 80))), "label": image_of(np.zeros((80, 100))), "region": [0, 0, 10, 10]}
     with pytest.raises(MammogramError, match=r"the label has \(80, 100\) pixels .*the image \(100, 80\)"):
         ResampleRegiond(["image", "label"], size=(32, 32))(data)
+
+
+def test_nothing_to_resample_is_left_as_it_is():
+    data = {"region": [0, 0, 4, 4]}
+    assert ResampleRegiond(["label"], (8, 8), allow_missing_keys=True)(data) == data
 
 
 def test_the_whole_image_keeps_its_ratio():

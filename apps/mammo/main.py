@@ -48,13 +48,13 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_mammo.bundles import BUNDLES
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.files import digest
 from monai_mammo.recent import RECENT
 
-QUALITY = "mammo_quality_classification"
-SEGMENTATION = "mammo_tumor_segmentation"
+QUALITY, SEGMENTATION = BUNDLES["quality"], BUNDLES["segmentation"]
 LESION = "mammo_tumor_segmentation_roi"
 
 

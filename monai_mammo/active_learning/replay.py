@@ -217,7 +217,6 @@ class Replay:
                 "weights": str(weights),
                 "validate#report#output_dir": None,  # no interval for each of many networks
                 "validate#dataset": self._test_images,
-                "validate#preprocessing": self._test_images.transform,  # only what prepared an image can undo it
             },
         )
         workflow.initialize()

@@ -112,8 +112,10 @@ def _claim(out: Path, setup: Setup) -> None:
         MammogramError: it is one of another.
     """
     file = out / "setup.json"
-    datalist = sha256(Path(setup.dataset_dir) / "dataset.json")
-    wanted = json.loads(json.dumps({**asdict(setup), "datalist": datalist}))
+    digests = {"datalist": sha256(Path(setup.dataset_dir) / "dataset.json")}
+    if setup.initial_weights is not None:
+        digests["weights"] = sha256(setup.initial_weights)
+    wanted = json.loads(json.dumps({**asdict(setup), **digests}))
     if not file.exists():
         write_json(file, wanted)
         return

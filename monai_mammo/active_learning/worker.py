@@ -38,7 +38,8 @@ def load(job: dict[str, Any]) -> tuple[Predictor, str]:
     """The bundle, and the SHA-256 of the weights it has.
 
     Raises:
-        FileNotFoundError: there is no such bundle, or it has no weights.
+        FileNotFoundError: it has no weights.
+        MammogramError: there is no such bundle, or the weights are not of its network.
     """
     while True:
         before = sha256(job["weights"])

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import brier_score_loss
 
 from monai_mammo.benchmark import statistics
 from monai_mammo.benchmark.results import Entrant, Test
@@ -181,6 +182,23 @@ def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
     highest = math.inf if metric in DISTANCES else 1.0
     low, high = interval(samples)
     return max(low, 0.0), min(high, highest)
+
+
+def calibration_error(entrant: Entrant) -> float:
+    """Expected calibration error of a classifier, mean over the seeds."""
+    tables = map(labels_and_probabilities, entrant.records.values())
+    return float(np.mean([statistics.expected_calibration_error(*table) for table in tables]))
+
+
+def brier_score(entrant: Entrant) -> float:
+    """Mean square of what a classifier's probability is off by, mean over the seeds."""
+    return float(np.mean([brier_score_loss(*labels_and_probabilities(r)) for r in entrant.records.values()]))
+
+
+def labels_and_probabilities(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """A classifier's records as two arrays (images,)."""
+    label, probability = (np.array([record[key] for record in records]) for key in ("label", "probability"))
+    return label, probability
 
 
 @dataclass(frozen=True)

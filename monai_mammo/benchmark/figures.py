@@ -19,7 +19,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from monai_mammo.benchmark import statistics
-from monai_mammo.benchmark.analysis import Analysis
+from monai_mammo.benchmark.analysis import Analysis, calibration_error, labels_and_probabilities
 from monai_mammo.benchmark.page import INK, PAPER
 from monai_mammo.benchmark.results import Entrant
 from monai_mammo.benchmark.runs import read_curves
@@ -148,15 +148,6 @@ def roc_and_calibration(analysis: Analysis) -> bytes:
     return _svg(draw, 9.6, 4.9 + 0.12 * len(analysis.test.finished))
 
 
-def calibration_error(entrant: Entrant) -> float:
-    """Expected calibration error, mean over the seeds."""
-    found = []
-    for records in entrant.records.values():
-        label, probability = (np.array([record[key] for record in records]) for key in ("label", "probability"))
-        found.append(statistics.expected_calibration_error(label, probability))
-    return float(np.mean(found))
-
-
 def froc(analysis: Analysis) -> bytes:
     """Free-response curves of whole images: the mean of the seeds' curves."""
     looks = look(analysis.test.entrants)
@@ -213,17 +204,14 @@ def _matrix(axes: Axes, table: Sequence[Sequence[float]], title: str) -> None:
 
 def _roc(axes: Axes, entrant: Entrant, style: Mapping[str, Any]) -> None:
     grid = np.linspace(0, 1, 201)
-    found = [
-        roc_curve([record["label"] for record in records], [record["probability"] for record in records])
-        for records in entrant.records.values()
-    ]
+    found = [roc_curve(*labels_and_probabilities(records)) for records in entrant.records.values()]
     mean = np.mean([_step(grid, false, true) for false, true, _ in found], axis=0)
     axes.plot(grid, mean, lw=1.8, **style)
 
 
 def _calibration(axes: Axes, entrant: Entrant, style: Mapping[str, Any]) -> None:
     records = [record for some in entrant.records.values() for record in some]
-    label, probability = (np.array([record[key] for record in records]) for key in ("label", "probability"))
+    label, probability = labels_and_probabilities(records)
     bins = int(np.clip(len(label) // 20, 2, 10))  # fewer say nothing
     seen, predicted = calibration_curve(label, probability, n_bins=bins, strategy="quantile")
     axes.plot(predicted, seen, marker="o", ms=4, lw=1.5, **style)

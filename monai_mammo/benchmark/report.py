@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.benchmark import figures, papers, tables
+from monai_mammo.benchmark import cases, figures, papers, tables
 from monai_mammo.benchmark.analysis import CHANCE, Analysis, checks, subgroups
 from monai_mammo.benchmark.claims import claims, headline
 from monai_mammo.benchmark.page import Block, Code, Heading, Picture, Points, Text, html, markdown
@@ -20,7 +20,6 @@ from monai_mammo.benchmark.plan import OWN, command
 from monai_mammo.benchmark.results import Benchmark, Entrant, find_benchmarks, read_benchmark, title
 from monai_mammo.benchmark.statistics import RESAMPLES
 from monai_mammo.benchmark.systems import SYSTEMS
-from monai_mammo.benchmark.triptychs import triptychs
 from monai_mammo.datasets.datalist import SECTIONS
 
 PICTURES = "images/benchmarks"
@@ -31,7 +30,8 @@ _SHOWN = 4
 """Systems whose masks are shown side by side."""
 _TASKS = {"quality": "Complete or incomplete", "segmentation": "Tumour segmentation"}
 _SEEN = {"roi": "on crops around a lesion", "whole": "on whole mammograms"}
-_VALIDATION = {"quality": "auc", "segmentation": "mean_dice_of_images"}
+VALIDATION = {"quality": "auc", "segmentation": "mean_dice_of_images"}
+"""What the bundles' configs call the metric that chooses the epoch, and so the curves' files; a test compares."""
 
 
 def write_report(
@@ -245,7 +245,7 @@ def _drawings(section: _Section) -> list[Block]:
     analysis = section.analysis
     blocks: list[Block] = []
     if section.own:
-        metric = _VALIDATION[analysis.task]
+        metric = VALIDATION[analysis.task]
         history = figures.curves(analysis.test.entrants, metric, f"{analysis.heading(analysis.headline)}, validation")
         if history:
             caption = "Training loss and validation by epoch: the mean of the seeds, each seed thinly."
@@ -289,7 +289,7 @@ def draw_cases(benchmark: Benchmark, analysis: Analysis) -> bytes | None:
     leading, plan = _leading(analysis), benchmark.plan
     others = [entrant for entrant in analysis.ranked() if entrant.name != leading.name]
     shown = [leading, *others][:_SHOWN]
-    drawing = triptychs(shown, analysis.test.entries, plan.training_data, plan.mode == "whole")
+    drawing = cases.sheet(shown, analysis.test.entries, plan.training_data, plan.mode == "whole")
     kept = benchmark.out / CASES
     return drawing or (kept.read_bytes() if kept.is_file() else None)
 
@@ -330,7 +330,8 @@ def _method(resamples: int) -> list[Block]:
                 "with three too little: in a simulation of two equal systems their difference, which should have a p "
                 "below 0.05 in 5 of 100 cases, has it in 7, and in 12 where the trainings alone differ.",
                 "Differences are taken within each draw. Several seeds are not taken for several patients.",
-                "Dice and IoU are of hard masks (tumour more probable than not) at the mammogram's own pixels, "
+                "Dice and IoU are of hard masks (tumour more probable than not; in whole mammograms only regions "
+                "inside the breast that somewhere reach the probability `peak`) at the mammogram's own pixels, "
                 "of each crop's lesion, or of all lesions of a whole mammogram together; where none of their pixels is "
                 "marked they are 0. `monai_mammo/metrics.py` defines all metrics.",
                 "Every image's result is in the run's `per_image.csv`, from which every number here is computed "

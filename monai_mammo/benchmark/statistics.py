@@ -1,6 +1,6 @@
 """How sure a comparison is: seeds drawn again, paired tests, free-response curves.
 
-What a metric is stands in `evaluation`; how patients are drawn again, in `bootstrap`.
+What a metric is stands in `metrics`; how patients are drawn again, in `bootstrap`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from monai.metrics import compute_froc_curve_data
 from scipy.stats import binomtest
 
 from monai_mammo.bootstrap import Metrics, Record, interval
@@ -129,27 +128,18 @@ def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> fl
     return float(sum(gaps))
 
 
-def froc(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """The free-response curve (FROC) of whole images: sensitivity to lesions against false marks an image.
+def sensitivity_at(records: Sequence[Record], rates: Sequence[float]) -> list[float]:
+    """Points of the free-response curve (FROC) of whole images: the highest sensitivity with so few false marks.
 
     A lesion is found at a threshold if one of its marks reaches it; further marks in it count for nothing.
 
     Args:
         records: with `candidates`, pairs of a probability and a lesion (0 for none), and `lesions`, their number.
+        rates: false marks an image, at most.
 
     Returns:
-        false marks an image, descending, and sensitivity (share of all lesions) for every threshold; NaN without any
-        lesion.
+        the share of all lesions that is found, for each rate; NaN without any lesion.
     """
-    false, found = _marks(records)
-    if not found.size:
-        return np.array([math.nan]), np.array([math.nan])
-    # MONAI leaves out the lowest probability, as that of what was not found; with a mark of zero it always is.
-    return compute_froc_curve_data(np.append(false, 0.0), found, found.size, len(records))
-
-
-def sensitivity_at(records: Sequence[Record], rates: Sequence[float]) -> list[float]:
-    """The highest sensitivity of :func:`froc` with at most so many false marks an image, without the whole curve."""
     false, found = _marks(records)
     if not found.size:
         return [math.nan] * len(rates)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from monai_mammo.bundles import BUNDLES, Task
+from monai_mammo.datasets.datalist import Task
 
 __all__ = ["SYSTEMS", "System"]
 
@@ -36,7 +36,6 @@ class System:
         network: `network_def` without the widths, as MONAI's `ConfigParser` reads it.
         full: the arguments that set the published width.
         compact: those of a width that a CPU can train.
-        multiple: both sides of the image are multiples of this.
         changes: other values of the bundle's training config by id: its source's loss.
     """
 
@@ -47,13 +46,7 @@ class System:
     network: Mapping[str, Any] = field(repr=False)
     full: Mapping[str, Any] = field(repr=False)
     compact: Mapping[str, Any] = field(repr=False)
-    multiple: int = 1
     changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def bundle(self) -> str:
-        """Name of the bundle's folder."""
-        return BUNDLES[self.task]
 
     def overrides(self, compact: bool) -> dict[str, Any]:
         """The config values that turn the task's bundle into this system, by id, for `ConfigWorkflow(**values)`.
@@ -76,7 +69,7 @@ def _classifier(name: str, title: str, parb: bool, head: str) -> System:
 
 def _respam(name: str, title: str, mode: str, stem: str = "unet") -> System:
     network = {"_target_": "monai_mammo.networks.ResPAMUNet", **_MAPS, **_DROPOUT, "mode": mode, "stem": stem}
-    return System(name, title, "segmentation", _PAPER_B, network, {"width": 64}, {"width": 16}, multiple=32)
+    return System(name, title, "segmentation", _PAPER_B, network, {"width": 64}, {"width": 16})
 
 
 def _other(
@@ -84,7 +77,6 @@ def _other(
     title: str,
     reference: str,
     network: str,
-    multiple: int,
     *,
     width: int = 64,
     changes: Mapping[str, Any] | None = None,
@@ -93,7 +85,7 @@ def _other(
     """One of the networks that paper B compares; its compact form is a quarter as wide."""
     definition = {"_target_": f"monai_mammo.networks.{network}", **_MAPS, **_DROPOUT, **more}
     full, compact = {"width": width}, {"width": width // 4}
-    return System(name, title, "segmentation", reference, definition, full, compact, multiple, changes or {})
+    return System(name, title, "segmentation", reference, definition, full, compact, changes or {})
 
 
 def _with_common_loss(system: System, **network: Any) -> System:
@@ -112,7 +104,6 @@ _DS_UNET = _other(
     "DS U-Net",
     "Ravitha Rajalakshmi et al. 2020, 10.1002/ima.22516",
     "DSUNet",
-    multiple=16,
     dropout=0.5,
     deep_supervision=True,
     changes={
@@ -125,7 +116,6 @@ _CONNECTED_UNETS = _other(
     "Connected-UNets",
     "Baccouche et al. 2021, npj Breast Cancer 7:151",
     "ConnectedUNets",
-    multiple=16,
     width=32,
     changes={"loss": {"_target_": "monai_mammo.losses.DiceIoULoss"}},
 )
@@ -143,7 +133,6 @@ _CONNECTED_SEGNETS = _other(
     "Connected-SegNets",
     "Alkhaleefah et al. 2022, Cancers 14, 4030",
     "ConnectedSegNets",
-    multiple=32,
     changes={"loss": _IOU_LOSS},
 )
 
@@ -165,11 +154,11 @@ _PAPERS = (
     _respam("respam_unet_keep", "ResPAM U-Net, unhalved", "keep"),
     _DS_UNET,
     _with_common_loss(_DS_UNET, deep_supervision=False),
-    _other("aunet", "AUNet", "Sun et al. 2020, arXiv 1810.10151", "AUNet", 16),
-    _other("unet", "U-Net", "Ronneberger, Fischer, Brox 2015, arXiv 1505.04597", "UNet", 1),
+    _other("aunet", "AUNet", "Sun et al. 2020, arXiv 1810.10151", "AUNet"),
+    _other("unet", "U-Net", "Ronneberger, Fischer, Brox 2015, arXiv 1505.04597", "UNet"),
     _CONNECTED_UNETS,
     _with_common_loss(_CONNECTED_UNETS),
-    _other("segnet", "SegNet", "Badrinarayanan, Kendall, Cipolla 2017, arXiv 1511.00561", "SegNet", 32),
+    _other("segnet", "SegNet", "Badrinarayanan, Kendall, Cipolla 2017, arXiv 1511.00561", "SegNet"),
     _CONNECTED_SEGNETS,
     _with_common_loss(_CONNECTED_SEGNETS),
 )
@@ -184,7 +173,6 @@ _MONAI = (
         {"_target_": "monai.networks.nets.AttentionUnet", **_MAPS, **_DROPOUT, "strides": [2, 2, 2, 2]},
         full={"channels": [64, 128, 256, 512, 1024]},
         compact={"channels": [16, 32, 64, 128, 256]},
-        multiple=16,
     ),
     System(
         "dynunet",
@@ -201,7 +189,6 @@ _MONAI = (
         },
         full={"filters": [32, 64, 128, 256, 512, 512]},
         compact={"filters": [16, 32, 64, 128, 256, 256]},
-        multiple=32,
     ),
     System(
         "segresnet",
@@ -211,7 +198,6 @@ _MONAI = (
         {"_target_": "monai.networks.nets.SegResNet", **_MAPS, "dropout_prob": "@dropout"},
         full={"init_filters": 32},
         compact={"init_filters": 16},
-        multiple=8,
     ),
     System(
         "flexible_unet",
@@ -227,7 +213,6 @@ _MONAI = (
         },
         full={"decoder_channels": [256, 128, 64, 32, 16]},
         compact={"decoder_channels": [128, 64, 32, 16, 8]},  # the encoder is small as it is
-        multiple=32,
     ),
     System(
         "swin_unetr",
@@ -237,7 +222,6 @@ _MONAI = (
         {"_target_": "monai.networks.nets.SwinUNETR", **_MAPS, "drop_rate": "@dropout"},
         full={"feature_size": 48},
         compact={"feature_size": 12},
-        multiple=32,
     ),
     System(
         "efficientnet_b0",

@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sklearn.metrics import brier_score_loss
-
 from monai_mammo.benchmark import papers
-from monai_mammo.benchmark.analysis import Analysis, Check, Estimate, Group
-from monai_mammo.benchmark.figures import calibration_error
+from monai_mammo.benchmark.analysis import Analysis, Check, Estimate, Group, brier_score, calibration_error
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
 from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
@@ -69,7 +66,7 @@ def further_table(analysis: Analysis) -> Table:
         if entrant.baseline:
             marked.add(len(rows))
         cells = [_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns]
-        more = [f"{calibration_error(entrant):.3f}", f"{_brier(entrant):.3f}"] if quality else []
+        more = [f"{calibration_error(entrant):.3f}", f"{brier_score(entrant):.3f}"] if quality else []
         spread = analysis.estimate(entrant.name, analysis.headline).between_seeds
         rows.append([entrant.title, percent(spread), *cells, *more])
     return Table(head, rows, "", frozenset(marked))
@@ -267,11 +264,3 @@ def _p(value: float) -> str:
         return "< 0.01" if value < 0.01 else NONE
     shown = f"{value:.2f}"
     return f"< {LEVEL}" if value < LEVEL <= float(shown) else shown  # rounding must not hide what is established
-
-
-def _brier(entrant: Entrant) -> float:
-    found = [
-        brier_score_loss([r["label"] for r in records], [r["probability"] for r in records])
-        for records in entrant.records.values()
-    ]
-    return float(sum(found) / len(found))

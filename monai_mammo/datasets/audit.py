@@ -1,7 +1,7 @@
 """The audit of prepared data: what is in the datalists and what is wrong with it, before anything is trained on it.
 
-Here are reading the datalists, the run over all files, and the JSON. When something is wrong is decided in
-`audit_checks` and `audit_copies`, what it means stands in `audit_catalogue`, the page is `audit_page`'s.
+Here are reading the datalists, the run over all files, and what JSON holds of it. When something is wrong is decided in
+`audit_checks` and `audit_copies`, what it means stands in `audit_catalogue`; the page and the files are `audit_page`'s.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from monai_mammo.datasets.audit_pixels import Job, Measure, measure
 from monai_mammo.datasets.datalist import SECTIONS
 from monai_mammo.datasets.pool import run
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.files import replacing
 from monai_mammo.machine import available_cores
 
 VERSION = 1
@@ -47,7 +46,7 @@ NOT_CHECKED = (
     "turned by 0.5 degrees, at least 97 are found; cropped by 1 % about 80, by 2 % about 30, by 5 % hardly any; turned "
     "by 1 degree 94, by 2 degrees hardly any; moved by 0.5 % within the frame about 25.",
     "Whether a mask outlines the right structure: look at the pictures.",
-    "Whether two patients of a list are one, where no DICOM header says so.",
+    "Whether two patients of a list are one, where neither a DICOM header nor the spelling of their names says so.",
     "Text within the breast, and single marks outside it.",
 )
 
@@ -142,25 +141,6 @@ def audit(
         found += find_copies(data, measures)
     found += check_lists(lists)
     return Audit(out, tuple(lists), tuple(_merged([*found, *defects])), pictures, prepared)
-
-
-def write_audit(
-    out: Path,
-    *,
-    processes: int | None = None,
-    progress: bool = False,
-) -> tuple[Path, Path, Audit]:
-    """Audit a folder and write `OUT/audit.json` and the page `OUT/audit.html`, each whole or not at all.
-
-    Arguments and errors are :func:`audit`'s.
-    """
-    from monai_mammo.datasets.audit_page import page
-
-    found = audit(out, processes=processes, progress=progress)
-    data, html = found.out / "audit.json", found.out / "audit.html"
-    _write(data, json.dumps(found.to_json(), indent=1) + "\n")
-    _write(html, page(found))
-    return data, html, found
 
 
 def numbers(data: DataList, section: str) -> dict[str, Any]:
@@ -294,8 +274,3 @@ def _merged(findings: Iterable[Finding]) -> list[Finding]:
     order = {check: number for number, check in enumerate(CHECKS)}
     merged = [replace(finding, lists=tuple(names)) for finding, names in lists.items()]
     return sorted(merged, key=lambda finding: (SEVERITIES.index(finding.severity), order[finding.check]))
-
-
-def _write(file: Path, text: str) -> None:
-    with replacing(file) as partial:
-        partial.write_text(text, encoding="utf-8")

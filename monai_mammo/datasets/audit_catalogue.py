@@ -86,6 +86,12 @@ CHECKS: Mapping[str, Check] = {
         "Give all images of a patient the same `patient` and split again. If the headers hold a placeholder, nothing "
         "has to be done.",
     ),
+    "patient-spelling": Check(
+        "Patients whose names are all but equal",
+        "They differ in capitals, spaces or zeros before a number only, as if one patient were written in two ways. "
+        "Across splits, validation or test results then come out better than they are.",
+        "If they are one, write the `patient` in one way and split again.",
+    ),
     "no-patient": Check(
         "Entries without a patient",
         "Without it nobody can tell whether images of one patient are on two sides of the split; training refuses it.",
@@ -144,6 +150,12 @@ CHECKS: Mapping[str, Check] = {
         "Labels that are absent or unknown",
         "The label is absent, or a value that the datalist does not name.",
         "Correct the label, or name the value under `labels`.",
+    ),
+    "label-differs": Check(
+        "Different labels for one image",
+        "Entries of one file, or of files with the same pixels, have different labels: training learns both, and a "
+        "metric counts one of them as wrong whatever the network says.",
+        "Find out which label is right and remove the other entry.",
     ),
     "box": Check(
         "Boxes that do not fit their mask",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,10 +29,12 @@ def check_list(data: DataList, measures: Measures) -> Iterator[Finding]:
     yield from _splits(data)
     yield from _patients(data)
     yield from _namesakes(data, measures)
+    yield from _spellings(data, measures)
     yield from _repeated(data)
     yield from _files(data, measures)
     yield from _images(data, measures)
     yield from _labels(data)
+    yield from _contradictions(data, measures)
     yield from _masks(data, measures)
     yield from _empty_masks(data, measures)
     yield from _sides(data, measures)
@@ -111,6 +114,24 @@ def _namesakes(data: DataList, measures: Measures) -> Iterator[Finding]:
             yield Finding("patient-header", severity, detail, _unique(items), (data.name,))
 
 
+def _spellings(data: DataList, measures: Measures) -> Iterator[Finding]:
+    """Patients whose names differ in capitals, spaces and zeros before a number, unless the headers tell them apart."""
+    headers: dict[str, set[str]] = defaultdict(set)
+    for item in data.items:
+        headers[item.text("patient")].add(measures[item.image][0].patient if item.image in measures else "")
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted(headers.keys() - {""}):
+        spellings[re.sub(r"\s+|(?<!\d)0+(?=\d)", "", patient.casefold())].append(patient)
+    said = set().union(*headers.values())
+    for patients in spellings.values():
+        known = set().union(*(headers[patient] for patient in patients))
+        if len(patients) > 1 and ("" in known or len(said) < 2):  # one for everybody is a placeholder
+            concerned = [item for item in data.items if item.text("patient") in patients]
+            where = ", ".join(dict.fromkeys(item.section for item in concerned))
+            detail = f"{', '.join(patients)} (images in {where})"
+            yield Finding("patient-spelling", "warning", detail, _unique(concerned), (data.name,))
+
+
 def _repeated(data: DataList) -> Iterator[Finding]:
     entries: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in data.items:
@@ -180,6 +201,20 @@ def _labels(data: DataList) -> Iterator[Finding]:
         elif item.mask is None and (isinstance(label, bool) or label not in data.labels):
             detail = f"the label is {json.dumps(label)[:40]}, the datalist knows {known}"
             yield Finding("label", "error", detail, (item.image,), (data.name,))
+
+
+def _contradictions(data: DataList, measures: Measures) -> Iterator[Finding]:
+    """Images with several labels, of one file or of copies of it. Several masks are no contradiction."""
+    images: dict[Path | str, list[Item]] = defaultdict(list)
+    for item in data.items:
+        if item.mask is None and item.entry.get("label") in data.labels:
+            measure = measures[item.image][0] if item.image in measures else None
+            images[measure.digest if measure and measure.signs else item.image].append(item)
+    for items in images.values():
+        if len({item.entry["label"] for item in items}) > 1:
+            found = sorted({f"{item.entry['label']} ({item.section})" for item in items})
+            detail = f"one image has the labels {', '.join(found)}"
+            yield Finding("label-differs", "error", detail, _unique(items), (data.name,))
 
 
 def _masks(data: DataList, measures: Measures) -> Iterator[Finding]:

@@ -1,11 +1,13 @@
 """The audit as one HTML page: verdict, findings, counts, contact sheets. No script, nothing loaded from elsewhere.
 
-Every text that comes from a datalist or a file name is escaped. What is found is `audit`'s; here it is only shown.
+Every text that comes from a datalist or a file name is escaped. What is found is `audit`'s; here it is shown, and
+written beside its JSON.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import random
 import re
 from collections import Counter
@@ -15,9 +17,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.datasets.audit import NOT_CHECKED, Audit, numbers
+from monai_mammo.datasets.audit import NOT_CHECKED, Audit, audit, numbers
 from monai_mammo.datasets.audit_catalogue import CHECKS, SEVERITIES, DataList, Finding, Item, Severity
 from monai_mammo.datasets.datalist import SECTIONS
+from monai_mammo.files import replacing
 
 SHEET = 24
 """Pictures of a split's contact sheet, chosen at random (with a fixed seed) where there are more images."""
@@ -34,6 +37,23 @@ _MEANING: Mapping[Severity, str] = {
 _PLURAL: Mapping[Severity, str] = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
+def write_audit(
+    out: Path,
+    *,
+    processes: int | None = None,
+    progress: bool = False,
+) -> tuple[Path, Path, Audit]:
+    """Audit a folder and write `OUT/audit.json` and the page `OUT/audit.html`, each whole or not at all.
+
+    Arguments and errors are :func:`monai_mammo.datasets.audit.audit`'s.
+    """
+    found = audit(out, processes=processes, progress=progress)
+    data, html = found.out / "audit.json", found.out / "audit.html"
+    _write(data, json.dumps(found.to_json(), indent=1) + "\n")
+    _write(html, page(found))
+    return data, html, found
+
+
 def page(audit: Audit) -> str:
     """The whole page as text: HTML with its style and pictures inside."""
     name = escape(str(audit.prepared.get("data_set") or audit.out.name))
@@ -43,6 +63,11 @@ def page(audit: Audit) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Audit of {name}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _write(file: Path, text: str) -> None:
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _head(audit: Audit, name: str) -> str:

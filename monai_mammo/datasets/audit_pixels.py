@@ -19,13 +19,13 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.ndimage import binary_dilation, find_objects, gaussian_filter
 from scipy.ndimage import label as connected_components
-from torch.nn.functional import adaptive_avg_pool2d
 
 from monai_mammo.datasets.exposure import chest_side
-from monai_mammo.datasets.folder import patient_of, pseudonym
+from monai_mammo.datasets.pseudonym import patient_of, pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import Mammogram, read_mammogram, read_mask
 from monai_mammo.regions import bounding_box, breast_mask, reduced
+from monai_mammo.resampling import averaged
 
 THUMBNAIL = 240
 """Pixels of a thumbnail's longer side."""
@@ -191,11 +191,6 @@ def _pair(shape: Sequence[int]) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def _averaged(pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    image = torch.from_numpy(np.require(pixels, np.float32, ["C", "W"]))[None, None]
-    return adaptive_avg_pool2d(image, (int(shape[0]), int(shape[1])))[0, 0].numpy()
-
-
 def _digest(pixels: np.ndarray) -> str:
     found = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
     found.update(np.ascontiguousarray(pixels).data)
@@ -204,7 +199,7 @@ def _digest(pixels: np.ndarray) -> str:
 
 def _detail(image: np.ndarray) -> np.ndarray:
     """Local contrast, 64 x 64 int8, cut at 1.5 standard deviations lest the breast's outline alone decide."""
-    small = np.sqrt(np.clip(_averaged(image, (_DETAIL_SIDE, _DETAIL_SIDE)), 0, 1))
+    small = np.sqrt(np.clip(averaged(image, (_DETAIL_SIDE, _DETAIL_SIDE)), 0, 1))
     contrast = small - gaussian_filter(small, 3, mode="nearest")
     spread = float(contrast.std()) or 1.0
     return np.round(np.clip(contrast / spread, -1.5, 1.5) * 80).astype(np.int8)
@@ -257,7 +252,7 @@ def _read_mask(file: Path, shape: tuple[int, ...], breast: np.ndarray | None) ->
         return None, found
     if breast is None or not breast.any():
         return mask, found
-    small = _averaged(mask, breast.shape)
+    small = averaged(mask, breast.shape)
     near = binary_dilation(breast, iterations=max(2, max(breast.shape) // 64))
     outside = float(small[~near].sum() / small.sum())
     of_breast = float(small[breast].sum() / breast.sum())
@@ -286,7 +281,7 @@ def _thumbnail(image: np.ndarray, low: float, high: float, masks: Sequence[np.nd
     small = reduced(grey, THUMBNAIL)
     picture = np.repeat((small * 255).astype(np.uint8)[..., None], 3, axis=2)
     for mask in masks:
-        inside = _averaged(mask, small.shape) > 0.25
+        inside = averaged(mask, small.shape) > 0.25
         picture[binary_dilation(inside, iterations=2) & ~inside] = _INK
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=82, subsampling=0)  # thin outlines keep their colour

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.ndimage import distance_transform_edt
-from torch.nn.functional import adaptive_avg_pool2d
 
 from monai_mammo.bootstrap import Metrics, Record, patient_intervals
 from monai_mammo.datasets.datalist import SECTIONS, load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mammogram
+from monai_mammo.resampling import averaged
 
 LIMIT = 0.60
 """Balanced accuracy above which a border tells too much."""
@@ -52,7 +51,7 @@ class ProbeResult:
 
 def frame_strips(pixels: np.ndarray) -> np.ndarray:
     """The outer :data:`FRAME_SHARE` of the image: four strips of 2 x 32 means each, 256 values."""
-    return np.concatenate([_pooled(strip, (2, 32)).ravel() for strip in _strips(pixels)])
+    return np.concatenate([averaged(strip, (2, 32)).ravel() for strip in _strips(pixels)])
 
 
 def frame_statistics(pixels: np.ndarray) -> np.ndarray:
@@ -68,7 +67,7 @@ def field_shape(pixels: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero(exposed.any(axis=axis)) / exposed.shape[1 - axis] for axis in (1, 0))
     ends = [value for places in (rows, columns) for value in ((places[0], places[-1]) if places.size else (0.0, 0.0))]
     shape = [exposed.mean(), *ends, ends[1] - ends[0], ends[3] - ends[2]]
-    return np.concatenate([_pooled(exposed, (24, 24)).ravel(), shape])
+    return np.concatenate([averaged(exposed, (24, 24)).ravel(), shape])
 
 
 def field_edges(pixels: np.ndarray) -> np.ndarray:
@@ -202,8 +201,3 @@ def _statistics(strip: np.ndarray) -> np.ndarray:
     quantiles = np.percentile(strip, [0, 5, 25, 50, 75, 95, 100])
     steps = float(np.abs(np.diff(strip, axis=1)).mean()) if strip.shape[1] > 1 else 0.0
     return np.array([strip.mean(), strip.std(), *quantiles, (strip == 0).mean(), steps])
-
-
-def _pooled(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))[None]
-    return adaptive_avg_pool2d(tensor, size)[0].numpy()

@@ -182,8 +182,8 @@ def _show(prepared: Prepared) -> None:
 
 def _audit(out: Path, processes: int | None) -> None:
     """Audit a folder and show the summary; ends the command with status 1 where training on it is not safe."""
-    from monai_mammo.datasets.audit import write_audit
     from monai_mammo.datasets.audit_catalogue import CHECKS
+    from monai_mammo.datasets.audit_page import write_audit
 
     with ending_clearly(out):
         _, page, result = write_audit(out, processes=processes, progress=True)

@@ -9,6 +9,7 @@ mammograms of training patients, without labels, of which samples are made durin
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,10 @@ from typing import Any, Literal
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import is_no_image
+from monai_mammo.dicom.reader import is_other_file
 from monai_mammo.files import write_json
+
+_LOG = logging.getLogger(__name__)
 
 Task = Literal["quality", "segmentation"]
 SECTIONS = ("training", "validation", "test")
@@ -164,7 +168,8 @@ def sections_of_patients(files: Iterable[Path]) -> dict[str, str]:
 def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
     """What the bundles' inference runs on: the datalist's test section, or every image file below the folder.
 
-    Segmentations, reports and other DICOM objects of no image are passed over.
+    Segmentations, reports and other DICOM objects of no image are passed over, and so is what is clearly no image at
+    all (`is_other_file`); the log says how many of the latter.
 
     Raises:
         MammogramError: the folder holds no image, or its datalist is unusable.
@@ -180,9 +185,13 @@ def images_to_predict(dataset_dir: str | Path) -> list[dict[str, Any]]:
         if file.is_file() and file.suffix.lower() not in _NOT_IMAGES and not file.name.startswith(".")
         if not is_no_image(file)
     )
-    if not files:
+    others = [file for file in files if is_other_file(file)]
+    if len(others) == len(files):
         raise MammogramError(folder, "there is no image in this folder", "Give a folder of mammograms")
-    return [{"image": str(file)} for file in files]
+    if others:
+        named = ", ".join(file.name for file in others[:3]) + (", …" if len(others) > 3 else "")
+        _LOG.warning("passed over: %d of the files in %s, which are no images (%s)", len(others), folder, named)
+    return [{"image": str(file)} for file in sorted({*files} - {*others})]
 
 
 def _document(file: Path) -> Any:

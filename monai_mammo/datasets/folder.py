@@ -8,15 +8,13 @@ given away.
 
 from __future__ import annotations
 
-import os
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from monai_mammo.datasets.pseudonym import patient_of, pseudonym
 from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, stored_as
@@ -26,11 +24,6 @@ from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, decode_segment
 NAME = "DICOM folder"
 LICENCE = "the owner's; nothing is known of it"
 
-KEY_VARIABLE = "MONAI_MAMMO_PSEUDONYM_KEY"
-"""Environment variable with the secret that pseudonyms are made with."""
-
-# What anonymisation leaves in the place of a PatientID: one value for everybody, so it tells nobody apart.
-_NOBODY = re.compile(r"(anon(ymous|ymi[sz]ed)?|unknown|none|nan|n/?a|no[ _]?(id|name)|removed|0*)\W*", re.IGNORECASE)
 _ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major muscle", "background", "entire breast"}
 
 
@@ -69,21 +62,6 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
         )
     lesions, looked_at = _lesions(list(segmentations.values()), headers, found, defects)
     return [_image(header, lesions[uid], uid in looked_at, defects) for uid, header in headers.items()]
-
-
-def pseudonym(identifier: str) -> str:
-    """Sixteen hexadecimal digits that stand for an identifier: the same for the same identifier and key.
-
-    The key is the environment variable `MONAI_MAMMO_PSEUDONYM_KEY`. Without one, who has a list of identifiers can find
-    out which of them is meant; with one, only who knows the key.
-    """
-    key = blake2b(os.environ.get(KEY_VARIABLE, "").encode()).digest() if os.environ.get(KEY_VARIABLE) else b""
-    return blake2b(identifier.encode(), digest_size=8, key=key).hexdigest()
-
-
-def patient_of(header: MammogramHeader) -> str:
-    """What tells this patient from others: PatientID, or the study where PatientID tells nobody apart; may be empty."""
-    return header.study_instance_uid if _NOBODY.fullmatch(header.patient_id) else header.patient_id
 
 
 def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]) -> MammogramHeader | None:

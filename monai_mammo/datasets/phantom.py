@@ -188,7 +188,7 @@ def segmentation_datalist(out: Path) -> Path:
         path = unions / f"{image.patient}_{image.laterality}_{image.view}.png"
         Image.fromarray(union).save(path)
         wholes.append(_entry(image, out, label=path))
-    labels = {"0": "background", "1": "mass"}
+    labels = LABEL_NAMES["segmentation"]
     write_datalist(unions.parent, wholes, sides, name="phantom masses, whole mammograms", labels=labels, **_ABOUT)
     return write_datalist(out / "segmentation_roi", lesions, sides, name="phantom masses", labels=labels, **_ABOUT)
 

@@ -1,7 +1,8 @@
 """A hospital's own table of images (CSV) as a datalist, split by patient: what `prepare` is to the public data sets.
 
 Columns: `image` and `patient`; `label`, which is 0 or `complete`, 1 or `incomplete` for quality and the mask's file for
-segmentation; `section` (training, validation, test), where the split is decided already. Paths are relative to the
+segmentation; `section` (training, validation, test), where the split is decided already; `box` (row0, column0, row1,
+column1; half-open, pixels) and `spacing` (row, column; mm), numbers with spaces between. Paths are relative to the
 table. Other columns go into the entries as they stand.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 _ATTEMPTS = 20  # deals from the seed on, of which the first that leaves no section without a label is taken
 REQUIRED = ("image", "label", "patient")
 Entry = dict[str, Any]
+_FORMS: Mapping[str, tuple[str, Callable[[Sequence[float]], bool]]] = {
+    "box": ("row0 column0 row1 column1", lambda box: box[0] < box[2] and box[1] < box[3]),
+    "spacing": ("row column", lambda spacing: min(spacing) > 0),
+}
+"""Columns of numbers: which, and what they have to fulfil."""
 
 
 def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path:
@@ -56,21 +64,35 @@ def _entries(task: Task, table: Path) -> Iterator[Entry]:
     if not table.is_file():
         raise MammogramError(table, "there is no such file", "Check the path")
     with refusing(table, "it cannot be read as a table", "Save it as CSV in UTF-8"):
-        text = table.read_text(encoding="utf-8-sig")
-        header = text.splitlines()[0] if text else ""
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-        names = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        rows = list(reader)
+        names, rows = _rows(table.read_text(encoding="utf-8-sig"))
     if lacking := [name for name in REQUIRED if name not in names]:
         raise MammogramError(
             table,
             f"it has no column {', '.join(lacking)}; its columns are {', '.join(names) or 'none'}",
             f"Name the columns {', '.join(REQUIRED)}",
         )
-    for number, row in enumerate(rows, start=2):
-        found = {key: value.strip() for key, value in row.items() if isinstance(key, str) and value and value.strip()}
-        yield _entry(task, table, f"line {number}", found)
+    for line, row in rows:
+        yield _entry(task, table, f"line {line}", row)
+
+
+def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns' names, and every row that has a cell, with its line's number; as a spreadsheet saves a table.
+
+    Excel's first line may be `sep=;`; the rows below the last may be there, without anything in them.
+    """
+    above = 0
+    if text.lower().startswith("sep="):
+        text, above = text.partition("\n")[2], 1
+    header = text.splitlines()[0] if text else ""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    names = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    rows = []
+    for row in reader:
+        cells = {key: value.strip() for key, value in row.items() if isinstance(key, str) and value and value.strip()}
+        if cells:
+            rows.append((above + reader.line_num, cells))
+    return names, rows
 
 
 def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
@@ -79,6 +101,7 @@ def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
         hint = normal if task == "segmentation" and "label" in lacking else ""
         raise MammogramError(table, f"{where} has no {', '.join(lacking)}", f"Fill in every row, or leave it out{hint}")
     entry: Entry = {**row, "image": _file(table, where, row["image"])}
+    entry |= {key: _numbers(table, where, key, row[key]) for key in _FORMS if key in row}
     if task == "segmentation":
         return {**entry, "label": _file(table, where, row["label"])}
     words = {word: int(number) for number, name in LABEL_NAMES[task].items() for word in (number, name)}
@@ -88,6 +111,18 @@ def _entry(task: Task, table: Path, where: str, row: dict[str, str]) -> Entry:
             table, f"{where} has the label {row['label'][:40]}", "Write complete (0) or incomplete (1)"
         )
     return {**entry, "label": label}
+
+
+def _numbers(table: Path, where: str, key: str, cell: str) -> list[float]:
+    """A box or a spacing; the brackets and commas of a datalist may stand in the cell, too."""
+    form, plausible = _FORMS[key]
+    try:
+        numbers = [float(word) for word in re.split(r"[\s,;]+", cell.strip("[]() "))]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(form.split()) or not all(map(math.isfinite, numbers)) or not plausible(numbers):
+        raise MammogramError(table, f"{where} has the {key} {cell[:40]}", f"Write {form}: numbers with spaces between")
+    return [int(number) if number.is_integer() else number for number in numbers]
 
 
 def _file(table: Path, where: str, name: str) -> str:

@@ -52,7 +52,7 @@ _KEYWORDS = (
     "AnatomicRegionSequence", "ImageLaterality", "Laterality", "PatientOrientation", "ViewPosition",
     "ViewCodeSequence", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
     "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "PartialView", "BreastImplantPresent",
-    "BurnedInAnnotation", "FieldOfViewHorizontalFlip", "NumberOfFrames", "SamplesPerPixel",
+    "BurnedInAnnotation", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PlanarConfiguration", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelIntensityRelationship",
     "PixelIntensityRelationshipSign", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence",
@@ -86,11 +86,10 @@ class MammogramHeader:
         intent: "presentation", "processing" or None.
         photometric_interpretation: as stored; `Mammogram.pixels` always has a dark background.
         modality: as stored, "" if absent.
-        sop_class_uid: as stored, "" if absent; so the other identifiers.
+        sop_instance_uid: as stored, "" if absent; so the other identifiers.
         patient_id: as stored; never shown, logged or put into MONAI's metadata.
         partial_view: True if the image is declared to show the breast in part, None if nothing is declared.
-        burned_in_annotation: True, False or None (not declared); so `implant` and `horizontal_flip`.
-        horizontal_flip: the detector's field of view was mirrored before storing; the pixels are given as stored.
+        burned_in_annotation: True, False or None (not declared); so `implant`.
     """
 
     path: Path
@@ -105,7 +104,6 @@ class MammogramHeader:
     intent: str | None = None
     photometric_interpretation: str = "MONOCHROME2"
     modality: str = ""
-    sop_class_uid: str = ""
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
     study_instance_uid: str = ""
@@ -115,7 +113,6 @@ class MammogramHeader:
     partial_view: bool | None = None
     burned_in_annotation: bool | None = None
     implant: bool | None = None
-    horizontal_flip: bool | None = None
 
     @property
     def shows_part(self) -> bool:
@@ -229,7 +226,6 @@ def describe(path: Path, dataset: FileDataset) -> MammogramHeader:
         intent=_intent(dataset, sop_class),
         photometric_interpretation=text(dataset, "PhotometricInterpretation").upper(),
         modality=text(dataset, "Modality").upper(),
-        sop_class_uid=sop_class,
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
         study_instance_uid=text(dataset, "StudyInstanceUID"),
@@ -239,7 +235,6 @@ def describe(path: Path, dataset: FileDataset) -> MammogramHeader:
         partial_view=_declared(dataset, "PartialView"),
         burned_in_annotation=_declared(dataset, "BurnedInAnnotation"),
         implant=_declared(dataset, "BreastImplantPresent"),
-        horizontal_flip=_declared(dataset, "FieldOfViewHorizontalFlip"),
     )
 
 

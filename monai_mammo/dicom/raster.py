@@ -161,7 +161,7 @@ def _read_nifti(path: Path, limit: int) -> Raster:
     values = np.asanyarray(image.dataobj).reshape(shape, order="F")
     unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     zooms = [float(zoom) * unit for zoom in image.header.get_zooms()[:2]]
-    return _transposed(values, zooms, np.asarray(image.affine, dtype=np.float64) @ np.diag([unit, unit, unit, 1.0]))
+    return _transposed(values, zooms, np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, dtype=np.float64))
 
 
 def _read_nrrd(path: Path, limit: int) -> Raster:

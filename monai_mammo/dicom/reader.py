@@ -21,6 +21,7 @@ from monai_mammo.dicom.pixels import MAX_PIXELS, Layout, check_layout, read_stor
 from monai_mammo.dicom.raster import Raster, read_raster, sniff, to_labels, to_unit
 
 _HEAD = 352  # bytes; the longest signature, NIfTI's, ends there
+_ENDINGS = {".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".gz", ".nrrd"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +64,8 @@ def read_mammogram(
 def read_header(path: str | PathLike[str]) -> MammogramHeader:
     """Read what is known of a mammogram without decoding a DICOM file's pixels; errors as `read_mammogram`'s.
 
-    Only a fault within the pixels stays undetected. Other formats hold little beside pixels and are read whole.
+    What `read_mammogram` refuses for its pixels or for how they are to be displayed (FOR PROCESSING, a malformed
+    window or LUT) passes here. Other formats hold little beside pixels and are read whole.
     """
     path, kind = _identify(path)
     if kind != "dicom":
@@ -97,6 +99,30 @@ def read_mask_with_affine(path: str | PathLike[str]) -> tuple[np.ndarray, np.nda
         return to_labels(path, read_stored(path, file, dataset, layout)), header.affine
 
 
+def is_other_file(path: Path) -> bool:
+    """Whether a file is clearly no image of any format: a report in PDF, a viewer's program beside a study.
+
+    For whoever takes all images of a folder. A file that has an image's ending, or none and no text in it, may be a
+    damaged image; so may an empty one, and one that cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    ending = path.suffix.lower()
+    if not head or ending in _ENDINGS or _kind(path, head) is not None:
+        return False
+    return bool(ending.strip(".0123456789")) or (head.isascii() and b"\0" not in head)
+
+
+def _kind(path: Path, head: bytes) -> str | None:
+    # Without a preamble, a DICOM file begins with an attribute of group 0002 or 0008.
+    if head[128:132] == b"DICM" or (head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0"):
+        return "dicom"
+    return sniff(path, head)
+
+
 def _identify(path: str | PathLike[str]) -> tuple[Path, str]:
     path = Path(path)
     try:
@@ -110,10 +136,7 @@ def _identify(path: str | PathLike[str]) -> tuple[Path, str]:
         raise MammogramError(path, f"it cannot be opened ({type(error).__name__})", "Check its permissions") from None
     if not head:
         raise MammogramError(path, "the file is empty", "Export or download it again")
-    # Without a preamble, a DICOM file begins with an attribute of group 0002 or 0008.
-    if head[128:132] == b"DICM" or (head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0"):
-        return path, "dicom"
-    kind = sniff(path, head)
+    kind = _kind(path, head)
     if kind is None:
         raise MammogramError(
             path,

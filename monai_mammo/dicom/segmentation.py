@@ -1,7 +1,7 @@
 """Masks of mammograms as DICOM Segmentation (PS3.3 A.51): written as BINARY, and read from whoever wrote them.
 
 A mask is uint8 or bool (rows, columns), in the pixels of its mammogram. What is segmented, and whether well, is not
-known here; other results are no masks and have their own module.
+known here.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def write_segmentation(
 
     A segment without any pixel keeps its frame of zeros: an object of no frame is not valid (PS3.3 C.7.6.6 asks for at
     least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation, if it is one, are
-    the image's as stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and creator
-    share a series.
+    the image's as stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and maker,
+    the algorithm for AUTOMATIC and the creator for others, share a series.
 
     Args:
         path: the file to write, in one step: an interrupted call leaves no half of a file.
@@ -169,7 +169,7 @@ def write_segmentation(
 
 
 def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.ndarray]:
-    """Decode all segments of a DICOM SEG file that show one mammogram.
+    """Decode all segments of a DICOM SEG file that show one mammogram: the other way of `write_segmentation`.
 
     Args:
         file: whoever wrote it.
@@ -180,13 +180,13 @@ def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.
         are among them, those of equal label are united.
 
     Raises:
-        MammogramError: the file cannot be decoded.
+        MammogramError: the file cannot be decoded, or has fewer frames than its header describes.
     """
     file = Path(file)
     shown = [segment for segment in segments(file) if segment.image == image and segment.frames]
     masks: dict[str, np.ndarray] = {}
     if shown:
-        pixels = _frames(file)
+        pixels = _frames(file, max(max(segment.frames) for segment in shown))
         for segment in shown:
             mask, name = pixels[list(segment.frames)].any(axis=0).astype(np.uint8), segment.label or segment.kind
             masks[name] = mask | masks[name] if name in masks else mask
@@ -199,16 +199,17 @@ def decode_segment(segment: Segment) -> np.ndarray:
     Frames of one segment and image are united; FRACTIONAL values count from half of their maximum on (PS3.3 C.8.20.2).
 
     Raises:
-        MammogramError: the file cannot be decoded.
+        MammogramError: the file cannot be decoded, or has fewer frames than its header describes.
     """
-    return _frames(segment.file)[list(segment.frames)].any(axis=0).astype(np.uint8)
+    pixels = _frames(segment.file, max(segment.frames, default=-1))
+    return pixels[list(segment.frames)].any(axis=0).astype(np.uint8)
 
 
 def read_segment(file: Path, *, number: int, image: str) -> np.ndarray:
     """`decode_segment` by the segment's number and the mammogram's SOPInstanceUID.
 
     Raises:
-        MammogramError: the file cannot be decoded, or the segment marks no pixel.
+        MammogramError: as of `decode_segment`, or the segment marks no pixel.
     """
     frames = [segment for segment in segments(file) if (segment.number, segment.image) == (number, image)]
     if not frames or not frames[0].frames:
@@ -250,8 +251,8 @@ def segments(file: Path) -> list[Segment]:
     return found + [Segment(file, number, "", (), kinds[number], labels[number]) for number in absent]
 
 
-def _frames(file: Path) -> np.ndarray:
-    """All frames as bool (frames, rows, columns); the size is checked before memory is taken."""
+def _frames(file: Path, last: int) -> np.ndarray:
+    """All frames as bool (frames, rows, columns), up to `last` at least; size is checked before memory is taken."""
     with disable_value_validation(), refusing(file, "the segmentation cannot be decoded", _WRITE_AGAIN):
         dataset = pydicom.dcmread(file)
         shape = integer(file, dataset, "Rows"), integer(file, dataset, "Columns")
@@ -259,6 +260,9 @@ def _frames(file: Path) -> np.ndarray:
         check_size(file, *shape)
         check_size(file, shape[0] * count, shape[1], _MOST_FRAMES * MAX_PIXELS)
         pixels = dataset.pixel_array.reshape(-1, *shape)
+        if last >= len(pixels):
+            reason = f"its header describes frame {last + 1}, and it has {len(pixels)}"
+            raise MammogramError(file, reason, _WRITE_AGAIN)
         if text(dataset, "SegmentationType") == "FRACTIONAL":
             return np.asarray(pixels >= integer(file, dataset, "MaximumFractionalValue", 255) / 2)
     return np.asarray(pixels > 0)

@@ -119,7 +119,7 @@ class ConnectedUNets(nn.Module):
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
 
         Raises:
-            ValueError: a side of the image is not a multiple of 16.
+            ValueError: a side of the image is not a multiple of 16, or it is no batch (B, C, H, W).
         """
         refuse_sides(x, 16, "Connected-UNets")
         skips: list[Tensor] = []

@@ -98,7 +98,7 @@ class DSUNet(nn.Module):
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W), or with the sides, see `deep_supervision`.
 
         Raises:
-            ValueError: a side of the image is not a multiple of 16.
+            ValueError: a side of the image is not a multiple of 16, or it is no batch (B, C, H, W).
         """
         refuse_sides(x, 16, "DS U-Net")
         size = x.shape[2:]

@@ -70,7 +70,7 @@ class KANLinear(nn.Module):
         self.grid_size = grid_size
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + 3))
-        # SiLU(tanh(normal)) has a mean square of about 0.16; with this scale the outputs start at about a half.
+        # SiLU(tanh(normal)) has a mean square of 0.11; with this scale the outputs start at about 0.4.
         nn.init.normal_(self.base_weight, std=gain * 1.25 * in_features**-0.5)
         nn.init.normal_(self.spline_weight, std=gain * 0.1 * in_features**-0.5)
 
@@ -143,7 +143,7 @@ class LowRankBilinearKAN(nn.Module):
         self.squash = Squash(in_features)
         self.base_weight = nn.Parameter(1 + 0.1 * torch.randn(in_features))
         self.spline_weight = nn.Parameter(0.1 * torch.randn(in_features, grid_size + 3))
-        # 1 / sqrt(0.16) = 2.5, see KANLinear: both factors of a product start at about one.
+        # The mean square of KANLinear's comment lets both factors of a product start at about 0.9.
         self.left = nn.Parameter(2.5 * in_features**-0.5 * torch.randn(interactions, in_features))
         self.right = nn.Parameter(2.5 * in_features**-0.5 * torch.randn(interactions, in_features))
         self.out = nn.Linear(interactions, num_classes)

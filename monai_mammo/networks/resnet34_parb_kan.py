@@ -138,7 +138,7 @@ class ResNet34PARBKAN(nn.Module):
         """The pooled features in front of dropout and head, for embeddings: (B, in_channels, H, W) to (B, 8 * width).
 
         Raises:
-            ValueError: a side of the image is shorter than 32 pixels.
+            ValueError: a side of the image is shorter than 32 pixels, or it is no batch (B, C, H, W).
         """
         height, width = sides(x)
         least = self.min_side
@@ -155,7 +155,7 @@ class ResNet34PARBKAN(nn.Module):
         return x.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores: (B, in_channels, H, W) to (B, num_classes); both sides at least 32 pixels."""
+        """Class scores: (B, in_channels, H, W) to (B, num_classes); errors as of `forward_features`."""
         return self.head(self.dropout(self.forward_features(x)))
 
     def load_imagenet_weights(self, path: str | PathLike[str]) -> None:

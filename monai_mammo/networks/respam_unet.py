@@ -202,7 +202,8 @@ class ResPAMUNet(nn.Module):
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
 
         Raises:
-            ValueError: a side of the image is not a multiple of 16 (stem "unet") or 32 (stem "resnet").
+            ValueError: a side of the image is not a multiple of 16 (stem "unet") or 32 (stem "resnet"), or it is no
+                batch (B, C, H, W).
         """
         refuse_sides(x, self.multiple, "stem " + self.stem)
         x0 = self.conv2(self.relu(self.bn1(self.conv1(x))))

@@ -112,7 +112,7 @@ class SegNet(nn.Module):
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
 
         Raises:
-            ValueError: a side of the image is not a multiple of 32.
+            ValueError: a side of the image is not a multiple of 32, or it is no batch (B, C, H, W).
         """
         refuse_sides(x, 32, "SegNet")
         nothing: list[Tensor] = []
@@ -164,7 +164,7 @@ class ConnectedSegNets(nn.Module):
         """Score maps: (B, in_channels, H, W) to (B, out_channels, H, W).
 
         Raises:
-            ValueError: a side of the image is not a multiple of 32.
+            ValueError: a side of the image is not a multiple of 32, or it is no batch (B, C, H, W).
         """
         refuse_sides(x, 32, "Connected-SegNets")
         nothing: list[Tensor] = []

@@ -28,6 +28,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from monai_mammo.datasets.phantom_dicom import VOI, Encoding, write_mammogram
 
+from .ohif_page import OhifPage, chromium
+
 if TYPE_CHECKING:
     from lib.datastore import MammogramDatastore
 
@@ -246,6 +248,33 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[
     running = start_server(studies, bundles, folder)
     yield running
     stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def viewer() -> None:
+    """OHIF; what needs it is skipped where it is not fetched."""
+    served = pytest.importorskip("lib.viewer")
+    if not (served.FETCHED / "index.html").is_file():
+        pytest.skip("OHIF is not fetched: python apps/mammo/ohif/fetch.py")
+
+
+@pytest.fixture(scope="module")
+def running(viewer: None, studies: Path, bundles: Path) -> Iterator[Server]:
+    """A server of the `studies` that a module of tests has, in OHIF."""
+    server = start_server(studies, bundles, studies.parent, "scoring", "off")
+    yield server
+    stop_server(server)
+
+
+@pytest.fixture(scope="module")
+def reader(running: Server) -> Iterator[OhifPage]:
+    """A reader's browser."""
+    with chromium() as browser:
+        page = OhifPage(browser, running.url)
+        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
+        yield page
+        assert page.outside == []
+        assert page.errors == []
 
 
 @dataclass

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
 
@@ -19,13 +18,6 @@ from monai_mammo.dicom.reader import read_mask
 from .conftest import Server
 
 SHAPE = (320, 256)
-
-
-def needs_viewer() -> None:
-    """Skip what needs OHIF where it is not fetched."""
-    viewer = pytest.importorskip("lib.viewer")
-    if not (viewer.FETCHED / "index.html").is_file():
-        pytest.skip("OHIF is not fetched: python apps/mammo/ohif/fetch.py")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lib.users import current_user
 from main import MammoApp
 from pydicom.uid import generate_uid
 
-from monai_mammo.datasets.folder import KEY_VARIABLE
+from monai_mammo.datasets.pseudonym import KEY_VARIABLE
 from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.dicom.segmentation import read_segmentation
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from scipy.ndimage import binary_dilation
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.views import MODIFIER_CODES, PARTIAL_MODIFIERS
 
-from .conftest import LESION, QUALITY, SEGMENTATION, Server, start_server, stop_server
-from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, mask_of, needs_viewer, row_of, saved_mask, study
+from .conftest import LESION, QUALITY, SEGMENTATION, Server
+from .ohif_page import OhifPage
+from .ohif_studies import SHAPE, mask_of, row_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 VIEWS = ("RCC", "LCC", "RMLO", "LMLO")
@@ -41,29 +40,21 @@ _GREYS = """() => {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
-    """A server with four phantom studies, of the third a view is missing, and PNGs, which OHIF cannot open."""
-    needs_viewer()
-    folder = tmp_path_factory.mktemp("ohif")
-    studies = folder / "studies"
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four phantom studies, of the third a view is missing, and PNGs, which OHIF cannot open."""
+    studies = tmp_path_factory.mktemp("ohif") / "studies"
     phantom.write_phantoms(studies, patients=4, seed=3, rows=SHAPE[0], columns=SHAPE[1])
     for other in studies.glob("*.json"):
         other.unlink()
     next(studies.glob("*0003/*/R_CC.dcm")).unlink()
-    server = start_server(studies, bundles, folder, "scoring", "off")
-    yield server
-    stop_server(server)
+    return studies
 
 
 @pytest.fixture(scope="module")
-def reader(running: Server) -> Iterator[OhifPage]:
+def reader(running: Server, reader: OhifPage) -> OhifPage:
     """A reader's browser, with the first study open."""
-    with chromium() as browser:
-        page = OhifPage(browser, running.url)
-        page.open(study(running, 1).uid)
-        yield page
-        assert page.outside == []
-        assert page.errors == []
+    reader.open(study(running, 1).uid)
+    return reader
 
 
 def test_four_views_hang_in_the_usual_order_with_the_breasts_back_to_back(running: Server, reader: OhifPage) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from pydicom.uid import ComputedRadiographyImageStorage, RLELossless
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.header import FILM_MODALITIES
 
-from .conftest import LESION, SEGMENTATION, Server, start_server, stop_server
-from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, change, copy_of, needs_viewer, saved_mask, study
+from .conftest import LESION, SEGMENTATION, Server
+from .ohif_page import OhifPage
+from .ohif_studies import SHAPE, change, copy_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +40,9 @@ _REVERSED = """() => {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
-    """A server with a phantom study for each test."""
-    needs_viewer()
-    folder = tmp_path_factory.mktemp("cases")
-    studies = folder / "studies"
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom study for each test."""
+    studies = tmp_path_factory.mktemp("cases") / "studies"
     phantom.write_phantoms(studies, patients=SPOT, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     for number, pattern in ((TWO_VIEWS, "L_*.dcm"), (ONE_VIEW, "[LR]_MLO.dcm"), (ONE_VIEW, "R_CC.dcm")):
@@ -59,9 +56,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator
     copy_of(files_of(studies, SPOT, "R_CC.dcm")[0], EstimatedRadiographicMagnificationFactor="1.8")
     change(files_of(studies, UNUSABLE)[0], PresentationIntentType="FOR PROCESSING")
     tear(files_of(studies, TORN, "R_CC.dcm")[0])
-    server = start_server(studies, bundles, folder, "scoring", "off")
-    yield server
-    stop_server(server)
+    return studies
 
 
 def files_of(studies: Path, number: int, pattern: str = "*.dcm") -> list[Path]:
@@ -77,16 +72,6 @@ def tear(file: Path) -> None:
     [frame] = generate_pixel_data_frame(dataset.PixelData, 1)
     dataset.PixelData = encapsulate([frame[: len(frame) // 4 * 2]])
     dataset.save_as(file)
-
-
-@pytest.fixture(scope="module")
-def reader(running: Server) -> Iterator[OhifPage]:
-    """A reader's browser."""
-    with chromium() as browser:
-        page = OhifPage(browser, running.url)
-        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
-        yield page
-        assert page.errors == []
 
 
 def label_of(server: Server, image: str) -> tuple[Any, ...]:

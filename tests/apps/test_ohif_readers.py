@@ -20,7 +20,7 @@ from monai_mammo.datasets import phantom
 
 from .conftest import Server, start_server, stop_server
 from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, needs_viewer, row_of, saved_mask, study
+from .ohif_studies import SHAPE, row_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +29,8 @@ VERDICTS, SECOND_READER, OTHER_TAB = range(1, 4)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
+def running(viewer: None, tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
     """A server with a study for each test, for three readers; the client of the tests is anna's."""
-    needs_viewer()
     folder = tmp_path_factory.mktemp("readers")
     studies, users = folder / "studies", folder / "users"
     users.write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ from PIL import Image
 
 from monai_mammo.datasets import phantom
 
-from .conftest import Server, start_server, stop_server
-from .ohif_page import OhifPage, chromium
-from .ohif_studies import SHAPE, copy_of, needs_viewer, saved_mask, study
+from .conftest import Server
+from .ohif_page import OhifPage
+from .ohif_studies import SHAPE, copy_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
@@ -36,30 +35,16 @@ _COMPARE = """sop => {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Server]:
-    """A server with two studies of four views, and one of thirteen; the right breasts of the first are MONOCHROME1."""
-    needs_viewer()
-    folder = tmp_path_factory.mktemp("viewing")
-    studies = folder / "studies"
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies of four views, and one of thirteen; the right breasts of the first are MONOCHROME1."""
+    studies = tmp_path_factory.mktemp("viewing") / "studies"
     rows, columns = SHAPE
     phantom.write_phantoms(studies, patients=THIRTEEN_VIEWS, seed=5, rows=rows, columns=columns, truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     [view] = studies.glob(f"*{THIRTEEN_VIEWS:04d}/*/L_CC.dcm")
     for number in range(2, 11):
         copy_of(view, number)
-    server = start_server(studies, bundles, folder, "scoring", "off")
-    yield server
-    stop_server(server)
-
-
-@pytest.fixture(scope="module")
-def reader(running: Server) -> Iterator[OhifPage]:
-    """A reader's browser."""
-    with chromium() as browser:
-        page = OhifPage(browser, running.url)
-        page.page.on("dialog", lambda dialog: dialog.accept())  # that something is not submitted
-        yield page
-        assert page.errors == []
+    return studies
 
 
 def look(reader: OhifPage, sop: str) -> np.ndarray:

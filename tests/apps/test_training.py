@@ -22,7 +22,6 @@ from lib import progress
 from lib.datalists import whole_datalist
 from lib.datastore import MammogramDatastore
 from lib.errors import RequestRefused
-from lib.files import write_json
 from lib.models import ServedModel
 from lib.progress import Progress, read_progress
 from lib.trainers import BundleTraining
@@ -31,7 +30,7 @@ from PIL import Image
 
 from monai_mammo.datasets.phantom import PhantomImage, read_truth, write_phantoms
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.files import sha256
+from monai_mammo.files import sha256, write_json
 
 from .conftest import APP, LESION, QUALITY, SEGMENTATION, Server, blob, start_server, stop_server, write_png
 

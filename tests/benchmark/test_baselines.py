@@ -130,6 +130,43 @@ def test_peaks_lie_where_they_are_in_large_images_too():
     assert sorted(lesion for _, lesion in peaks) == [0, 1, 1]
 
 
+def marked(shape, *places) -> list[tuple[int, int, float]]:
+    """The places of a map (row, column, height) that are peaks, each found as a lesion of its one pixel."""
+    probability, label = np.zeros(shape), np.zeros(shape, dtype=bool)
+    for row, column, height in places:
+        probability[row, column], label[row, column] = height, True
+    peaks, lesions = candidates(probability, label)
+    assert lesions == len(places)
+    assert all(lesion for _, lesion in peaks)
+    numbered = sorted(places)  # as lesions are, from above
+    return sorted((*numbered[lesion - 1][:2], round(height, 6)) for height, lesion in peaks)
+
+
+@pytest.mark.parametrize(
+    ("places", "peaks"),
+    [
+        ([(100, 100, 0.1)], 1),
+        ([(100, 100, 0.04)], 0),
+        ([(100, 100, 0.9), (128, 100, 0.5)], 2),  # 7 % of the longer side apart
+        ([(100, 100, 0.9), (116, 100, 0.5)], 1),  # 4 %
+        ([(0, 100, 0.9), (200, 299, 0.5)], 2),  # at the borders
+    ],
+)
+def test_peaks_above_a_twentieth_count_that_are_a_twentieth_apart_wherever_they_lie(places, peaks):
+    assert marked((400, 300), *places) == sorted(places, key=lambda place: -place[2])[:peaks]
+
+
+def test_pixels_that_touch_at_a_corner_are_one_lesion():
+    assert candidates(np.zeros((40, 40)), np.eye(40, dtype=bool))[1] == 1
+
+
+def test_a_peak_lies_in_the_middle_of_the_pixels_that_it_is_a_mean_of():
+    probability, label = np.zeros((1536, 1536)), np.zeros((1536, 1536), dtype=bool)
+    probability[300:303, 600:603] = 1  # one of the 512 x 512 that are looked at
+    label[301, 601] = True
+    assert candidates(probability, label) == ([(1.0, 1)], 1)
+
+
 def test_an_empty_map_has_no_peak():
     assert candidates(np.zeros((30, 20)), np.zeros((30, 20), dtype=bool)) == ([], 0)
 
@@ -140,7 +177,7 @@ def test_an_evaluation_keeps_masks_and_peaks(tmp_path):
     output = {
         "pred": torch.as_tensor(probability > 0.5)[None],
         "reference": torch.as_tensor(label)[None],
-        "probability": torch.as_tensor(np.stack([1 - probability, probability])),
+        "probability": torch.as_tensor(probability)[None],
         "image": torch.zeros(1),
         "patient": "P",
     }
@@ -150,7 +187,7 @@ def test_an_evaluation_keeps_masks_and_peaks(tmp_path):
     with (tmp_path / "per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
     masks = [np.asarray(Image.open(tmp_path / row["mask"])) for row in rows]
-    assert len({row["mask"] for row in rows}) == 2
+    assert [row["mask"] for row in rows] == ["masks/image_1.png", "masks/image_2.png"]
     assert all((mask == (probability > 0.5)).all() for mask in masks)
     assert rows[0]["lesions"] == "2"
     assert len(rows[0]["candidates"].split()) == 3

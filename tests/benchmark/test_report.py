@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from monai_mammo.benchmark import cases
 from monai_mammo.benchmark.analysis import Analysis, checks
 from monai_mammo.benchmark.card import card
 from monai_mammo.benchmark.claims import headline
 from monai_mammo.benchmark.page import Table, html, markdown
 from monai_mammo.benchmark.plan import Plan, settle
 from monai_mammo.benchmark.records import keep_records
-from monai_mammo.benchmark.report import write_report
+from monai_mammo.benchmark.report import VALIDATION, write_report
 from monai_mammo.benchmark.results import read_benchmark
 from monai_mammo.benchmark.runs import baselines_of, runs_of
 from monai_mammo.benchmark.statistics import Difference
 from monai_mammo.benchmark.systems import SYSTEMS as BENCHMARK_SYSTEMS
 from monai_mammo.benchmark.tables import differences_table
-from monai_mammo.benchmark.triptychs import cases, triptychs
-from monai_mammo.bundles import find_bundle
+from monai_mammo.bundles import config_of, find_bundle
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport, SegmentationReport
@@ -345,9 +345,9 @@ def test_cases_without_their_images_are_said_to_be_missing(data, tmp_path):
     data = shutil.copytree(data, tmp_path / "copy")
     benchmark(tmp_path / "b", data, "segmentation")
     (test,) = read_benchmark(tmp_path / "b").tests
-    assert triptychs(test.finished[:2], test.entries, data / "segmentation_whole", whole=True) is not None
+    assert cases.sheet(test.finished[:2], test.entries, data / "segmentation_whole", whole=True) is not None
     shutil.rmtree(data)
-    assert triptychs(test.finished[:2], test.entries, data / "segmentation_whole", whole=True) is None
+    assert cases.sheet(test.finished[:2], test.entries, data / "segmentation_whole", whole=True) is None
 
 
 def test_a_folder_without_a_benchmark_is_refused(tmp_path):
@@ -359,9 +359,9 @@ def test_the_cases_shown_are_the_best_the_middle_and_the_worst():
     def record(tp: int, lesion: int = 10) -> dict:
         return {"tp": tp, "fp": 0, "fn": lesion - tp}
 
-    assert cases([record(2), record(9), record(0, 0), record(5)]) == {"best": 1, "median": 3, "worst": 0}
-    assert cases([record(4)]) == {"best": 0}
-    assert cases([record(0, 0)]) == {}
+    assert cases.chosen([record(2), record(9), record(0, 0), record(5)]) == {"best": 1, "median": 3, "worst": 0}
+    assert cases.chosen([record(4)]) == {"best": 0}
+    assert cases.chosen([record(0, 0)]) == {}
 
 
 def test_texts_cannot_break_the_page():
@@ -437,3 +437,9 @@ def test_records_do_not_say_where_the_data_lie(data, tmp_path):
     entries = json.loads((kept / "datalists" / "test.json").read_text())["test"]
     assert entries
     assert all("/" not in entry["image"] for entry in entries)
+
+
+@pytest.mark.parametrize("task", VALIDATION)
+def test_the_curves_are_of_the_metric_that_chooses_the_epoch(task):
+    config = config_of(find_bundle(task), "train.yaml")
+    assert list(config["validate"]["key_metric"]) == [VALIDATION[task]]

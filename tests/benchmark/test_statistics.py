@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from monai.metrics import compute_froc_curve_data
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
 from monai_mammo.benchmark.statistics import (
     difference,
     expected_calibration_error,
-    froc,
     froc_metrics,
     holm,
     mcnemar,
@@ -20,16 +20,8 @@ from monai_mammo.benchmark.statistics import (
     sensitivity_at,
     spread,
 )
-from monai_mammo.bootstrap import interval, patient_draws, replicates
+from monai_mammo.bootstrap import interval
 from monai_mammo.metrics import quality_metrics
-
-
-def share_right(records):
-    return {"right": float(np.mean([record["right"] for record in records]))}
-
-
-def verdicts(patients: str, right: str) -> list[dict]:
-    return [{"patient": patient, "right": int(flag)} for patient, flag in zip(patients, right, strict=True)]
 
 
 def outcomes(only_system: int, only_reference: int, both: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +48,7 @@ def test_images_on_which_two_systems_agree_say_nothing():
 
 def test_seeds_are_no_further_patients():
     """The same result had three times over says no more of other patients than had once."""
-    records = verdicts("ABCDEFGH", "11101001")
-    samples = replicates(records, share_right, patient_draws("ABCDEFGH", 300))["right"]
+    samples = np.random.default_rng(0).binomial(8, 0.6, 300) / 8  # of eight patients drawn again and again
     assert interval(over_seeds([samples] * 3)) == interval(samples)
 
 
@@ -126,6 +117,16 @@ def marked(lesions: int, *marks: tuple[float, int], patient: str = "P") -> dict:
     return {"patient": patient, "lesions": lesions, "candidates": list(marks)}
 
 
+def monais_curve(records: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """False marks an image and sensitivity at every threshold."""
+    marks = [(number, *mark) for number, record in enumerate(records) for mark in record["candidates"]]
+    false = [probability for _, probability, lesion in marks if not lesion]
+    lesions = [(number, lesion) for number, record in enumerate(records) for lesion in range(1, record["lesions"] + 1)]
+    found = [max([0.0, *(p for number, p, inside in marks if (number, inside) == lesion)]) for lesion in lesions]
+    # MONAI leaves out the lowest probability, as that of what was not found; with a mark of zero it always is.
+    return compute_froc_curve_data(np.array([*false, 0.0]), np.array(found), len(found), len(records))
+
+
 def test_froc_with_two_lesions_in_one_image():
     """Two images, three lesions. At 0.8 one is found and nothing marked falsely; at 0.5 two, and one false mark."""
     records = [
@@ -134,14 +135,14 @@ def test_froc_with_two_lesions_in_one_image():
     ]
     assert sensitivity_at(records, [0, 0.5, 1, 10]) == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert froc_metrics(records)["sensitivity_at_0.25"] == pytest.approx(1 / 3)
-    false, sensitivity = froc(records)
+    false, sensitivity = monais_curve(records)
     assert (false[0], sensitivity[0]) == (1.0, pytest.approx(2 / 3))  # every mark taken
 
 
 def test_froc_of_all_lesions_found_reaches_one():
     """Also at its lowest mark, which is a lesion's."""
     assert sensitivity_at([marked(2, (0.9, 1), (0.2, 2))], [0]) == [1.0]
-    assert froc([marked(2, (0.9, 1), (0.2, 2))])[1].max() == 1.0
+    assert monais_curve([marked(2, (0.9, 1), (0.2, 2))])[1].max() == 1.0
 
 
 def test_froc_of_images_without_a_mark_or_a_lesion():
@@ -154,14 +155,14 @@ def test_froc_of_images_without_a_mark_or_a_lesion():
 )
 def test_sensitivities_are_read_off_monais_curve(images):
     records = [marked(2, *marks) for marks in images]
-    false, sensitivity = froc(records)
+    false, sensitivity = monais_curve(records)
     for rate, found in zip((0, 0.5, 1, 3), sensitivity_at(records, (0, 0.5, 1, 3)), strict=True):
         assert found == pytest.approx(max([0.0, *sensitivity[false <= rate]]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=2, max_size=30))
 def test_the_area_under_the_curve_is_scikit_learns(pairs):
-    """Also with ties; in `evaluation` it is computed from ranks."""
+    """Also with ties; in `metrics` it is computed from ranks."""
     label, score = np.array([pair[0] for pair in pairs]), np.array([pair[1] / 5 for pair in pairs])
     found = quality_metrics([{"label": a, "probability": b} for a, b in zip(label, score, strict=True)])
     if 0 < label.sum() < label.size:

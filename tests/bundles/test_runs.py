@@ -239,15 +239,30 @@ def test_two_processes_train_together(case, bundle, phantoms):
     network.load_state_dict(state)  # the plain network's names, no wrapper's
 
 
+def masks_of_rows(folder) -> list[str]:
+    with (folder / "per_image.csv").open() as file:
+        return [row["mask"] for row in csv.DictReader(file)]
+
+
 def test_two_processes_evaluate_to_the_numbers_of_one(case, trained, phantoms, tmp_path):
-    """The intervals, too: they depend on the order of the records."""
+    """The intervals, too: they depend on the order of the records. And every row has its own mask."""
     files = "['configs/train.yaml','configs/evaluate.yaml','configs/multi_gpu_train.yaml']"
-    values = {"dataset_dir": str(phantoms / case.datalist), "section": "training", "resamples": 50}
-    values |= case.values | SMALL
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms") / case.datalist
+    if case.values.get("mode") == "roi":  # several lesions of one image: each process has some
+        document = json.loads((folder / "dataset.json").read_text())
+        document["training"][1:1] = [{**document["training"][0], "box": [60, 40, 110, 80]}, document["training"][0]]
+        (folder / "dataset.json").write_text(json.dumps(document))
+    values = {"dataset_dir": str(folder), "section": "training", "resamples": 50, **case.values, **SMALL}
+    values |= {"masks": True} if "mode" in case.values else {}
     in_two_processes(trained, "evaluating", files, **values, output_dir=tmp_path / "two")
     run_config(trained, ["train.yaml", "evaluate.yaml"], "evaluating", **values, output_dir=str(tmp_path / "one"))
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert two == one
+    if "mode" in case.values:
+        masks, again = (masks_of_rows(tmp_path / name) for name in ("one", "two"))
+        assert masks == again
+        assert len(masks) == len(set(masks)) == two["images"]
+        assert all((tmp_path / "two" / mask).read_bytes() == (tmp_path / "one" / mask).read_bytes() for mask in masks)
 
 
 def test_a_missing_file_is_named_before_training_starts(case, bundle, phantoms, tmp_path):
@@ -272,6 +287,21 @@ def test_an_entry_without_a_patient_is_named_before_anything_runs(case, bundle, 
             run_config(bundle, ["train.yaml", "evaluate.yaml"], "evaluating", **values)
         else:
             train(case, bundle, folder, epochs=1)
+
+
+def test_a_validation_without_a_lesion_chooses_no_weights(case, bundle, phantoms, tmp_path):
+    if case.datalist == "quality":
+        pytest.skip("the quality task has no lesions")
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms") / case.datalist
+    for entry in json.loads((folder / "dataset.json").read_text())["validation"]:
+        with Image.open(folder / entry["label"]) as mask:
+            Image.new("L", mask.size).save(folder / entry["label"])
+    weights = bundle / "models" / case.weights
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"shipped")
+    with raises_cause(MammogramError, match=r"no weights are kept here: .* is not a number.*with lesions"):
+        train(case, bundle, folder, epochs=1)
+    assert weights.read_bytes() == b"shipped"
 
 
 @pytest.mark.parametrize("section", ["training", "validation", "test"])

@@ -154,3 +154,10 @@ class Damage:
     def put_mask(self, entry, values):
         Image.fromarray(np.asarray(values, np.uint8)).save(self.path(entry, "label"))
         return {self.relative(entry, "label"), self.relative(entry)}
+
+
+def area(polygon) -> float:
+    """By the shoelace formula, in plain Python."""
+    corners = list(polygon)
+    pairs = zip(corners, corners[1:] + corners[:1], strict=True)
+    return abs(sum(r0 * c1 - r1 * c0 for (r0, c0), (r1, c1) in pairs)) / 2

@@ -98,12 +98,5 @@ def write_case(
     return case
 
 
-def area(polygon) -> float:
-    """By the shoelace formula, in plain Python."""
-    corners = list(polygon)
-    pairs = zip(corners, corners[1:] + corners[:1], strict=True)
-    return abs(sum(r0 * c1 - r1 * c0 for (r0, c0), (r1, c1) in pairs)) / 2
-
-
 def by_view(found):
     return {f"{image.laterality}_{image.view}": image for image in found}

@@ -11,8 +11,9 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from monai_mammo.cli import app
-from monai_mammo.datasets.audit import VERSION, audit, write_audit
+from monai_mammo.datasets.audit import VERSION, audit
 from monai_mammo.datasets.audit_catalogue import CHECKS, SEVERITIES
+from monai_mammo.datasets.audit_page import write_audit
 from monai_mammo.dicom.errors import MammogramError
 
 from .conftest import LISTS, Damage, found, only
@@ -80,6 +81,32 @@ def test_a_placeholder_in_place_of_every_patient_id_makes_no_leak(clean, tmp_pat
         dataset.PatientID = "DEID-1"
         dataset.save_as(file)
     assert "patient-header" not in {finding.check for finding in audit(damage.out, processes=0).findings}
+
+
+@pytest.mark.parametrize(
+    ("names", "equal"),
+    [
+        (("P1", "p1"), True),
+        (("001", "1"), True),
+        (("P 01", "P1 "), True),
+        (("P10", "P1"), False),
+        (("P100", "P10"), False),
+        (("0", "1"), False),
+    ],
+)
+def test_a_patient_written_in_two_ways_is_a_warning_where_no_header_tells(clean, tmp_path, names, equal):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    entries = damage.document["training"][0], damage.document["test"][0]
+    for entry, name in zip(entries, names, strict=True):
+        damage.replace(entry, damage.pixels(entry), f"{entry['patient']}.png")
+        entry["patient"] = name
+    damage.save()
+    found = [finding for finding in audit(tmp_path, processes=0).findings if finding.check == "patient-spelling"]
+    assert len(found) == equal
+    for finding in found:
+        assert finding.severity == "warning"
+        assert finding.detail == f"{', '.join(sorted(names))} (images in training, test)"
+        assert len(finding.files) == 2
 
 
 def test_unreadable_datalists_are_named(tmp_path):

@@ -1,5 +1,7 @@
 """Copies of images: found whatever was done to them, and not seen where two images are only alike."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +37,22 @@ def test_samples_made_from_one_image_are_no_copies_within_their_split(clean, tmp
     damage.document["training"].append(sample)
     damage.save()
     assert not [f for f in audit(tmp_path, processes=0).findings if "duplicate" in f.check]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_two_labels_for_one_image_are_an_error(clean, tmp_path, copied):
+    damage = Damage(only(clean, "quality", tmp_path), "quality")
+    entry = damage.entry(label=0)
+    other = {**entry, "label": 1}
+    if copied:
+        shutil.copy(damage.path(entry), tmp_path / "copy.dcm")
+        other["image"] = "../copy.dcm"
+    damage.document["training"].append(other)
+    damage.save()
+    (error,) = [finding for finding in audit(tmp_path, processes=0).findings if finding.severity == "error"]
+    detail = "one image has the labels 0 (training), 1 (training)"
+    assert (error.check, error.detail) == ("label-differs", detail)
+    assert {file.resolve() for file in error.files} == {damage.path(entry), damage.path(other)}
 
 
 def test_copies_are_found_among_thousands():

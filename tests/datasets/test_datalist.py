@@ -151,3 +151,24 @@ def test_what_lies_beside_mammograms_is_not_predicted_and_what_is_no_mammogram_i
     save(tmp_path / "other.dcm", CT)
     save(tmp_path / "beside", beside)
     assert [Path(entry["image"]).name for entry in images_to_predict(tmp_path)] == ["L_CC.dcm", "other.dcm"]
+
+
+def test_what_is_clearly_no_image_is_passed_over_and_counted_and_what_may_be_a_damaged_one_is_not(tmp_path, caplog):
+    others = {
+        "report.pdf": b"%PDF-1.7\n\0",
+        "viewer.exe": b"MZ\0\0",
+        "README": b"Use the viewer.",
+        "a.zip": b"PK\3\4\0",
+    }
+    damaged = {"page.dcm": b"<html>not found</html>", "IM0001": bytes(600), "1.2.826.7": bytes(600), "IM0002": b""}
+    for name, content in (others | damaged).items():
+        (tmp_path / name).write_bytes(content)
+    mammogram(tmp_path / "named.pdf")
+    found = [Path(entry["image"]).name for entry in images_to_predict(tmp_path)]
+    assert found == sorted([*damaged, "named.pdf"])
+    (message,) = caplog.messages
+    assert message == f"passed over: 4 of the files in {tmp_path}, which are no images (README, a.zip, report.pdf, …)"
+    for name in found:
+        (tmp_path / name).unlink()
+    with pytest.raises(MammogramError, match="no image in this folder"):
+        images_to_predict(tmp_path)

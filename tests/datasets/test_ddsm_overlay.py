@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from monai_mammo.datasets import ddsm
 from monai_mammo.datasets.ddsm_overlay import chain_polygon, read_overlay
 
-from .ddsm_replica import COLUMNS, OCTAGON, OCTAGON_AREA, ROWS, SQUARE, area, by_view, overlay, write_case
+from .conftest import area
+from .ddsm_replica import COLUMNS, OCTAGON, OCTAGON_AREA, ROWS, SQUARE, by_view, overlay, write_case
 
 
 def test_chain_codes_enclose_the_known_area(tmp_path):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from monai_mammo.datasets import folder
-from monai_mammo.datasets.folder import KEY_VARIABLE, images, pseudonym
+from monai_mammo.datasets.folder import images
 from monai_mammo.datasets.prepare import prepare
+from monai_mammo.datasets.pseudonym import KEY_VARIABLE, pseudonym
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.segmentation import segments
 

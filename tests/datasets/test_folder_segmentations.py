@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.segmentation import read_segment
+from monai_mammo.dicom.segmentation import read_segment, read_segmentation
 
-from .folder_replica import SHAPE, found_in, mammogram, said, segmentation, square
+from .folder_replica import SHAPE, found_in, item, mammogram, reference, said, segmentation, square
 
 
 def test_segments_become_the_lesions_of_the_image_that_they_name(tmp_path: Path) -> None:
@@ -55,6 +55,22 @@ def test_frames_that_name_no_image_take_the_one_that_the_file_names(tmp_path: Pa
     (image,), defects = found_in(tmp_path)
     assert len(image.lesions) == 1
     assert defects == []
+
+
+def test_what_all_frames_share_names_their_image_before_the_file_does(tmp_path: Path) -> None:
+    uid = mammogram(tmp_path / "a")
+    shared = item(DerivationImageSequence=[item(SourceImageSequence=[reference(uid)])])
+    frames = [(1, "", square()), (2, "", square(25, 15, 10))]
+    segmentation(tmp_path / "seg", frames, ["Mass"] * 2, ["1.2.999"], SharedFunctionalGroupsSequence=[shared])
+    (image,), defects = found_in(tmp_path)
+    assert (len(image.lesions), defects) == (2, [])
+
+
+def test_segments_of_one_label_are_united_for_who_asks_by_label(tmp_path: Path) -> None:
+    uid, other = mammogram(tmp_path / "a"), square(25, 15, 10)
+    segmentation(tmp_path / "seg", [(1, uid, square()), (2, uid, other)], ["Mass"] * 2)
+    (mask,) = read_segmentation(tmp_path / "seg", uid).values()
+    np.testing.assert_array_equal(mask, square() | other)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +134,22 @@ def test_a_hostile_or_truncated_segmentation_is_refused_before_memory_is_taken(t
     for name in ("huge", "many", "short"):
         with pytest.raises(MammogramError):
             read_segment(tmp_path / name, number=1, image=uid)
+
+
+def test_a_header_that_describes_more_frames_than_there_are_ends_no_listing(tmp_path: Path) -> None:
+    uid, file = mammogram(tmp_path / "a"), tmp_path / "seg"
+    segmentation(file, [(1, uid, square()), (2, uid, square())], ["Mass", "Cyst"])
+    cut = pydicom.dcmread(file)
+    cut.NumberOfFrames, cut.PixelData = 1, cut.PixelData[: SHAPE[0] * SHAPE[1] // 8]
+    cut.save_as(file)
+    (image,), _ = found_in(tmp_path)
+    first, second = image.lesions
+    np.testing.assert_array_equal(first.read(file), square())
+    said_of_it = "its header describes frame 2, and it has 1"
+    with pytest.raises(MammogramError, match=said_of_it):
+        second.read(file)
+    with pytest.raises(MammogramError, match=said_of_it):
+        read_segmentation(file, uid)
 
 
 def test_two_segmentations_of_one_mammogram_are_both_kept_and_a_copy_is_not(tmp_path: Path) -> None:

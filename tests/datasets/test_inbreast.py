@@ -9,6 +9,8 @@ import pytest
 from monai_mammo.datasets import inbreast
 from monai_mammo.dicom.errors import MammogramError
 
+from .conftest import area
+
 ANNA, BERTA = "6c613a14b80a8591", "036aff49b8ac84f0"
 HEADER = "Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"
 TRIANGLE = [(100.0, 40.0), (130.0, 40.0), (100.0, 80.0)]  # x, y; area 30 * 40 / 2
@@ -56,12 +58,6 @@ def by_number(found):
 
 def told(defects, source: Path) -> list[str]:
     return [str(defect).removeprefix(f"{source}/") for defect in defects]
-
-
-def area(polygon) -> float:
-    corners = list(polygon)
-    pairs = zip(corners, corners[1:] + corners[:1], strict=True)
-    return abs(sum(r0 * c1 - r1 * c0 for (r0, c0), (r1, c1) in pairs)) / 2
 
 
 def test_an_intact_release(release):

@@ -66,6 +66,47 @@ def test_a_section_that_the_table_gives_is_kept(tmp_path: Path) -> None:
         assert [given[int(entry["patient"][1:])] for entry in entries] == [section] * (PATIENTS // 3)
 
 
+def test_what_excel_leaves_about_a_table_is_passed_over(tmp_path: Path) -> None:
+    rows = [f"image, {number}.png;{number % 2};P{number}" for number in range(PATIENTS)]
+    lines = ["sep=;", "image;label;patient", *rows[:3], ";;", "", *rows[3:], " ;;", ";;"]
+    datalist_of_table("quality", written(tmp_path, lines), tmp_path / "out")
+    assert sum(map(len, sections(tmp_path / "out", "quality").values())) == PATIENTS
+    bad = written(tmp_path, [*lines, "image, 0.png;1;"])
+    with pytest.raises(MammogramError, match=f"line {len(lines) + 1} has no patient"):
+        datalist_of_table("quality", bad, tmp_path / "out")
+
+
+def test_boxes_and_spacings_become_numbers(tmp_path: Path) -> None:
+    """As text they would make no distance in millimetres, and no crop."""
+    cells = ('"[5, 4, 20, 16]","[0.07, 0.1]"', '"5 4 20 16",0.07 0.1', "5 4.5 20 16,0.07  0.1", ",")
+    rows = [f'"image, {number}.png","mask, {number}.png",P{number},{cells[number % 4]}' for number in range(PATIENTS)]
+    table = written(tmp_path, ["image,label,patient,box,spacing", *rows])
+    datalist_of_table("segmentation", table, tmp_path / "out")
+    entries = [entry for part in sections(tmp_path / "out", "segmentation").values() for entry in part]
+    of_patient = {int(entry["patient"][1:]): entry for entry in entries}
+    assert [of_patient[number].get("box") for number in range(4)] == [[5, 4, 20, 16]] * 2 + [[5, 4.5, 20, 16], None]
+    assert [of_patient[number].get("spacing") for number in range(4)] == [[0.07, 0.1]] * 3 + [None]
+
+
+@pytest.mark.parametrize(
+    ("box", "spacing", "reason"),
+    [
+        ("5 4 20", "", r"line 3 has the box 5 4 20\. Write row0 column0 row1 column1"),
+        ("5 4 20 x", "", "line 3 has the box 5 4 20 x"),
+        ("5 4 5 9", "", "line 3 has the box 5 4 5 9"),
+        ("5 4 nan 9", "", "line 3 has the box 5 4 nan 9"),
+        ("", "0,07 0,07", r"line 3 has the spacing 0,07 0,07\. Write row column"),
+        ("", "0.07", r"line 3 has the spacing 0\.07\."),
+        ("", "0 0.07", r"line 3 has the spacing 0 0\.07"),
+    ],
+)
+def test_a_box_or_a_spacing_that_is_none_is_named(tmp_path: Path, box: str, spacing: str, reason: str) -> None:
+    rows = ["image, 0.png;mask, 0.png;P0;;", f"image, 1.png;mask, 1.png;P1;{box};{spacing}"]
+    table = written(tmp_path, ["image;label;patient;box;spacing", *rows])
+    with pytest.raises(MammogramError, match=reason):
+        datalist_of_table("segmentation", table, tmp_path / "out")
+
+
 def test_a_longer_table_moves_nobody_and_deals_the_new_patients(tmp_path: Path) -> None:
     """Who was trained on must not be tested on after an update of the table."""
     rows = [f'"image, {number}.png",{number % 2},P{number * 7 % PATIENTS}' for number in range(PATIENTS)]

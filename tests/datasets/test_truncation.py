@@ -373,5 +373,5 @@ def test_the_transform_refuses_a_mammogram_that_is_cut_already_and_names_its_fil
     load = LoadImaged("image", reader=MammogramReader, ensure_channel_first=True)
     with pytest.raises(MammogramError, match=r"cut\.png: it is not complete as it is \(inferior\)"):
         CompleteBreastd(size=64)(load({"image": tmp_path / "cut.png", "view": "MLO"}))
-    with pytest.raises(MammogramError, match=r"cut\.png.*neither CC nor MLO"):
+    with pytest.raises(MammogramError, match=r"cut\.png: its view is neither CC nor MLO.*state its view"):
         CompleteBreastd(size=64)(load({"image": tmp_path / "cut.png"}))

@@ -92,6 +92,12 @@ def test_a_voi_lut_wins_over_the_window(make, lut, bits, first, ramp):
     np.testing.assert_allclose(read_mammogram(path).pixels, expected, atol=1e-6)
 
 
+def test_a_voi_lut_with_entries_above_its_stated_bits_is_shown_by_its_largest(make, lut, ramp):
+    entries = np.arange(4096) * 2
+    path = make(VOILUTSequence=[lut(0, list(entries), 12)])
+    np.testing.assert_allclose(read_mammogram(path).pixels, ramp() / 4095, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", ["line", "sigmoid"])
 @pytest.mark.parametrize("intercept", [0, -1000])
 def test_viewers_get_the_window_nearest_to_a_voi_lut_and_the_reader_shows_the_same_by_it(make, lut, shape, intercept):
@@ -207,6 +213,17 @@ def test_padding_is_background(make, ramp, photometric, value, limit):
     assert not pixels[padded].any()
     others = ~padded & (stored > 0) & (stored < 4095)
     assert (pixels[others] > 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "vr", "value"), [(np.uint16, "SS", -96), (np.int16, "US", 4000)])
+def test_padding_is_found_whichever_sign_it_was_written_with(make, dtype, vr, value):
+    """4000 and -96 are the same twelve bits."""
+    codes = np.arange(3996, 4004).reshape(2, 4)
+    path = make((codes if dtype is np.uint16 else codes - 4096).astype(dtype))
+    dataset = pydicom.dcmread(path)
+    dataset.add_new("PixelPaddingValue", vr, value)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_mammogram(path).pixels == 0, codes == 4000)
 
 
 def test_bits_beyond_those_stored_are_no_part_of_a_pixel(make, ramp):

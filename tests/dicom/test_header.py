@@ -63,6 +63,8 @@ def test_the_legacy_view(make, attributes, view):
         ({"Laterality": "R"}, "R"),
         ({"Laterality": ""}, None),
         ({"ImageLaterality": "B"}, None),
+        ({"ImageLaterality": "B", "Laterality": "R"}, None),
+        ({"ImageLaterality": "U", "Laterality": "R"}, None),
         ({}, None),
     ],
 )
@@ -138,7 +140,6 @@ def test_the_affine_steps_down_and_to_the_left_of_the_patient_as_lps_does(make):
         ({}, "partial_view", None),
         ({"BurnedInAnnotation": "YES"}, "burned_in_annotation", True),
         ({"BreastImplantPresent": "YES"}, "implant", True),
-        ({"FieldOfViewHorizontalFlip": "YES"}, "horizontal_flip", True),
         ({"PresentationIntentType": None}, "intent", "presentation"),
         ({"PresentationIntentType": None, "SOPClassUID": SECONDARY_CAPTURE}, "intent", None),
         ({"PresentationIntentType": "FOR PROCESSING"}, "intent", "processing"),

@@ -78,6 +78,18 @@ def test_nifti_keeps_its_own_geometry(tmp_path):
     np.testing.assert_allclose(mammogram.affine @ [2, 3, 0, 1], [10.15, 20.2, 30, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize(("unit", "millimetres"), [("mm", 1), ("micron", 0.001), ("meter", 1000)])
+def test_niftis_unit_counts(tmp_path, unit, millimetres):
+    affine = np.diag([0.05, 0.1, 1, millimetres]) / millimetres
+    affine[:3, 3] = np.array([10, 20, 30]) / millimetres
+    image = nibabel.Nifti1Image(np.zeros((7, 12, 1), np.uint8), affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "image.nii")
+    header = read_header(tmp_path / "image.nii")
+    assert header.spacing == pytest.approx((0.1, 0.05))
+    np.testing.assert_allclose(header.affine @ [2, 3, 0, 1], [10.15, 20.2, 30, 1], atol=1e-4)
+
+
 def test_a_spacing_of_one_is_unknown(tmp_path):
     assert read_header(save_nifti(tmp_path / "image.nii", np.zeros((12, 7), np.uint8), np.eye(4))).spacing is None
 
@@ -98,19 +110,20 @@ def test_values_without_a_natural_range(tmp_path, values, expected):
     assert shown.dtype == np.float32
 
 
-def test_nrrd(tmp_path):
+@pytest.mark.parametrize("space", ["left-posterior-superior", "LPS"])
+def test_nrrd(tmp_path, space):
     nrrd = pytest.importorskip("nrrd")
     values = np.arange(84, dtype=np.uint8).reshape(12, 7)
     header = {
-        "space": "left-posterior-superior",
+        "space": space,
         "space directions": np.diag([0.05, 0.1, 1.0]),
-        "space origin": [0, 0, 0],
+        "space origin": [10, 20, 30],
     }
     nrrd.write(str(tmp_path / "image.nrrd"), values.T[..., None], header)
     mammogram = read_mammogram(tmp_path / "image.nrrd")
     np.testing.assert_allclose(mammogram.pixels, values / 255, atol=1e-6)
     assert mammogram.spacing == pytest.approx((0.1, 0.05))
-    np.testing.assert_allclose(mammogram.affine @ [1, 0, 0, 1], [0, -0.1, 0, 1])
+    np.testing.assert_allclose(mammogram.affine @ [1, 0, 0, 1], [-10, -20.1, 30, 1])
     nrrd.write(str(tmp_path / "plain.nrrd"), values.T)
     assert read_mammogram(tmp_path / "plain.nrrd").pixels.shape == (12, 7)
     nrrd.write(str(tmp_path / "detached.nhdr"), values.T)

@@ -201,6 +201,19 @@ def test_an_images_own_place_is_kept(make: MakeFile, tmp_path: Path) -> None:
     assert place.ImagePositionPatient == [5, -7, 9]
 
 
+@pytest.mark.parametrize(
+    ("attributes", "spacing"),
+    [
+        ({"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.3, 0.4]}, (0.1, 0.2)),
+        ({"ImagerPixelSpacing": [0.3, 0.4], "NominalScannedPixelSpacing": [0.5, 0.6]}, (0.3, 0.4)),
+        ({"NominalScannedPixelSpacing": [0.5, 0.6]}, (0.5, 0.6)),
+        ({}, (1, 1)),
+    ],
+)
+def test_the_grids_spacing_is_the_first_that_an_image_has(make: MakeFile, attributes: Any, spacing: Any) -> None:
+    assert plane_of(pydicom.dcmread(make(**attributes))).spacing == spacing
+
+
 @pytest.mark.parametrize("orientation", [[1, 0, 0, 1, 0, 0], [0] * 6, [2, 0, 0, 0, 1, 0], None])
 def test_a_place_that_makes_no_sense_is_none(make: MakeFile, orientation: list[int] | None) -> None:
     image = make(FrameOfReferenceUID="1.2.3", ImagePositionPatient=[5, 5, 5], ImageOrientationPatient=orientation)

@@ -14,6 +14,7 @@ from monai_mammo.networks.kan import (
     KANLinear,
     LowRankBilinearKAN,
     RBFKANHead,
+    Squash,
     cubic_bspline_bases,
 )
 
@@ -55,6 +56,12 @@ def test_bases_vanish_far_from_the_grid() -> None:
     assert not cubic_bspline_bases(torch.tensor([-9.0, 9.0])).any()
 
 
+def test_each_samples_features_are_normalised_and_squashed() -> None:
+    x = torch.tensor([[0.0, 2.0, 4.0], [1.0, 1.0, 7.0]])
+    normalised = torch.tensor([[-(1.5**0.5), 0, 1.5**0.5], [-(0.5**0.5), -(0.5**0.5), 2**0.5]])
+    torch.testing.assert_close(Squash(3)(x), torch.tanh(normalised), rtol=1e-4, atol=1e-4)
+
+
 def test_a_layer_is_a_sum_of_learned_functions_of_one_input_each() -> None:
     layer, x = KANLinear(3, 2), torch.rand(4, 3) * 2 - 1
     expected = torch.zeros(4, 2)
@@ -77,6 +84,15 @@ def test_the_gain_scales_the_random_part_of_a_start_and_nothing_else(head: type[
         torch.testing.assert_close(small[name] - fixed, scale * (large[name] - fixed))
 
 
+@pytest.mark.parametrize("head", [KANHead, BilinearKAN])
+def test_both_parts_of_the_start_have_a_scale_and_the_gain_moves_it(head: type[KANHead | BilinearKAN]) -> None:
+    for gain in (1.0, 0.2):
+        layer = next(module for module in head(512, 16, gain=gain).modules() if isinstance(module, KANLinear))
+        scale = gain * 512**-0.5
+        assert layer.base_weight.detach().std().item() == pytest.approx(1.25 * scale, rel=0.05)
+        assert layer.spline_weight.detach().std().item() == pytest.approx(0.1 * scale, rel=0.05)
+
+
 def test_bilinear_head_weighs_all_pairs() -> None:
     head, x = BilinearKAN(16, 3, bases=4, interactions=5), torch.rand(2, 16)
     phi = nn.functional.silu(head.kan(head.squash(x)))
@@ -90,6 +106,16 @@ def test_low_rank_head_multiplies_two_sums_of_one_learned_function_a_feature() -
     columns = [head.base_weight[p] * nn.functional.silu(s[:, p]) for p in range(6)]
     h = torch.stack([c + cubic_bspline_bases(s[:, p]) @ head.spline_weight[p] for p, c in enumerate(columns)], dim=1)
     torch.testing.assert_close(head(x), head.out(nn.functional.silu((h @ head.left.T) * (h @ head.right.T))))
+
+
+def test_gaussian_head_sums_bumps_as_wide_as_their_spacing_and_a_linear_base() -> None:
+    head, x = RBFKANHead(4, 3, centres=5), torch.rand(2, 4)
+    s = head.squash(x)
+    expected = head.base(nn.functional.silu(s))
+    weights = head.rbf.weight.view(3, 4, 5)
+    for k, centre in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0)):
+        expected = expected + torch.exp(-(((s - centre) / 0.5) ** 2)) @ weights[:, :, k].T
+    torch.testing.assert_close(head(x), expected)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from monai.networks.nets import resnet34
 from torch import Tensor, nn
 
 from monai_mammo.networks import ResNet34PARBKAN
+from monai_mammo.networks.kan import KANLinear
 
 
 def resnet34_shapes(width: int = 64, classes: int = 1000) -> dict[str, tuple[int, ...]]:
@@ -118,6 +119,15 @@ def test_features_are_what_the_head_sees() -> None:
     features = network.forward_features(images)
     assert features.shape == (2, 8 * 8)
     assert torch.equal(network.head(features), network(images))
+
+
+@pytest.mark.parametrize("head", ["kan1", "kan2"])
+def test_the_gain_reaches_the_head(head: str) -> None:
+    spreads = []
+    for gain in (1.0, 0.01):
+        layers = ResNet34PARBKAN(width=8, head=head, kan_gain=gain).head.modules()
+        spreads += [layer.base_weight.detach().std().item() for layer in layers if isinstance(layer, KANLinear)]
+    assert spreads[1] / spreads[0] == pytest.approx(0.01, rel=0.5)
 
 
 @pytest.mark.parametrize(

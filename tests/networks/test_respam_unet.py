@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
 from monai_mammo.networks import ResPAMUNet
-from monai_mammo.networks.respam_unet import MODES, STEMS
+from monai_mammo.networks.respam_unet import MODES, STEMS, UpLevel
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_stem = pytest.mark.parametrize("stem", STEMS)
@@ -71,6 +72,29 @@ def test_the_figures_numbers_hold_at_224_pixels(mode: str, stem: str) -> None:
         "out": (3, full),
     }
     assert shapes == {name: (c, side, side) for name, (c, side) in channels.items()}
+
+
+def test_levels_without_attention_compute_what_monais_resnet50_computes() -> None:
+    torch.manual_seed(0)
+    reference = ResNet("bottleneck", [3, 3, 3, 3], [8, 16, 32, 64], spatial_dims=2, bias_downsample=False).eval()
+    network: Any = ResPAMUNet(mode="plain", width=8).eval()
+    for before, level in ((32, "layer2"), (64, "layer3"), (128, "layer4")):  # the first one's stride is another
+        ours, theirs = network.get_submodule(level), reference.get_submodule(level)
+        started = [
+            value + torch.rand_like(value) if value.ndim == 1 else value for value in theirs.state_dict().values()
+        ]
+        ours.load_state_dict(dict(zip(ours.state_dict(), started, strict=True)))
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), started, strict=True)))
+        x = torch.randn(2, before, 16, 12)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_deeper_map_is_doubled_between_pixel_centres_and_joined_behind_the_skip_connection() -> None:
+    level = UpLevel(2, 1, convolutions=1, dropout=0.0, checkpointing=False)
+    level.convs = nn.Sequential(nn.Identity())
+    deep, skip = torch.tensor([[[[0.0, 4.0]]]]), torch.full((1, 1, 2, 4), 7.0)
+    expected = torch.stack((skip[0, 0], torch.tensor([[0.0, 1.0, 3.0, 4.0]] * 2)))[None]
+    torch.testing.assert_close(level(deep, skip), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""JSON files that a crash or a second process does not spoil, and files' digests. Not here: what is written."""
+"""JSON files that a crash or a second process does not spoil, and files' digests.
+
+Not here: what is written, and how a whole JSON file is (`monai_mammo.files.write_json`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.files import replacing, sha256
+from monai_mammo.files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +35,6 @@ class Digests:
         if known is None or known[0] != version:
             known = self._known[file] = (version, sha256(file))
         return known[1]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
 class DamagedRecord(ValueError):  # noqa: N818 - a state of a file

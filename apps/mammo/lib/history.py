@@ -23,10 +23,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from monai_mammo.files import replacing, sha256
+from monai_mammo.files import replacing, sha256, write_json
 
 from .errors import RequestRefused
-from .files import Digests, append_json, read_json, read_json_lines, write_json
+from .files import Digests, append_json, read_json, read_json_lines
 
 KEPT_ACCEPTED = 10
 KEPT_REFUSED = 3

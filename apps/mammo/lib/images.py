@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_mammo.datasets.folder import patient_of, pseudonym
+from monai_mammo.datasets.pseudonym import patient_of, pseudonym
 from monai_mammo.dicom.display import NO_DISPLAY
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, is_no_image

@@ -15,9 +15,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from monai_mammo.files import write_json
+
 from .archive import Archive
 from .errors import RequestRefused, system_reason, unknown
-from .files import read_json, write_json
+from .files import read_json
 from .images import ImageFile, StudiesFolder
 
 logger = logging.getLogger(__name__)

@@ -67,19 +67,29 @@ class MammogramInfer(InferTask):
         """The mask (rows, columns) in the image's own pixels, and the JSON beside it."""
 
 
-class TumourSegmentation(MammogramInfer):
+class _TumourInfer(MammogramInfer):
+    """Answers with a mask of tumours."""
+
+    def answer(self, result: dict[str, Any]) -> Answer:
+        """The tumour mask, and how sure the model is."""
+        mask = convert_to_numpy(result["pred"])[0]
+        probability = convert_to_numpy(result["probability"])[0][_reach(result)]
+        found = {
+            "pixels": int(np.count_nonzero(mask[_reach(result)])),
+            "highest_probability": float(probability.max(initial=0)),
+        }
+        return mask, {"label_names": {self.labels[0]: 1}, "tumour": found}
+
+
+class TumourSegmentation(_TumourInfer):
     """Tumours in the whole mammogram, without any hint."""
 
     def __init__(self, model: ServedModel) -> None:
         description = "Segments tumours in a whole mammogram"
         super().__init__(model, InferType.SEGMENTATION, [model.labels[1]], 2, description)
 
-    def answer(self, result: dict[str, Any]) -> Answer:
-        """The tumour mask, and how sure the model is."""
-        return _tumour(result, self.labels[0])
 
-
-class LesionSegmentation(MammogramInfer):
+class LesionSegmentation(_TumourInfer):
     """The tumour at a place that the user marks.
 
     Slicer sends an interactive model of dimension 2 through a slow path that visits every pixel in Python; our masks
@@ -111,10 +121,6 @@ class LesionSegmentation(MammogramInfer):
             return _from_points(request)
         raise RequestRefused(400, "nothing marks a lesion", "Give a point or a box with the request")
 
-    def answer(self, result: dict[str, Any]) -> Answer:
-        """The tumour mask, and how sure the model is."""
-        return _tumour(result, self.labels[0])
-
 
 class QualityCheck(MammogramInfer):
     """Whether the mammogram shows the whole breast.
@@ -143,16 +149,6 @@ class QualityCheck(MammogramInfer):
             for seen in observe_outline(outline, result["image"].meta.get("view", ""))
         ]
         return outline.astype(np.uint8), {"label_names": {verdict: 1}, "quality": quality}
-
-
-def _tumour(result: dict[str, Any], label: str) -> Answer:
-    mask = convert_to_numpy(result["pred"])[0]
-    probability = convert_to_numpy(result["probability"])[0][_reach(result)]
-    found = {
-        "pixels": int(np.count_nonzero(mask[_reach(result)])),
-        "highest_probability": float(probability.max(initial=0)),
-    }
-    return mask, {"label_names": {label: 1}, "tumour": found}
 
 
 def _of_255(result: dict[str, Any], mask: np.ndarray) -> np.ndarray:

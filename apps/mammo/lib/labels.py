@@ -26,10 +26,10 @@ from filelock import FileLock
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from monai_mammo.datasets.datalist import LABEL_NAMES
-from monai_mammo.files import replacing
+from monai_mammo.files import replacing, write_json
 
 from .errors import RequestRefused
-from .files import DamagedRecord, read_json, write_json
+from .files import DamagedRecord, read_json
 from .names import SAFE_NAME, safe_name
 from .users import ANYBODY
 

@@ -9,8 +9,10 @@ import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from monai_mammo.files import write_json
+
 from .errors import RequestRefused
-from .files import read_json, write_json
+from .files import read_json
 
 Classes = Mapping[str, Collection[int]]
 """By patient: the kinds of images annotated (0 complete or without a lesion, 1 incomplete or with one)."""

@@ -12,7 +12,9 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from .files import read_json, write_json
+from monai_mammo.files import write_json
+
+from .files import read_json
 from .history import now
 
 TRAINING_SHARE = 0.9

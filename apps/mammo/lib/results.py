@@ -20,10 +20,10 @@ from filelock import FileLock, Timeout
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
 from monai_mammo.dicom.segmentation import Method, write_segmentation
-from monai_mammo.files import digest
+from monai_mammo.files import digest, write_json
 
 from .errors import RequestRefused, system_reason
-from .files import DamagedRecord, read_json, write_json
+from .files import DamagedRecord, read_json
 from .images import ImageFile
 from .labels import FINAL, Labels
 

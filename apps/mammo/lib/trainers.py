@@ -19,13 +19,13 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.errors import MammogramError, cause_of
-from monai_mammo.files import sha256
+from monai_mammo.files import sha256, write_json
 from monai_mammo.predictor import Predictor
 
 from .datalists import Datalist
 from .datastore import MammogramDatastore
 from .errors import RequestRefused, system_reason
-from .files import read_json, write_json
+from .files import read_json
 from .gate import Comparison, compare
 from .history import History, ServiceChanged
 from .models import UnloadableWeights, load

@@ -15,9 +15,11 @@ from typing import Any, cast
 
 from filelock import FileLock
 
+from monai_mammo.files import write_json
+
 from .datastore import MammogramDatastore
 from .errors import RequestRefused
-from .files import read_json, write_json
+from .files import read_json
 from .users import is_anybody
 
 LEASE_MINUTES = 30.0

@@ -3,6 +3,7 @@
 
 import { ohif } from './context.js';
 import { setOpacity } from './masks.js';
+import { rehang, reset } from './rehang.js';
 import { MODELS } from './server.js';
 import * as server from './server.js';
 import * as study from './study.js';
@@ -142,7 +143,7 @@ export function setThreshold(threshold) {
 }
 
 /** Segment the lesion at a mark, and add it to the mask; null is a mark beside the image. */
-export async function segmentLesion(image, mark) {
+async function segmentLesion(image, mark) {
   if (!mark) {
     say('info', 'That is beside the image', 'Click on the lesion, or draw a box around it');
     return;
@@ -324,7 +325,7 @@ export function cover(opacity = settings.opacity, hidden = settings.hidden) {
 export const hangAs = stageId =>
   attempt(async () => {
     ohif.run('setHangingProtocol', { protocolId: 'mammo.four', stageId });
-    await study.rehang();
+    await rehang();
   });
 
 const onMask = method => () => {
@@ -337,7 +338,7 @@ const once = action => ({ evt } = {}) => (evt?.repeat ? undefined : action());
 
 /** OHIF's commands, for its keys. */
 export const commands = {
-  mammoReset: () => study.reset(),
+  mammoReset: () => reset(),
   mammoNext: once(nextCase),
   mammoRun: once(findTumours),
   mammoQuality: once(checkQuality),
@@ -368,7 +369,7 @@ export function choose(tool) {
 }
 
 /** Make the brush larger or smaller. */
-export function resize(factor) {
+function resize(factor) {
   setBrush(brush() * factor);
   changed();
 }

@@ -7,8 +7,6 @@ import { fourViews, oneView } from './hanging.js';
 import { correctMetadata } from './metadata.js';
 import { PANEL } from './panel.js';
 
-export const ID = 'mammo';
-
 /** An element as React takes it, without a copy of React of our own. */
 const panelElement = () => ({
   $$typeof: Symbol.for('react.element'),
@@ -21,7 +19,7 @@ const panelElement = () => ({
 });
 
 export default {
-  id: ID,
+  id: 'mammo',
 
   preRegistration({ servicesManager, commandsManager, extensionManager }) {
     Object.assign(ohif, { servicesManager, commandsManager, extensionManager });

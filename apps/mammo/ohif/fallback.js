@@ -8,7 +8,7 @@ Object.assign(window.config, {
     createLogoComponentFn: React =>
       React.createElement(
         'span',
-        { role: 'alert', style: { color: '#ffb000', fontSize: '12px', display: 'block', width: '380px', whiteSpace: 'normal' } },
+        { role: 'alert', style: { color: '#ffb020', fontSize: '12px', display: 'block', width: '380px', whiteSpace: 'normal' } },
         'Older OHIF, without the mammography mode: run “make ohif” and restart the server'
       ),
   },

@@ -1,7 +1,9 @@
 // How a study hangs: which image in which place, as pure functions, and the protocols that OHIF reads.
 // Not here: what an image's view is where the server knows it (its reader says so).
 
-export const PLACES = ['RCC', 'LCC', 'RMLO', 'LMLO'];
+import { TOOL_GROUP } from './context.js';
+
+const PLACES = ['RCC', 'LCC', 'RMLO', 'LMLO'];
 const FURTHER = ['X1', 'X2', 'X3', 'X4', 'X5', 'X6', 'X7', 'X8'];
 const NOWHERE = 'none';
 
@@ -96,7 +98,7 @@ const edge = x => ({
 export const displayAreaOf = place => (PLACES.includes(place) ? edge(place.startsWith('R') ? 1 : 0) : undefined);
 
 function viewport(place) {
-  const options = { toolGroupId: 'default', allowUnmatchedView: true, displayArea: displayAreaOf(place) };
+  const options = { toolGroupId: TOOL_GROUP, allowUnmatchedView: true, displayArea: displayAreaOf(place) };
   return { viewportOptions: options, displaySets: [{ id: place }] };
 }
 
@@ -136,7 +138,7 @@ export const fourViews = {
   protocolMatchingRules: [
     { attribute: 'numberOfDisplaySetsWithImages', constraint: isMore, required: true, weight: 200 },
   ],
-  toolGroupIds: ['default'],
+  toolGroupIds: [TOOL_GROUP],
   displaySetSelectors: selectors,
   stages: [
     stage('2x2', '2 x 2', 2, 2, [RCC, LCC, RMLO, LMLO]),
@@ -162,7 +164,7 @@ export const oneView = {
       id: '1x1',
       name: '1 x 1',
       viewportStructure: { layoutType: 'grid', properties: { rows: 1, columns: 1 } },
-      viewports: [{ viewportOptions: { toolGroupId: 'default' }, displaySets: [{ id: 'any' }] }],
+      viewports: [{ viewportOptions: { toolGroupId: TOOL_GROUP }, displaySets: [{ id: 'any' }] }],
     },
   ],
 };

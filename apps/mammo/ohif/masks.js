@@ -3,7 +3,7 @@
 
 import { ohif } from './context.js';
 
-export const TUMOUR = 1;
+const TUMOUR = 1;
 const COLOUR = [255, 176, 32, 255]; // a DICOM SEG recommends it, too (segmentation.py)
 const MOST_STEPS = 50;
 const MOST_FRAMES = 300; // to wait for a mask's colour

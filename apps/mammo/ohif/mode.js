@@ -4,6 +4,7 @@ import { commands } from './actions.js';
 import { hideFalseMarkers, hotkeys, labels, setToolbar, takeCommands } from './appearance.js';
 import { ohif } from './context.js';
 import { MODALITIES, fourViews, oneView } from './hanging.js';
+import { followSizes } from './rehang.js';
 import * as study from './study.js';
 
 const PANEL_ENTRY = 'mammo.panelModule.panel';
@@ -38,7 +39,7 @@ async function modeFactory({ loadModules, modeConfiguration }) {
       setToolbar();
       const { mammoReset, mammoUndo, mammoRedo } = commands;
       const taken = takeCommands({ resetViewport: mammoReset, undo: mammoUndo, redo: mammoRedo });
-      endings = [hideFalseMarkers(), taken];
+      endings = [hideFalseMarkers(), taken, followSizes()];
       study.enter();
     },
     onModeExit(given) {

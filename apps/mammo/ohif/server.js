@@ -9,7 +9,7 @@ export const MODELS = {
 };
 
 /** A request that failed: what was wrong, and what helps against it. */
-export class ServerError extends Error {
+class ServerError extends Error {
   constructor(status, reason, remedy) {
     super(reason);
     this.name = 'ServerError';

@@ -1,14 +1,13 @@
 // The study that is open: its images as the server and as OHIF know them, their masks, and what a reader has not saved.
-// Not here: what is done with them (actions), and how that looks (panel).
+// Not here: what is done with them (actions), how that looks (panel), and hanging them anew (rehang).
 
 import { ohif } from './context.js';
-import { PLACE_ATTRIBUTE, displayAreaOf, isMirrored, placesOf, viewOf } from './hanging.js';
-import { noteLook, resetLook } from './looks.js';
+import { PLACE_ATTRIBUTE, isMirrored, placesOf, viewOf } from './hanging.js';
+import { noteLook } from './looks.js';
 import { Mask } from './masks.js';
 import * as server from './server.js';
 import { followDrawing, guardOtherViewports, installTools, setUnits } from './tools.js';
 
-const STEADY_FRAMES = 20;
 const PIXELS_PER_MM = 10; // of an image that does not say it
 
 /** Tells of every change of what this module holds; the panel listens. */
@@ -118,7 +117,7 @@ export function enter() {
   ];
   endings = events.map(([service, event, handler]) => service.subscribe(event, handler).unsubscribe);
   endings.push(guardOtherViewports(viewportId => Boolean(imageIn(viewportId)?.mask)));
-  endings.push(followDrawing(noteStroke), followSizes());
+  endings.push(followDrawing(noteStroke));
   window.addEventListener('beforeunload', warn); // for good: drafts outlive the mode, not the page
 }
 
@@ -154,7 +153,7 @@ export function show(image) {
 }
 
 /** Id of a viewport that shows an image. */
-export function viewportOf(image) {
+function viewportOf(image) {
   const uid = image.displaySet?.displaySetInstanceUID;
   const viewports = [...ohif.services.viewportGridService.getState().viewports.entries()];
   return viewports.find(([, { displaySetInstanceUIDs = [] }]) => uid && displaySetInstanceUIDs.includes(uid))?.[0];
@@ -184,7 +183,7 @@ function imageOf(instance) {
 }
 
 /** The place of a display set's image in the way a study hangs; OHIF asks for it. */
-const placeOf = displaySet => places().get(displaySet.displaySetInstanceUID) ?? '';
+export const placeOf = displaySet => places().get(displaySet.displaySetInstanceUID) ?? '';
 
 /** The place of every mammogram, by the UID of its display set. */
 export function places() {
@@ -224,7 +223,8 @@ function setIn(viewportId) {
   return uid ? displaySetService.getDisplaySetByUID(uid) : null;
 }
 
-function imageIn(viewportId) {
+/** The image of the open study that a viewport shows, or null. */
+export function imageIn(viewportId) {
   const set = setIn(viewportId);
   return (set && state.images.find(image => image.displaySet === set)) ?? null;
 }
@@ -262,80 +262,8 @@ async function shown({ viewportId }) {
   follow();
 }
 
-/**
- * Hang images anew once the viewports have got their size: OHIF keeps the pan of a viewport that is given another.
- * @param {function(object): boolean} which of cornerstone's viewports
- */
-export async function rehang(which = () => true) {
-  state.hanging++;
-  try {
-    await settled();
-    for (const { viewport } of ohif.libraries.cornerstone.getEnabledElements()) {
-      const image = imageIn(viewport.id);
-      if (image?.mask && viewport.csImage && which(viewport)) {
-        viewport.resetCamera();
-        const area = displayAreaOf(placeOf(image.displaySet));
-        if (area && state.images.length > 1) {
-          viewport.setDisplayArea(area);
-        }
-        hang(image, viewport.id);
-        if (image.restored) {
-          await image.mask.show(viewport.id);
-        }
-        viewport.render();
-      }
-    }
-  } finally {
-    state.hanging--;
-  }
-}
-
-/** Show the active viewport's image as it first hung. */
-export async function reset() {
-  const { cornerstoneViewportService, viewportGridService } = ohif.services;
-  const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
-  if (!viewport?.csImage) {
-    return;
-  }
-  resetLook(viewport);
-  await rehang(({ id }) => id === viewport.id);
-}
-
-const isAsHung = viewport => viewport.getZoom() === 1 && viewport.getPan().every(shift => Math.abs(shift) < 1);
-
-/** Keep images that nobody moved at their chest wall when their viewports change size. @returns what ends it */
-function followSizes() {
-  const { cornerstone } = ohif.libraries;
-  let waiting = false;
-  const observer = new ResizeObserver(async () => {
-    if (!waiting) {
-      waiting = true;
-      await rehang(isAsHung).finally(() => (waiting = false));
-    }
-  });
-  const observe = ({ detail }) => observer.observe(detail.element);
-  const enabled = cornerstone.Enums.Events.ELEMENT_ENABLED;
-  cornerstone.eventTarget.addEventListener(enabled, observe);
-  cornerstone.getEnabledElements().forEach(({ viewport }) => observer.observe(viewport.element));
-  return () => {
-    cornerstone.eventTarget.removeEventListener(enabled, observe);
-    observer.disconnect();
-  };
-}
-
-/** Wait until no viewport has changed its size for some frames. */
-async function settled() {
-  for (let same = 0, former = ''; same < STEADY_FRAMES; ) {
-    await new Promise(requestAnimationFrame);
-    const elements = ohif.libraries.cornerstone.getEnabledElements().map(({ viewport }) => viewport);
-    const sizes = elements.map(({ id, canvas, csImage }) => [id, canvas.width, canvas.height, Boolean(csImage)].join());
-    const now = sizes.join(';');
-    same = now === former ? same + 1 : 0;
-    former = now;
-  }
-}
-
-function hang(image, viewportId) {
+/** Mirror an image whose chest wall lies on the wrong side. */
+export function hang(image, viewportId) {
   const instance = image.displaySet.instances[0];
   if (isMirrored(image.laterality, instance.PatientOrientation)) {
     const viewport = ohif.services.cornerstoneViewportService.getCornerstoneViewport(viewportId);

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from monai_mammo.benchmark.plan import OWN
 from monai_mammo.benchmark.results import Entrant
 from monai_mammo.bootstrap import Record
-from monai_mammo.dicom.reader import read_mammogram, read_mask_with_affine
+from monai_mammo.dicom.reader import read_mammogram, read_mask
 from monai_mammo.pictures import GREY, YELLOW, captioned, outlined
 from monai_mammo.regions import bounding_box, fit_region
 
@@ -22,14 +23,14 @@ _CONTEXT = 0.6
 """Share of a lesion's side that is shown around it: three times what the network sees."""
 
 
-def cases(records: Sequence[Record]) -> dict[str, int]:
+def chosen(records: Sequence[Record]) -> dict[str, int]:
     """Indices of the best, the median and the worst lesion by Dice; fewer where there are fewer lesions."""
     lesions = [index for index, record in enumerate(records) if record["tp"] + record["fn"] > 0]
     order = sorted(lesions, key=lambda index: -dice(records[index]))
     if not order:
         return {}
-    chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    return {name: index for position, (name, index) in enumerate(chosen.items()) if position < len(order)}
+    found = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    return {name: index for position, (name, index) in enumerate(found.items()) if position < len(order)}
 
 
 def dice(record: Record) -> float:
@@ -37,9 +38,7 @@ def dice(record: Record) -> float:
     return 2 * record["tp"] / max(1, 2 * record["tp"] + record["fp"] + record["fn"])
 
 
-def triptychs(
-    entrants: Sequence[Entrant], entries: Sequence[Mapping[str, Any]], folder: Path, whole: bool
-) -> bytes | None:
+def sheet(entrants: Sequence[Entrant], entries: Sequence[Mapping[str, Any]], folder: Path, whole: bool) -> bytes | None:
     """A PNG: a row for each of the first system's best, median and worst case, then every system's mask for it.
 
     Args:
@@ -55,7 +54,7 @@ def triptychs(
     leading = entrants[0]
     records = leading.records[first[leading.name]]
     rows = []
-    for name, index in cases(records).items():
+    for name, index in chosen(records).items():
         files = [folder / str(entries[index][key]) for key in ("image", "label")]
         masks = [_mask_file(entrant, first[entrant.name], index) for entrant in entrants]
         if not all(file.is_file() for file in files) or any(mask is None for mask in masks):
@@ -68,7 +67,7 @@ def triptychs(
 
 def _mask_file(entrant: Entrant, seed: int, index: int) -> Path | None:
     name = entrant.records[seed][index].get("mask")
-    file = entrant.folders[seed] / "tests" / "test" / str(name)
+    file = entrant.folders[seed] / "tests" / OWN / str(name)
     return file if name and file.is_file() else None
 
 
@@ -83,7 +82,7 @@ def _row(
 ) -> list[Image.Image]:
     """The tiles of one case."""
     pixels = read_mammogram(files[0]).pixels
-    truth = read_mask_with_affine(files[1])[0] > 0
+    truth = read_mask(files[1]) > 0
     window = _window(truth, entry, whole)
     shown = _cut(pixels, window)
     shown = shown / max(float(shown.max()), 1e-6)
@@ -115,12 +114,12 @@ def _png(rows: Sequence[Sequence[Image.Image]]) -> bytes:
     """A sheet in cells of one width: greys of 64 levels and the outline's yellow, so that it stays small."""
     width = max(tile.width for row in rows for tile in row)
     size = (len(rows[0]) * (width + _GAP) - _GAP, len(rows) * (HEIGHT + _GAP) - _GAP)
-    sheet = Image.new("RGB", size)
+    paper = Image.new("RGB", size)
     for number, row in enumerate(rows):
         for column, tile in enumerate(row):
             left = column * (width + _GAP) + (width - tile.width) // 2
-            sheet.paste(tile, (left, number * (HEIGHT + _GAP)))
-    colours = np.asarray(sheet).astype(int)
+            paper.paste(tile, (left, number * (HEIGHT + _GAP)))
+    colours = np.asarray(paper).astype(int)
     coloured = np.ptp(colours, axis=2) > 40
     indexed = Image.fromarray(np.where(coloured, 64, colours.mean(axis=2) // 4).astype(np.uint8), "P")
     indexed.putpalette([level for grey in range(0, 256, 4) for level in (grey,) * 3] + list(YELLOW))
