@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK
+from pydicom.uid import generate_uid
 
 from monai_mammo.dicom.reader import read_mask
 
@@ -64,3 +65,20 @@ def saved_mask(server: Server, folder: Path, image: str) -> np.ndarray:
     name = re.findall(r'filename="?([^";]+)', answer.headers["content-disposition"])[0]
     (folder / name).write_bytes(answer.content)
     return np.asarray(read_mask(folder / name))
+
+
+def change(file: Path, **attributes: str) -> None:
+    """Give a DICOM file other attributes."""
+    dataset = pydicom.dcmread(file)
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.save_as(file)
+
+
+def copy_of(file: Path, number: int = 2, **attributes: str) -> None:
+    """Another image of the same study, with other attributes."""
+    copy = file.with_name(f"{file.stem}_{number}.dcm")
+    copy.write_bytes(file.read_bytes())
+    change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid(), **attributes)

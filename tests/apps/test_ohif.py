@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,36 @@ def test_a_marked_lesion_gets_the_models_outline(running: Server, reader: OhifPa
     np.testing.assert_array_equal(reader.labelmap(image, SHAPE), before | expected)
 
 
+def test_a_mark_beside_the_image_is_not_taken_for_one_at_its_border(running: Server, reader: OhifPage) -> None:
+    where = study(running, 2)
+    image, sop = where.ids["LMLO"], where.sops["LMLO"]
+    if reader.study() != where.uid:
+        reader.open(where.uid)
+    reader.choose(image)
+    before = reader.labelmap(image, SHAPE)
+    with_lesion_tool(reader)
+    asked: list[Any] = []
+    reader.page.on("request", lambda request: asked.append(request) if LESION in request.url else None)
+    edge, columns = reader.viewports()[sop]["box"][2], SHAPE[1]
+    assert reader.place(sop, 0, columns + 60)[0] < edge, "there is air beside the image"
+    for marking in (
+        lambda: reader.click(sop, 150, columns + 30),
+        lambda: reader.drag(sop, (120, columns + 10), (190, columns + 60)),
+    ):
+        marking()
+        reader.page.locator("mammo-panel .notice", has_text="That is beside the image").wait_for()
+        reader.button("close").click()
+        reader.idle()
+    assert asked == []
+    np.testing.assert_array_equal(reader.labelmap(image, SHAPE), before)
+    with reader.page.expect_request(lambda request: LESION in request.url):
+        reader.drag(sop, (120, columns - 60), (190, columns + 60))
+    reader.idle()
+    [box] = re.findall(r"\"box\":\[(.*?)\]", asked[0].post_data)
+    assert [int(value) for value in box.split(",")] == pytest.approx([120, columns - 60, 191, columns], abs=2)
+    assert box.endswith(f",{columns}")
+
+
 def with_lesion_tool(reader: OhifPage) -> None:
     """Put the lesion tool on the mouse."""
     if reader.button("lesion").get_attribute("aria-pressed") == "false":
@@ -293,9 +324,10 @@ def test_the_models_verdict_is_shown_and_the_readers_saved(running: Server, read
     answer = running.infer(QUALITY, where.ids["RMLO"], result_write_to_file=False).json()["quality"]
     shown = reader.page.locator("mammo-panel ul li").all_inner_texts()
     assert shown == [reason["sentence"] for reason in answer["reasons"]]
-    reader.press("incomplete")
-    assert row_of(running, where, "RMLO")["verdict"] == "incomplete"
-    assert reader.button("incomplete").get_attribute("aria-pressed") == "true"
+    for verdict, kept in (("incomplete", "incomplete"), ("complete", "complete"), ("complete", None)):
+        reader.press(verdict)
+        assert row_of(running, where, "RMLO")["verdict"] == kept
+        assert reader.button(verdict).get_attribute("aria-pressed") == ("false" if kept is None else "true")
 
 
 def test_a_failure_is_said_with_its_remedy_and_takes_nothing_away(running: Server, reader: OhifPage) -> None:
@@ -362,7 +394,7 @@ def test_a_missing_view_leaves_its_place_empty(running: Server, reader: OhifPage
         (["L CC", "L CC part", "L ML"], ["LCC", "X1", "X2"]),
         (["L CC part", "L CC"], ["X1", "LCC"]),
         (["", "", ""], ["RCC", "LCC", "RMLO"]),
-        (["L CC"] * 6, ["LCC", "X1", "X2", "X3", "X4", "none"]),
+        (["L CC"] * 10, ["LCC", "X1", "X2", "X3", "X4", "X5", "X6", "X7", "X8", "none"]),
     ],
 )
 def test_every_image_has_a_place(reader: OhifPage, images: list[str], expected: list[str]) -> None:

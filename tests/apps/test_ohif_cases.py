@@ -18,14 +18,14 @@ import pytest
 import SimpleITK
 from PIL import Image
 from pydicom.encaps import encapsulate, generate_pixel_data_frame
-from pydicom.uid import ComputedRadiographyImageStorage, RLELossless, generate_uid
+from pydicom.uid import ComputedRadiographyImageStorage, RLELossless
 
 from monai_mammo.datasets import phantom
 from monai_mammo.dicom.header import FILM_MODALITIES
 
 from .conftest import LESION, SEGMENTATION, Server
 from .ohif_page import OhifPage
-from .ohif_studies import SHAPE, saved_mask, study
+from .ohif_studies import SHAPE, change, copy_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
@@ -62,23 +62,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files_of(studies: Path, number: int, pattern: str = "*.dcm") -> list[Path]:
     """The images of a patient."""
     return sorted(studies.glob(f"*{number:04d}/*/{pattern}"))
-
-
-def change(file: Path, **attributes: str) -> None:
-    """Give a DICOM file other attributes."""
-    dataset = pydicom.dcmread(file)
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.save_as(file)
-
-
-def copy_of(file: Path, **attributes: str) -> None:
-    """Another image of the same study, with other attributes."""
-    copy = file.with_name(f"{file.stem}_2.dcm")
-    copy.write_bytes(file.read_bytes())
-    change(copy, SOPInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid(), **attributes)
 
 
 def tear(file: Path) -> None:

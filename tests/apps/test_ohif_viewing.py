@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -17,11 +18,11 @@ from monai_mammo.datasets import phantom
 
 from .conftest import Server
 from .ohif_page import OhifPage
-from .ohif_studies import SHAPE, saved_mask, study
+from .ohif_studies import SHAPE, copy_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-FIRST, SECOND = 1, 2
+FIRST, SECOND, THIRTEEN_VIEWS = 1, 2, 3
 
 _COMPARE = """sop => {
   const { displaySetService, viewportGridService } = window.mammo.ohif.services;
@@ -35,10 +36,14 @@ _COMPARE = """sop => {
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two studies; the right breasts of the first are MONOCHROME1."""
+    """Two studies of four views, and one of thirteen; the right breasts of the first are MONOCHROME1."""
     studies = tmp_path_factory.mktemp("viewing") / "studies"
-    phantom.write_phantoms(studies, patients=SECOND, seed=5, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    rows, columns = SHAPE
+    phantom.write_phantoms(studies, patients=THIRTEEN_VIEWS, seed=5, rows=rows, columns=columns, truncated_fraction=0)
     shutil.rmtree(studies / "masks")
+    [view] = studies.glob(f"*{THIRTEEN_VIEWS:04d}/*/L_CC.dcm")
+    for number in range(2, 11):
+        copy_of(view, number)
     return studies
 
 
@@ -86,6 +91,60 @@ def test_keys_that_the_mode_does_not_need_change_neither_the_hanging_nor_what_is
     assert set(np.unique(drawn)) == {0, 1}
     reader.press("submit")
     np.testing.assert_array_equal(saved_mask(running, tmp_path, where.ids["LCC"]), drawn)
+
+
+def test_the_layout_of_all_images_says_when_it_does_not_show_all(running: Server, reader: OhifPage) -> None:
+    uid = pydicom.dcmread(next(running.studies.glob(f"*{THIRTEEN_VIEWS:04d}/*/L_CC.dcm"))).StudyInstanceUID
+    reader.open(uid)
+    assert reader.button("hang-3x4").inner_text() == "12 of 13"
+    reader.press("hang-3x4")
+    reader.ready(12)
+    assert len(reader.viewports()) == 12
+    stages = reader.page.evaluate(
+        """async () => {
+          const { largestStage, placesOf } = await import('/mammo/hanging.js');
+          const images = Array.from({ length: 14 }, (_, key) => ({ key, laterality: 'L', view: 'CC', partial: false }));
+          return [5, 6, 9, 11].map(count => largestStage([...placesOf(images.slice(0, count)).values()]));
+        }"""
+    )
+    assert [(stage["id"], stage["shown"]) for stage in stages] == [("2x4", 5), ("3x4", 6), ("3x4", 9), ("3x4", 9)]
+
+
+def test_ohifs_arrows_take_back_what_was_drawn_into_the_active_image_alone(
+    running: Server, reader: OhifPage, tmp_path: Path
+) -> None:
+    where = study(running, SECOND)
+    first, second = where.ids["RCC"], where.ids["LCC"]
+    reader.open(where.uid)
+    reader.choose(first)
+    reader.press("brush")
+    reader.drag(where.sops["RCC"], (150, 190), (165, 210))
+    reader.idle()
+    drawn = reader.labelmap(first, SHAPE)
+    assert drawn.any()
+    reader.press("submit")
+    reader.choose(second)
+    for arrow in ("undo", "redo"):
+        arrows(reader, arrow)
+        np.testing.assert_array_equal(reader.labelmap(first, SHAPE), drawn)
+        assert "submitted" in reader.image_state(first)
+    reader.press("submit-all")
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, first), drawn)
+    reader.choose(second)
+    reader.drag(where.sops["LCC"], (150, 60), (165, 80))
+    reader.idle()
+    painted = reader.labelmap(second, SHAPE)
+    for back, again in ((arrows, OhifPage.press), (OhifPage.press, arrows)):
+        back(reader, "undo")
+        assert not reader.labelmap(second, SHAPE).any()
+        again(reader, "redo")
+        np.testing.assert_array_equal(reader.labelmap(second, SHAPE), painted)
+
+
+def arrows(reader: OhifPage, name: str) -> None:
+    """Press one of the arrows in OHIF's header."""
+    reader.page.click(f"[data-cy={name}-btn]")
+    reader.idle()
 
 
 def test_an_image_of_another_study_says_its_date_and_takes_no_marks(running: Server, reader: OhifPage) -> None:

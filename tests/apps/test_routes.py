@@ -92,12 +92,19 @@ def test_it_tells_who_labelled_an_image_and_what_was_said_of_its_quality(
         store.save_label(image_id, str(tmp_path / "label.png"), "final", {})
         store.update_image_info(image_id, {"quality": verdict})
         current_user.reset(token)
-    images = client.get(f"/mammo/studies/{store.image(image_id).study}").json()
+    study = store.image(image_id).study
+    images = client.get(f"/mammo/studies/{study}").json()
     (found,) = [image for image in images if image["id"] == image_id]
     assert (found["labelled"], found["readers"]) == (True, ["ben", "ana"])
     assert found["revision"] == 0, "who asks has no label of his own"
-    assert (found["verdict"], found["verdicts"]) == ("incomplete", {"ana": "complete", "ben": "incomplete"})
+    assert found["verdict"] is None, "nor a verdict"
+    assert found["verdicts"] == {"ana": "complete", "ben": "incomplete"}
     assert sum(image["labelled"] for image in images) == 1
+    for reader, verdict in (("ana", "complete"), ("ben", "incomplete")):
+        token = current_user.set(reader)
+        rows = client.get(f"/mammo/studies/{study}").json()
+        current_user.reset(token)
+        assert [row["verdict"] for row in rows if row["id"] == image_id] == [verdict]
 
 
 def test_a_saved_mask_is_the_readers_own_before_the_latest(

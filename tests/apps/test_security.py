@@ -106,6 +106,17 @@ def test_with_tokens_nothing_is_served_without_one(path: str) -> None:
     assert client.get(path, headers=BEARER).status_code == (404 if path == "/nothing" else 200)
 
 
+def test_a_page_that_another_person_opened_is_refused() -> None:
+    client = guarded(TOKENS)
+    page = {"Mammo-Reader": "bert"}
+    refused = client.post("/change", headers={**BEARER, **page})
+    assert refused.status_code == 409
+    assert refused.json()["reason"] == "this page was opened by bert"
+    assert client.post("/change", headers={"Authorization": f"Bearer {TOKENS['bert']}", **page}).status_code == 200
+    assert guarded().post("/change", headers=page).status_code == 409, "opened while readers had names"
+    assert guarded().post("/change", headers={"Mammo-Reader": "annotator"}).status_code == 200
+
+
 def test_each_token_names_its_user() -> None:
     client = guarded(TOKENS)
     for name, token in TOKENS.items():

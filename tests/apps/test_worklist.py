@@ -148,6 +148,7 @@ def test_anothers_activity_takes_nothing_from_who_has_the_case(worklist: Worklis
     worklist.choose("ann", first)
     worklist.active("bea", "P1-1")
     assert [lease["user"] for lease in worklist.in_work()] == ["ann"]
+    assert [lease["case"] for lease in worklist.in_work()] == [worklist.datastore.image("P1-1").study]
     clock.minutes = 31
     worklist.active("bea", "P1-1")
     assert [lease["user"] for lease in worklist.in_work()] == ["bea"]

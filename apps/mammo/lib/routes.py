@@ -41,7 +41,7 @@ def _study_routes(router: APIRouter, app: MammoApp) -> None:
     @router.get("/studies/{study}", summary="Mammograms of a study, and what was said of them")
     def images_of_study(study: str) -> list[dict[str, Any]]:
         """`readers` have saved a final label, the latest first; `revision` is that of the label of whoever asks, 0 if
-        there is none; `verdict` is the one that counts of `verdicts`."""
+        there is none; `verdict` is that of whoever asks among the `verdicts` of all, null if there is none."""
         return study_images(app.datastore(), study)
 
     @router.get("/masks/{image}", summary="The tumours of a final label, as NRRD", response_class=Response)
@@ -74,7 +74,7 @@ def _history_routes(router: APIRouter, app: MammoApp) -> None:
 def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
     @router.get("/worklist")
     def in_work() -> list[dict[str, Any]]:
-        """Who has which images in hand, and until when."""
+        """Who has which images of which case in hand, and until when."""
         return app.worklist.in_work()
 
     @router.delete("/worklist/{image}")
@@ -95,8 +95,8 @@ def study_images(datastore: MammogramDatastore, study: str) -> list[dict[str, An
         raise unknown("study", study)
     found = []
     for image_id, image in images.items():
-        kept = datastore.labels.image_info(image_id)
-        readers = datastore.labels.readers(image_id)
+        said = datastore.labels.image_info(image_id).get("verdicts", {})
+        verdicts = {reader: verdict["quality"] for reader, verdict in said.items()}
         found.append(
             {
                 "id": image_id,
@@ -110,10 +110,10 @@ def study_images(datastore: MammogramDatastore, study: str) -> list[dict[str, An
                 "spacing": image.spacing,
                 "problem": image.problem,
                 "labelled": bool(datastore.labels.info(image_id, FINAL)),
-                "readers": readers,
+                "readers": datastore.labels.readers(image_id),
                 "revision": datastore.labels.info(image_id, FINAL, current_user.get()).get("revision", 0),
-                "verdict": kept.get("quality"),
-                "verdicts": {reader: said["quality"] for reader, said in kept.get("verdicts", {}).items()},
+                "verdict": verdicts.get(current_user.get()),
+                "verdicts": verdicts,
             }
         )
     return found

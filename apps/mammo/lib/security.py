@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .binding import is_loopback
 from .errors import RequestRefused, refusal
 from .settings import MEBI, mebibytes
-from .users import Users, current_user
+from .users import ANYBODY, Users, current_user
 
 LARGEST_TEXT = MEBI
 LONGEST_QUERY = 8192
@@ -30,6 +30,8 @@ LONGEST_PATH = 2048
 BODY_PATIENCE = 60.0
 """Seconds after which a sender is given up: for the whole of a body of text, for each further part of an upload."""
 COOKIE = "mammo"
+READER = "mammo-reader"
+"""Header by which a page may say who opened it."""
 # What somebody who has not yet said who they are may see.
 OPEN = {("GET", "/login"), ("POST", "/login"), ("GET", "/auth/"), ("POST", "/auth/token"), ("GET", "/favicon.ico")}
 READING = ("GET", "HEAD", "OPTIONS")
@@ -86,6 +88,7 @@ class Guard:
         try:
             check_address(scope)
             user = self._user(scope, headers)
+            _check_reader(headers, user or ANYBODY)
             self._check_origin(scope, headers)
             upload = _is_upload(scope, headers)
             limit = self.upload_limit if upload else LARGEST_TEXT
@@ -191,6 +194,16 @@ def _check_this_machine(scope: Scope, headers: Headers) -> None:
         raise RequestRefused(403, "this server serves its own machine only", "Set tokens to open it to a network")
     if not is_loopback(host) or len(headers.getlist("host")) != 1:
         raise RequestRefused(403, "the Host header does not name this machine", "Use http://127.0.0.1, or set tokens")
+
+
+def _check_reader(headers: Headers, user: str) -> None:
+    """A page that stays open when somebody else logs in says whose it is: nothing of it gets the other's name."""
+    opener = headers.get(READER, user)
+    if opener != user:
+        remedy = (
+            f"Log in as {opener} in another tab, then try again; or reload the page, without what was not submitted"
+        )
+        raise RequestRefused(409, f"this page was opened by {opener}", remedy)
 
 
 def _cookie(headers: Headers, name: str) -> str:

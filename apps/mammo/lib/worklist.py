@@ -134,10 +134,11 @@ class Worklist:
             self._save(leases)
 
     def in_work(self) -> list[dict[str, Any]]:
-        """Who has what: `user`, `until` and the `images` given to them."""
-        leases = self._valid().values()
+        """Who has what: `user`, `until`, the `images` given to them, and the `case`: the UID of a study, the pseudonym
+        of a patient where no study is known."""
         return [
-            {"user": lease["user"], "until": _iso(lease["until"]), "images": sorted(lease["given"])} for lease in leases
+            {"user": lease["user"], "until": _iso(lease["until"]), "images": sorted(lease["given"]), "case": case}
+            for case, lease in self._valid().items()
         ]
 
     def _lease(self, leases: dict[str, Any], user: str, image_id: str, given: bool = False) -> float:

@@ -142,8 +142,12 @@ export function setThreshold(threshold) {
   }
 }
 
-/** Segment the lesion at a mark, and add it to the mask. */
+/** Segment the lesion at a mark, and add it to the mask; null is a mark beside the image. */
 async function segmentLesion(image, mark) {
+  if (!mark) {
+    say('info', 'That is beside the image', 'Click on the lesion, or draw a box around it');
+    return;
+  }
   let found = true;
   await each([image].filter(each => each?.mask), 'outlining…', async () => {
     await study.restore(image);
@@ -165,19 +169,20 @@ export const checkQuality = alone(() =>
   })
 );
 
-/** Save the reader's own verdict on the active image. */
+/** Save the reader's own verdict on the active image; the one that is saved already is taken back. */
 export const judge = verdict =>
   attempt(async () => {
     const image = state.active;
-    await server.saveVerdict(image, verdict);
-    image.verdict = verdict;
+    const given = image.verdict === verdict ? null : verdict;
+    await server.saveVerdict(image, given);
+    image.verdict = given;
   });
 
 /** Save the mask of the active image as it is, an empty one too; then go on to the next that is not done. */
 export const submit = alone(() => save([state.active].filter(image => image?.restored)));
 
-/** Save all masks that the server does not have from this reader. */
-export const submitAll = alone(() => save(ordered(), image => !image.revision || image.mask.isUnsaved));
+/** Save all masks of images that nobody has submitted, and those that the reader has changed. */
+export const submitAll = alone(() => save(ordered(), image => !image.labelled || image.mask.isUnsaved));
 
 /**
  * Save masks, but not of an image that was never on the screen and that nothing marked: nobody knows that it is normal.
@@ -219,7 +224,18 @@ async function save(images, isWanted = () => true) {
   if (done && open) {
     study.show(open);
   } else if (done && !newer.length) {
-    say('info', 'All images of this case are done', 'Press Next case');
+    sayDone();
+  }
+}
+
+/** Say that nothing is left to submit: what only others have submitted is done, too, but not by this reader. */
+function sayDone() {
+  const others = ordered().filter(image => image.isOthers && !image.problem).map(({ name }) => name);
+  const done = 'All images of this case are done';
+  if (others.length) {
+    say('info', `${done}, by others: ${others.join(', ')}`, 'Press Next case, or submit these too if you agree with them');
+  } else {
+    say('info', done, 'Press Next case');
   }
 }
 

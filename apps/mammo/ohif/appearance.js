@@ -80,15 +80,16 @@ export function setToolbar() {
 }
 
 /**
- * Let OHIF's button Reset do what our key does.
- * @param {function()} reset
- * @returns a function that gives it back
+ * Let OHIF's buttons and keys run commands of ours instead of its own of the same name.
+ * @param {Object<string, function()>} ours by the name of OHIF's command
+ * @returns a function that gives OHIF its own back
  */
-export function takeReset(reset) {
+export function takeCommands(ours) {
   const { commandsManager } = ohif;
-  const former = commandsManager.getCommand('resetViewport', 'CORNERSTONE');
-  commandsManager.registerCommand('CORNERSTONE', 'resetViewport', { commandFn: reset });
-  return () => commandsManager.registerCommand('CORNERSTONE', 'resetViewport', former);
+  const register = (name, definition) => commandsManager.registerCommand('CORNERSTONE', name, definition);
+  const former = Object.keys(ours).map(name => [name, commandsManager.getCommand(name, 'CORNERSTONE')]);
+  Object.entries(ours).forEach(([name, commandFn]) => register(name, { commandFn }));
+  return () => former.forEach(([name, definition]) => register(name, definition));
 }
 
 /**

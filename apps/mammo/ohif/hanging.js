@@ -4,7 +4,8 @@
 import { TOOL_GROUP } from './context.js';
 
 const PLACES = ['RCC', 'LCC', 'RMLO', 'LMLO'];
-const FURTHER = ['X1', 'X2', 'X3', 'X4'];
+const FURTHER = ['X1', 'X2', 'X3', 'X4', 'X5', 'X6', 'X7', 'X8'];
+const NOWHERE = 'none';
 
 /** Of images that may be mammograms: MG, and those of film and plates, as `FILM_MODALITIES` of header.py. */
 export const MODALITIES = ['MG', '', 'CR', 'DX', 'OT', 'RG', 'SC'];
@@ -57,9 +58,20 @@ export function placesOf(images) {
   }
   const free = taken.size ? [...FURTHER] : [...PLACES, ...FURTHER];
   for (const image of images.filter(each => !places.has(each.key))) {
-    places.set(image.key, free.shift() ?? 'none');
+    places.set(image.key, free.shift() ?? NOWHERE);
   }
   return places;
+}
+
+/**
+ * The stage that shows most images of a study, of those with these places.
+ * @param {string[]} places
+ * @returns {{id: string, shown: number}} its id, and how many images it shows
+ */
+export function largestStage(places) {
+  const shown = places.filter(place => place !== NOWHERE);
+  const id = shown.some(place => FURTHER.indexOf(place) >= 4) ? '3x4' : '2x4';
+  return { id, shown: shown.length };
 }
 
 /** Whether the chest wall lies on the other side of the image than where its breast hangs. */
@@ -110,7 +122,7 @@ const selectors = Object.fromEntries(
   ])
 );
 
-const [X1, X2, X3, X4] = FURTHER;
+const [X1, X2, X3, X4, ...X5toX8] = FURTHER;
 const [RCC, LCC, RMLO, LMLO] = PLACES;
 
 // OHIF's `lessThan` and `greaterThan` are met by the value itself, too.
@@ -131,7 +143,8 @@ export const fourViews = {
   stages: [
     stage('2x2', '2 x 2', 2, 2, [RCC, LCC, RMLO, LMLO]),
     stage('1x4', '1 x 4', 1, 4, [RCC, LCC, RMLO, LMLO]),
-    stage('2x4', 'All', 2, 4, [RCC, LCC, X1, X2, RMLO, LMLO, X3, X4]),
+    stage('2x4', '2 x 4', 2, 4, [RCC, LCC, X1, X2, RMLO, LMLO, X3, X4]),
+    stage('3x4', '3 x 4', 3, 4, [RCC, LCC, X1, X2, RMLO, LMLO, X3, X4, ...X5toX8]),
   ],
 };
 

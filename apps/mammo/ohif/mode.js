@@ -1,9 +1,10 @@
 // The mammography mode: OHIF's segmentation mode with our panel, our way of hanging, and tools that mammograms need.
 
-import { hideFalseMarkers, hotkeys, labels, setToolbar, takeReset } from './appearance.js';
+import { commands } from './actions.js';
+import { hideFalseMarkers, hotkeys, labels, setToolbar, takeCommands } from './appearance.js';
 import { ohif } from './context.js';
 import { MODALITIES, fourViews, oneView } from './hanging.js';
-import { followSizes, reset } from './rehang.js';
+import { followSizes } from './rehang.js';
 import * as study from './study.js';
 
 const PANEL_ENTRY = 'mammo.panelModule.panel';
@@ -36,7 +37,9 @@ async function modeFactory({ loadModules, modeConfiguration }) {
       customizationService.setCustomizations(labels);
       customizationService.setCustomizations(hotkeys(customizationService.getCustomization('ohif.hotkeyBindings')));
       setToolbar();
-      endings = [hideFalseMarkers(), takeReset(reset), followSizes()];
+      const { mammoReset, mammoUndo, mammoRedo } = commands;
+      const taken = takeCommands({ resetViewport: mammoReset, undo: mammoUndo, redo: mammoRedo });
+      endings = [hideFalseMarkers(), taken, followSizes()];
       study.enter();
     },
     onModeExit(given) {

@@ -2,7 +2,9 @@
 // Not here: what the buttons do (actions) and what there is to show (study).
 
 import * as actions from './actions.js';
+import { largestStage } from './hanging.js';
 import { SLIDER, button, element, slider } from './parts.js';
+import { ANYBODY } from './server.js';
 import { STYLE } from './style.js';
 import * as study from './study.js';
 import { BRUSH, TOOLS, activeTool, brush, brushInWords, setBrush } from './tools.js';
@@ -77,6 +79,13 @@ function notices() {
     const names = left.map(([, { name }]) => name).join(', ');
     shown.push(notice('info', `Not submitted in ${caseOf(study.dateInWords(left[0][1].date))}: ${names}`, '', null, open));
   }
+  if (state.holder) {
+    const close = () => {
+      state.holder = '';
+      study.changed();
+    };
+    shown.push(notice('info', `${state.holder} has this case in hand`, `What you submit is kept beside what ${state.holder} submits`, close));
+  }
   if (state.other) {
     const { study: uid, date } = state.other;
     const open = button('Open', () => actions.openStudy(uid), { key: 'other', disabled: actions.isBusy() });
@@ -123,17 +132,21 @@ function nextCase() {
     title: 'Let others have this case, and go on to another',
     disabled: blocked || !state.images.length || study.unsaved().length > 0,
   });
-  const images = study.usable();
-  return section('Case', `${images.filter(image => image.labelled).length} of ${images.length} done`, [
-    row(next, choice, back),
-  ]);
+  return section('Case', doneInWords(study.usable()), [row(next, choice, back)]);
+}
+
+function doneInWords(images) {
+  const [own, others] = ['isOwn', 'isOthers'].map(whose => images.filter(image => image[whose]).length);
+  return `${own} of ${images.length} done${others ? `, ${others} by others` : ''}`;
 }
 
 function images() {
+  const places = [...study.places().values()];
+  const largest = largestStage(places);
   const layouts = [
     ['2x2', '2×2', 2],
     ['1x4', '1×4', 2],
-    ['2x4', 'All', 5],
+    [largest.id, largest.shown === places.length ? 'All' : `${largest.shown} of ${places.length}`, 5],
   ]
     .filter(([, , least]) => state.images.length >= least)
     .map(([id, text]) => button(text, () => actions.hangAs(id), { className: 'plain', key: `hang-${id}`, title: `Hang ${text}` }));
@@ -159,9 +172,11 @@ function progressOf(image) {
         ? ['failed', image.problem ?? '✕ not loaded']
         : image.restoring && !image.restored
           ? ['busy', 'loading…']
-          : image.labelled
+          : image.isOwn
             ? ['done', '✓ submitted']
-            : ['', 'to do'];
+            : image.isOthers
+              ? ['', `✓ by ${image.readers.join(', ')}`]
+              : ['', 'to do'];
   return element('span', { className: `state ${className}` }, text);
 }
 
@@ -250,7 +265,7 @@ function quality() {
     button(verdict === 'complete' ? 'Complete' : 'Incomplete', () => actions.judge(verdict), {
       className: `even ${image?.verdict === verdict ? 'on' : ''}`,
       key: verdict,
-      title: `Save your verdict: the breast is ${verdict}ly shown`,
+      title: image?.verdict === verdict ? 'Take your verdict back' : `Save your verdict: the breast is ${verdict}ly shown`,
       pressed: image?.verdict === verdict,
       disabled: !image?.mask,
     })
@@ -260,7 +275,14 @@ function quality() {
     row(element('span', { className: 'label quiet' }, 'Model'), opinion(image)),
     reasons(image?.quality),
     row(element('span', { className: 'label quiet' }, 'You'), ...own),
+    verdictsOfOthers(image),
   ]);
+}
+
+function verdictsOfOthers(image) {
+  const others = Object.entries(image?.verdicts ?? {}).filter(([reader]) => reader !== state.reader);
+  const said = others.map(([reader, verdict]) => `${reader}: ${verdict}`).join(', ');
+  return said && row(element('span', { className: 'label quiet' }, 'Others'), element('span', { className: 'grow' }, said));
 }
 
 function opinion(image) {
@@ -290,7 +312,7 @@ function submit() {
   const busy = actions.isBusy();
   const all = button('All', actions.submitAll, {
     key: 'submit-all',
-    title: `Save all ${study.usable().length} masks as they are; an image without one that was on the screen is saved as normal`,
+    title: `Save the masks of all ${study.usable().length} images as they are, of others' those that you changed; an image without one that was on the screen is saved as normal`,
     disabled: busy || !study.usable().length,
   });
   const one = button(image ? `Submit ${image.name}: ${what}` : 'Submit', () => actions.submit(), {
@@ -299,7 +321,8 @@ function submit() {
     title: 'Save the mask as it is and go on (Ctrl+Enter)',
     disabled: busy || !image?.restored,
   });
-  const warning = element('footer', {}, 'For research only, not for diagnosis');
+  const reader = state.reader && state.reader !== ANYBODY && `Reader: ${state.reader} · `;
+  const warning = element('footer', {}, reader, 'For research only, not for diagnosis');
   return element('div', { className: 'last' }, row(one, all), warning);
 }
 

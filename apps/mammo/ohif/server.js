@@ -23,11 +23,20 @@ class ServerError extends Error {
  * An image of a study as the server knows it; its spacing (row, column) is in mm of the breast, null if unknown.
  * @typedef {{id: string, study: string, series: string, sop: string, view: ?string, laterality: ?string,
  *   rows: number, columns: number, spacing: ?number[], labelled: boolean, verdict: ?string, readers: string[],
- *   problem: ?string, revision: number|undefined}} ImageRow `revision` of the reader's own label, as far as the server tells it
+ *   verdicts: Object<string, string>, problem: ?string, revision: number|undefined}} ImageRow `verdict` is the reader's own
+ *   of all `verdicts` by reader, `revision` that of the reader's own label, as far as the server tells it
  */
 
 /** What the server offers: models, trainers and strategies. */
 export const info = () => json('/info/');
+
+/** The server's name for everybody where nobody has to say who they are, as `ANYBODY` of users.py. */
+export const ANYBODY = 'annotator';
+
+let opener = ''; // of this page: all requests say it, and are refused (409) once somebody else is logged in
+
+/** The name of whoever opened this page. */
+export const reader = async () => (opener ||= (await json('/auth/token/valid')).username);
 
 /** The images of a study: `ImageRow[]`. */
 export const images = study => json(`/mammo/studies/${encodeURIComponent(study)}`);
@@ -99,10 +108,13 @@ export async function saveMask(image, mask, origin) {
   return json(`/datastore/label?image=${encodeURIComponent(image.id)}&tag=final`, { method: 'PUT', body });
 }
 
+/** The name of whoever has a study in hand; '' if nobody has. */
+export const holderOf = async study => (await json('/mammo/worklist')).find(lease => lease.case === study)?.user ?? '';
+
 /** Let others have the case of an image, which is not finished. */
 export const handBack = image => json(`/mammo/worklist/${encodeURIComponent(image)}`, { method: 'DELETE' });
 
-/** Save a reader's verdict on an image, `complete` or `incomplete`. */
+/** Save a reader's verdict on an image, `complete` or `incomplete`; null takes it back. */
 export const saveVerdict = (image, verdict) =>
   json(`/datastore/image/info?image=${encodeURIComponent(image.id)}`, {
     method: 'PUT',
@@ -152,10 +164,11 @@ async function json(path, options) {
   return (await request(path, options)).json();
 }
 
-async function request(path, options) {
+async function request(path, options = {}) {
   let response;
+  const headers = { ...options.headers, ...(opener && { 'Mammo-Reader': opener }) };
   try {
-    response = await fetch(path, { credentials: 'same-origin', ...options });
+    response = await fetch(path, { credentials: 'same-origin', ...options, headers });
   } catch {
     throw new ServerError(0, 'The server does not answer', 'See whether it still runs, then try again');
   }

@@ -26,6 +26,16 @@ class StudyImage {
     this.quality = null; // the model's verdict
   }
 
+  /** Whether the reader has submitted it. */
+  get isOwn() {
+    return this.revision > 0;
+  }
+
+  /** Whether others have submitted it, and the reader has not. */
+  get isOthers() {
+    return this.labelled && !this.isOwn;
+  }
+
   /** Side, view, and whether it shows a part of the breast. */
   get place() {
     const instance = this.displaySet?.instances?.[0];
@@ -42,7 +52,9 @@ class StudyImage {
 const inWords = (laterality, view, partial) => [laterality, view, partial && '(part)'].filter(Boolean).join(' ');
 
 export const state = {
+  reader: '', // name of whoever opened this page
   study: '',
+  holder: '', // another reader, who has it in hand
   /** @type {StudyImage[]} */
   images: [],
   /** @type {?StudyImage} */
@@ -77,11 +89,14 @@ export async function open(studies) {
   if (study !== state.study) {
     Object.assign(state, { study, images: [], active: null });
   }
-  state.problem = null;
+  Object.assign(state, { problem: null, holder: '' });
   try {
+    state.reader = await server.reader();
     const rows = await server.images(study);
     const former = new Map(state.images.map(image => [image.id, image]));
     state.images = rows.map(row => Object.assign(former.get(row.id) ?? new StudyImage(row), row));
+    const holder = await server.holderOf(study);
+    state.holder = [state.reader, server.ANYBODY].includes(holder) ? '' : holder;
   } catch (error) {
     state.problem = error;
   }
@@ -168,7 +183,10 @@ function imageOf(instance) {
 }
 
 /** The place of a display set's image in the way a study hangs; OHIF asks for it. */
-export function placeOf(displaySet) {
+export const placeOf = displaySet => places().get(displaySet.displaySetInstanceUID) ?? '';
+
+/** The place of every mammogram, by the UID of its display set. */
+export function places() {
   // What is stored as film is a mammogram if the server says so; MG hangs even where it does not know the image yet.
   const isMammogram = set => set.Modality === 'MG' || imageOf(set.instances?.[0]);
   const sets = ohif.services.displaySetService.getActiveDisplaySets().filter(isMammogram);
@@ -185,7 +203,7 @@ export function placeOf(displaySet) {
       partial: header.partial || Boolean(known?.problem),
     };
   });
-  return placesOf(images).get(displaySet.displaySetInstanceUID) ?? '';
+  return placesOf(images);
 }
 
 function bind() {

@@ -12,7 +12,7 @@ let diameter = BRUSH.usual;
 let units = 1; // of the active image's world, per mm
 let marked = () => {};
 
-/** Make the lesion tool and put it into the viewports' tool group. @param onMark gets `(viewportId, mark)` */
+/** Make the lesion tool and put it into the viewports' tool group. @param onMark gets `(viewportId, mark)`, see `mark` */
 export function installTools(onMark) {
   marked = onMark;
   const { cornerstoneTools } = ohif.libraries;
@@ -127,12 +127,10 @@ function viewportAt(target) {
   return cornerstone.getEnabledElements().find(({ viewport }) => viewport.element.contains(target))?.viewport.id;
 }
 
-/** The pixel [row, column] of a viewport's image at a place of the world, within the image. */
+/** The pixel [row, column] of a viewport's image at a place of the world; beside the image, where it would lie. */
 function pixelAt(viewport, world) {
-  const { imageData, dimensions } = viewport.getImageData();
-  const [column, row] = imageData.worldToIndex(world);
-  const within = (value, size) => Math.min(size - 1, Math.max(0, Math.round(value)));
-  return [within(row, dimensions[1]), within(column, dimensions[0])];
+  const [column, row] = viewport.getImageData().imageData.worldToIndex(world);
+  return [Math.round(row), Math.round(column)];
 }
 
 function lesionTool(BaseTool) {
@@ -171,19 +169,23 @@ function lesionTool(BaseTool) {
       this.start = null;
       const { viewport } = ohif.libraries.cornerstone.getEnabledElement(element);
       const drawn = currentPoints.canvas.map((value, axis) => Math.abs(value - canvas[axis]));
-      marked(viewport.id, mark(pixelAt(viewport, world), pixelAt(viewport, currentPoints.world), drawn));
+      const { dimensions } = viewport.getImageData();
+      const corners = [world, currentPoints.world].map(place => pixelAt(viewport, place));
+      marked(viewport.id, mark(...corners, drawn, [dimensions[1], dimensions[0]]));
     }
   };
 }
 
-/** A click as a point, a drag as a half-open box, as the server wants them. */
-function mark(from, to, drawn) {
-  if (Math.max(...drawn) < SMALLEST_BOX) {
-    return { point: from };
+/** A click as a point, a drag as a half-open box within the image, as the server wants them; null beside the image. */
+function mark(from, to, drawn, size) {
+  const isPoint = Math.max(...drawn) < SMALLEST_BOX;
+  const [first, last] = isPoint ? [from, from] : [from, to];
+  const lower = size.map((_, axis) => Math.max(0, Math.min(first[axis], last[axis])));
+  const upper = size.map((length, axis) => Math.min(length, Math.max(first[axis], last[axis]) + 1));
+  if (lower.some((value, axis) => value >= upper[axis])) {
+    return null;
   }
-  const lower = [0, 1].map(axis => Math.min(from[axis], to[axis]));
-  const upper = [0, 1].map(axis => Math.max(from[axis], to[axis]) + 1);
-  return { box: [...lower, ...upper] };
+  return isPoint ? { point: lower } : { box: [...lower, ...upper] };
 }
 
 function newFrame() {
