@@ -186,6 +186,9 @@ def test_3d_slicer_gets_its_token_by_its_own_routes() -> None:
     assert given.json() == {"access_token": TOKENS["anna"], "token_type": "Bearer"}
     assert client.get("/auth/token/valid", headers=BEARER).json() == {"username": "anna"}
     assert client.post("/auth/token", data={"username": "bert", "password": TOKENS["anna"]}).status_code == 401
+    for_all = guarded({ANYBODY: TOKENS["anna"]})
+    assert for_all.post("/auth/token", data={"username": "bert", "password": TOKENS["anna"]}).status_code == 200
+    assert for_all.post("/auth/token", data={"username": "bert", "password": "another"}).status_code == 401
 
 
 def test_pages_of_other_sites_change_nothing_and_read_nothing() -> None:

@@ -135,7 +135,9 @@ class Guard:
         foreign = origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if foreign or (origin is not None and origin.lower().partition("://")[2] != own and origin not in self.origins):
             raise RequestRefused(
-                403, "the request comes from a page of another site", "Open that site in --conf origins if it is yours"
+                403,
+                "the request comes from a page of another site",
+                "Open that site in --conf origins if it is yours; a proxy in front must pass on the browser's Host",
             )
 
 
