@@ -183,7 +183,7 @@ class SegmentationReport(Report):
         if self.masks and self.output_dir is not None:
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
         if self.detections:
-            peaks, found["lesions"] = candidates(np.asarray(torch.as_tensor(output["probability"]).cpu())[0], label)
+            peaks, found["lesions"] = candidates(_of_the_tumour(output["probability"]), label)
             found["candidates"] = " ".join(f"{probability:.6g}:{lesion}" for probability, lesion in peaks)
         return found
 
@@ -223,6 +223,13 @@ class QualityReport(Report):
     def extra(self, records: Sequence[Record]) -> dict[str, Any]:
         """The confusion matrix."""
         return {"confusion_matrix": confusion_matrix(records)}
+
+
+def _of_the_tumour(probability: Any) -> np.ndarray:
+    """(rows, columns), of (1, rows, columns); a background's beside it would be taken for the tumour's unseen."""
+    if len(probability) != 1:
+        raise ValueError(f"the probability has {len(probability)} channels: the report takes the tumour's alone")
+    return np.asarray(torch.as_tensor(probability).cpu())[0]
 
 
 def _spacing(output: Mapping[str, Any]) -> list[float] | None:

@@ -39,7 +39,9 @@ class HysteresisThresholdd(MapTransform):
         low: the threshold of the mask.
     """
 
-    def __init__(self, keys: KeysCollection, high: float, low: float = 0.5, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, *, high: float, low: float = 0.5, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.low, self.high = low, high
 

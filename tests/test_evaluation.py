@@ -193,3 +193,11 @@ def test_one_class_alone_has_no_auc():
     metrics = quality_metrics([{"label": 1, "probability": 0.7}])
     assert math.isnan(metrics["auc_incomplete"])
     assert math.isnan(metrics["recall_complete"])
+
+
+def test_a_probability_of_two_classes_is_no_tumours():
+    image = {"pred": np.ones((1, 4, 4)), "reference": np.ones((1, 4, 4)), "patient": "P"}
+    report = SegmentationReport("reference", detections=True)
+    assert report.record({**image, "probability": torch.full((1, 4, 4), 0.9)})["candidates"].startswith("0.9:1")
+    with pytest.raises(ValueError, match="2 channels"):
+        report.record({**image, "probability": torch.full((2, 4, 4), 0.5)})

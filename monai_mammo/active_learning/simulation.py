@@ -114,7 +114,7 @@ def _claim(out: Path, setup: Setup) -> None:
     file = out / "setup.json"
     digests = {"datalist": sha256(Path(setup.dataset_dir) / "dataset.json")}
     if setup.initial_weights is not None:
-        digests["weights"] = sha256(setup.initial_weights)
+        digests["initial_weights_sha256"] = sha256(setup.initial_weights)
     wanted = json.loads(json.dumps({**asdict(setup), **digests}))
     if not file.exists():
         write_json(file, wanted)
@@ -123,7 +123,8 @@ def _claim(out: Path, setup: Setup) -> None:
     other = [
         f"{key} is {found.get(key)!r} there, {value!r} here"
         for key, value in wanted.items()
-        if _meant(key, found.get(key)) != _meant(key, value)
+        if (key in found or key not in digests)  # an earlier version's folder has fewer of them
+        and _meant(key, found.get(key)) != _meant(key, value)
     ]
     if other:
         raise MammogramError(

@@ -121,7 +121,9 @@ def _numbers(table: Path, where: str, key: str, cell: str) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != len(form.split()) or not all(map(math.isfinite, numbers)) or not plausible(numbers):
-        raise MammogramError(table, f"{where} has the {key} {cell[:40]}", f"Write {form}: numbers with spaces between")
+        raise MammogramError(
+            table, f"{where} has the {key} {cell[:40]}", f"Write {form}: numbers with a decimal point, spaces between"
+        )
     return [int(number) if number.is_integer() else number for number in numbers]
 
 

@@ -21,6 +21,7 @@ from monai_mammo.dicom.pixels import MAX_PIXELS, Layout, check_layout, read_stor
 from monai_mammo.dicom.raster import Raster, read_raster, sniff, to_labels, to_unit
 
 _HEAD = 352  # bytes; the longest signature, NIfTI's, ends there
+_OTHERS = (b"%PDF", b"PK\3\4", b"MZ", b"\x7fELF", b"\xd0\xcf\x11\xe0", b"\0\0\0\1Bud1")  # office and system files
 _ENDINGS = {".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".gz", ".nrrd"}
 
 
@@ -102,8 +103,9 @@ def read_mask_with_affine(path: str | PathLike[str]) -> tuple[np.ndarray, np.nda
 def is_other_file(path: Path) -> bool:
     """Whether a file is clearly no image of any format: a report in PDF, a viewer's program beside a study.
 
-    For whoever takes all images of a folder. A file that has an image's ending, or none and no text in it, may be a
-    damaged image; so may an empty one, and one that cannot be opened.
+    For whoever takes all images of a folder. Only what is known by its content is: documents, archives, programs and
+    text without an image's ending. All else may be a damaged image or one in a format that is not read, and whoever
+    gave it should be told.
     """
     try:
         with path.open("rb") as file:
@@ -113,7 +115,7 @@ def is_other_file(path: Path) -> bool:
     ending = path.suffix.lower()
     if not head or ending in _ENDINGS or _kind(path, head) is not None:
         return False
-    return bool(ending.strip(".0123456789")) or (head.isascii() and b"\0" not in head)
+    return head.startswith(_OTHERS) or (head.isascii() and b"\0" not in head)
 
 
 def _kind(path: Path, head: bytes) -> str | None:

@@ -206,6 +206,8 @@ def test_an_origin_that_is_named_may_use_the_server() -> None:
     client = guarded(TOKENS, origins="https://viewer.org")
     asked = {"Origin": "https://viewer.org", "Access-Control-Request-Method": "POST"}
     assert client.options("/change", headers=asked).headers["access-control-allow-origin"] == "https://viewer.org"
+    named = {**asked, "Access-Control-Request-Headers": "authorization, mammo-reader"}
+    assert client.options("/change", headers=named).status_code == 200
     assert client.post("/change", headers={**BEARER, "Origin": "https://viewer.org"}).status_code == 200
     assert client.post("/change", headers={**BEARER, "Origin": "https://evil.org"}).status_code == 403
     with pytest.raises(ValueError, match="no origin"):
@@ -305,6 +307,8 @@ def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(
     assert not read_users({}, {})
     with pytest.raises(ValueError, match="MAMMO_TOKEN"):
         read_users({"token": TOKENS["anna"]}, {})
+    with pytest.raises(ValueError, match="--conf users"):  # an earlier version's variable: no server opens unseen
+        read_users({}, {"MAMMO_USERS": str(file)})
 
 
 @pytest.mark.parametrize(

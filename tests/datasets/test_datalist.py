@@ -161,6 +161,7 @@ def test_what_is_clearly_no_image_is_passed_over_and_counted_and_what_may_be_a_d
         "a.zip": b"PK\3\4\0",
     }
     damaged = {"page.dcm": b"<html>not found</html>", "IM0001": bytes(600), "1.2.826.7": bytes(600), "IM0002": b""}
+    damaged |= {"film.bmp": b"BM\0\0\xff", "scan.CC": b"\xff" * 600}  # unread formats, headers torn off
     for name, content in (others | damaged).items():
         (tmp_path / name).write_bytes(content)
     mammogram(tmp_path / "named.pdf")

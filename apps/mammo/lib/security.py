@@ -295,7 +295,7 @@ def install_guard(server: FastAPI, conf: Mapping[str, str], users: Users) -> Non
         CORSMiddleware,
         allow_origins=origins,
         allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Accept"],
+        allow_headers=["Authorization", "Content-Type", "Accept", READER],
     )
     server.user_middleware[:0] = [cors, guard] if origins else [guard]
     server.middleware_stack = None

@@ -102,6 +102,8 @@ def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users
             f"a token on the command line is seen by others: set the environment variable {TOKEN_VARIABLE}, or name a "
             "file of users with --conf users"
         )
+    if "MAMMO_USERS" in environment:  # once the name of that file; passed over, the server would be open
+        raise ValueError("the variable MAMMO_USERS counts no longer: name the file with --conf users, and unset it")
     tokens = {}
     file = conf.get("users")
     if file:
