@@ -33,7 +33,7 @@ from lib.routes import install as install_own_routes
 from lib.scoring import Scoring
 from lib.security import install_guard
 from lib.sessions import BoundedSessions
-from lib.settings import device, is_on, mebibytes, number, whole_number
+from lib.settings import device, folder, is_on, mebibytes, number, whole_number
 from lib.strategies import DESCRIPTIONS, CaseChoice
 from lib.trainers import BundleTraining
 from lib.training_routes import install as install_training_routes
@@ -74,7 +74,7 @@ class MammoApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         here = Path(app_dir).resolve()
         self.bundles = Path(conf.get("bundles") or here.parents[1] / "bundles").resolve()
-        self.weights = Path(conf.get("weights") or here / "model").resolve()
+        self.weights = folder(conf, "weights") or here / "model"
         self._server = sys.modules.get("monailabel.app")  # absent in the process of a training or of a batch
         keep_patients_out_of_logs()
         self._device = device(conf)
@@ -98,7 +98,7 @@ class MammoApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         """The images of the studies folder, or of the archive at that address."""
-        labels = Path(self.conf["labels"]).resolve() if self.conf.get("labels") else None
+        labels = folder(self.conf, "labels")
         if not self.studies.startswith(("http://", "https://")):
             if self._server:
                 check_studies(Path(self.studies))

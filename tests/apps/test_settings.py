@@ -24,6 +24,17 @@ def test_an_app_does_not_start_with_a_setting_that_cannot_work(tmp_path: Path, k
         MammoApp(str(APP), str(tmp_path / "studies"), {"weights": str(tmp_path), key: value})
 
 
+@pytest.mark.parametrize("key", ["weights", "labels"])
+def test_a_folder_to_write_to_is_made_or_refused_by_name(tmp_path: Path, key: str) -> None:
+    conf = {"weights": str(tmp_path / "weights")}
+    app = MammoApp(str(APP), str(tmp_path / "studies"), {**conf, key: str(tmp_path / "new" / key)})
+    assert (tmp_path / "new" / key).is_dir()
+    assert app.weights == (tmp_path / "new" / key if key == "weights" else tmp_path / "weights")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=f"^conf {key}: .* is no place for a folder"):
+        MammoApp(str(APP), str(tmp_path / "studies"), {**conf, key: str(tmp_path / "file")})
+
+
 def test_a_setting_in_mib_is_a_whole_number_or_refused_by_name() -> None:
     assert mebibytes({}, "recent_images") == 512 * 2**20
     assert mebibytes({"recent_images": "0"}, "recent_images") == 0

@@ -1,12 +1,13 @@
 """Settings (`--conf <key> <value>`) as what they mean. One that cannot be used ends the start, and is named.
 
-Not here: paths, users and origins, which those read that use them.
+Not here: users and origins, which those read that use them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -59,6 +60,22 @@ def is_on(conf: Mapping[str, str], key: str) -> bool:
     if value not in ("on", "off"):
         raise _unusable(conf, key, "neither on nor off")
     return value == "on"
+
+
+def folder(conf: Mapping[str, str], key: str) -> Path | None:
+    """A setting that is a folder to write to, made if it is missing; None where it is not set.
+
+    Raises:
+        ValueError: there can be no folder.
+    """
+    if not conf.get(key):
+        return None
+    path = Path(conf[key]).resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(conf, key, f"no place for a folder ({error.strerror})") from None
+    return path
 
 
 def device(conf: Mapping[str, str]) -> str | None:
