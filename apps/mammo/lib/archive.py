@@ -6,6 +6,7 @@ labels, and what a result holds.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -55,7 +56,7 @@ T = TypeVar("T")
 class _Series(NamedTuple):
     study: str
     series: str
-    stamp: str
+    images: str  # their number
 
 
 class Archive:
@@ -74,6 +75,8 @@ class Archive:
 
     description = "Mammograms of a DICOMweb archive, one id per SOP instance"
     rescan_seconds = 10.0
+    retry_seconds = 3600.0
+    """After so long a scan lists an image again that could not be read: it may have been mended under its UID."""
     in_turn = 10
     """Series that seem unchanged, of which a scan asks all the same: an image may have taken another's place."""
     missed: str | None = None
@@ -116,7 +119,7 @@ class Archive:
         same: list[_Series] = []
         for entry in sorted(self._series(), key=lambda entry: self._asked_at.get(entry.series, 0.0)):
             images = former[entry.series]
-            unchanged = images and all(image.stamp == entry.stamp for image in images)
+            unchanged = images and all(image.stamp.rpartition("-")[0] == entry.images for image in images)
             (same if unchanged else changed).append(entry)
         found = [image for entry in same[self.in_turn :] for image in former[entry.series]]
         asked = changed + same[: self.in_turn]
@@ -132,25 +135,43 @@ class Archive:
         return file
 
     def path(self, image: ImageFile) -> Path:
-        """Where the image's file is once it has been retrieved."""
-        return self.cache / f"{image.file}.dcm"
+        """Where the image's file is once it has been retrieved; elsewhere once its metadata have changed."""
+        return self.cache / f"{image.file}.{image.stamp.rpartition('-')[2]}.dcm"
 
     def retrieve(self, image: ImageFile) -> Path:
-        """The image's file as the archive stores it, from the cache if it is there.
+        """The image's file, from the cache if it is there as the last scan found the image.
 
         Raises:
-            RequestRefused: the archive does not have it (404), does not answer (503), fails, or sends no DICOM object
-                (502).
+            RequestRefused: as of `fetch`.
         """
         path = self.path(image)
         try:
             _used(path, time.time())
         except FileNotFoundError:
-            content = self._asked(lambda: self._sent(image))
-            with replacing(path) as partial:
-                partial.write_bytes(content)
-            self._evict()
+            return self.fetch(image)
         return path
+
+    def fetch(self, image: ImageFile) -> Path:
+        """The image's file as the archive stores it now, whatever the cache has.
+
+        Raises:
+            RequestRefused: the archive does not have it (404), does not answer (503), fails, or sends no DICOM object
+                (502).
+        """
+        path, until = self.path(image), time.time()
+        content = self._asked(lambda: self._sent(image))
+        with suppress(FileNotFoundError):  # a training may hold it
+            until = max(until, path.stat().st_mtime)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+            os.utime(partial, (until, until))
+        self._remove_former(image)
+        self._evict()
+        return path
+
+    def discard(self, image: ImageFile) -> None:
+        """Forget the image's file, which cannot be read: the archive may have another the next time."""
+        self.path(image).unlink(missing_ok=True)
 
     def hold(self, image: ImageFile) -> Path:
         """As `retrieve`; the file stays for `HELD_SECONDS` whatever else is retrieved."""
@@ -196,7 +217,7 @@ class Archive:
         return self._asked(lambda: any(_text(entry, _SOP) == sop for entry in search(*series, search_filters=wanted)))
 
     def _series(self) -> Iterator[_Series]:
-        """Study, series and stamp of every series that matches the query."""
+        """Study, series and number of images of every series that matches the query."""
         filters = dict(MAMMOGRAMS if self.query is None else self.query)
         fields = ["NumberOfSeriesRelatedInstances"]
         search = self._client.search_for_series
@@ -232,6 +253,16 @@ class Archive:
         if not told:
             raise RequestRefused(502, "the archive tells of no image of it", AGAIN)
         return told
+
+    def _remove_former(self, image: ImageFile) -> None:
+        """Delete the files of what an image was before it changed, but those that a training holds."""
+        # By the whole name: one UID may be the beginning of another.
+        name = re.compile(rf"{re.escape(image.file)}(\.[0-9a-f]{{16}})?\.dcm")
+        for file in self.cache.glob(f"{image.file}.*dcm"):
+            if name.fullmatch(file.name) and file != self.path(image):
+                with suppress(FileNotFoundError):
+                    if file.stat().st_mtime <= time.time():
+                        file.unlink()
 
     def _evict(self) -> None:
         """Delete cached files, oldest use first, until the cache is as small as it should be."""
@@ -330,11 +361,21 @@ def _check_taken(answer: Dataset, sop: str) -> None:
         raise RequestRefused(502, f"the archive did not {reason}", AGAIN)
 
 
-def _image(entry: dict[str, Any], study: str, series: str, stamp: str) -> ImageFile:
+def _stamp(count: str, entry: dict[str, Any]) -> str:
+    """An image's stamp: its series' number of images, and a digest of all that the archive tells of the image itself.
+
+    Without addresses, which may differ from one answer to the next.
+    """
+    told = {tag: value for tag, value in entry.items() if "BulkDataURI" not in value and value.get("vr") != "UR"}
+    return f"{count}-{digest(json.dumps(told, sort_keys=True))}"
+
+
+def _image(entry: dict[str, Any], study: str, series: str, count: str) -> ImageFile:
     """An instance from its metadata in DICOM JSON (PS3.18 F.2)."""
     sop = _text(entry, _SOP)
     if not is_uid(sop):
         return _unusable(digest(sop), "", study, series, "its SOPInstanceUID is none")
+    stamp = _stamp(count, entry)
     wanted = {tag: value for tag, value in entry.items() if tag.upper() in _WANTED and "BulkDataURI" not in value}
     path = Path(sop)
     try:

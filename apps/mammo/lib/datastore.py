@@ -94,6 +94,7 @@ class MammogramDatastore(Datastore):
         image = self.image(image_id)
         if image.problem:
             self.index.look_again()  # it may have been replaced since
+            self.index.try_again(image_id)
             image = self.image(image_id)
         if image.problem:
             raise image.refused()

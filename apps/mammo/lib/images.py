@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -74,6 +75,7 @@ class StudiesFolder:
     name: str
     description = "Mammograms of a local folder, one id per image file"
     rescan_seconds = 1.0
+    retry_seconds = math.inf  # a mended file has another stamp
     missed: str | None = None  # nothing, ever
 
     def __init__(self, folder: str | Path) -> None:
@@ -108,6 +110,13 @@ class StudiesFolder:
     def retrieve(self, image: ImageFile) -> Path:
         """The image's file, which is here already."""
         return self.path(image)
+
+    def fetch(self, image: ImageFile) -> Path:
+        """The image's file, which is always as it is now."""
+        return self.path(image)
+
+    def discard(self, image: ImageFile) -> None:
+        """An original stays, readable or not."""
 
     def hold(self, image: ImageFile) -> Path:
         """The image's file, which stays."""

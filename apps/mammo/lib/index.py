@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -111,13 +112,29 @@ class ImageIndex:
                 self._scanning.release()
 
     def report_unreadable(self, image_id: str, reason: str, remedy: str) -> None:
-        """Note that an image's pixels cannot be read, which its header did not show, until the image changes."""
+        """Note that an image's pixels cannot be read, which its header did not show, until the image changes.
+
+        An archive's may change without a sign: see `try_again`, and `Archive.retry_seconds`.
+        """
         with self._lock, self._between_processes:
             image = dataclasses.replace(self.known(image_id), problem=reason, remedy=remedy)
             index = read_json(self._file)
-            index["images"][image.file] = dataclasses.asdict(image)
-            write_json(self._file, index)
-            self._images[image_id] = image
+            index.setdefault("unreadable", {})[image.file] = time.time()
+            self._keep(image_id, image, index)
+        self.origin.discard(image)
+
+    def try_again(self, image_id: str) -> None:
+        """Forget that an archive's image was reported unreadable, if that is so long ago that a scan would be due."""
+        with self._lock, self._between_processes:
+            image, index = self.known(image_id), read_json(self._file)
+            reported = index.get("unreadable", {}).pop(image.file, math.inf)
+            if isinstance(self.origin, Archive) and time.time() - reported >= self.origin.rescan_seconds:
+                self._keep(image_id, dataclasses.replace(image, problem=None, remedy=None), index)
+
+    def _keep(self, image_id: str, image: ImageFile, index: dict[str, Any]) -> None:
+        index["images"][image.file] = dataclasses.asdict(image)
+        write_json(self._file, index)
+        self._images[image_id] = image
 
     def _is_old(self) -> bool:
         return time.monotonic() - self._scanned > max(self.origin.rescan_seconds, min(10 * self._busy, _LONGEST_PAUSE))
@@ -157,10 +174,11 @@ class ImageIndex:
             index = read_json(self._file)
             ids, noted = index.get("ids", {}), _images(index)
             taken = {image_id.lower() for image_id in ids.values()}
-            images = {}
+            images, reported = {}, index.get("unreadable", {})
             for image in found:
                 former = noted.get(image.file)
-                if former and former.problem and former.stamp == image.stamp:
+                due = not image.problem and time.time() - reported.get(image.file, 0.0) > self.origin.retry_seconds
+                if former and former.problem and former.stamp == image.stamp and not due:
                     image = former  # found unreadable since it was looked at
                 elif image.problem and (former is None or former.stamp != image.stamp):
                     logger.warning("an image cannot be used, /info/ names it: %s", image.problem)
@@ -170,7 +188,8 @@ class ImageIndex:
                 images[image.file] = image
             if images != noted:
                 entries = {file: dataclasses.asdict(image) for file, image in images.items()}
-                write_json(self._file, {"ids": ids, "images": entries})
+                reported = {file: at for file, at in reported.items() if images.get(file) == noted.get(file)}
+                write_json(self._file, {"ids": ids, "images": entries, "unreadable": reported})
             self._images = _listed(ids, images)
 
 

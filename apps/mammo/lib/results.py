@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pydicom
 from filelock import FileLock, Timeout
+from pydicom.config import disable_value_validation
 
-from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.reader import read_mask
 from monai_mammo.dicom.segmentation import Method, write_segmentation
 from monai_mammo.files import digest, write_json
@@ -30,11 +32,16 @@ from .labels import FINAL, Labels
 logger = logging.getLogger(__name__)
 
 
+_REPEATED = (
+    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "Rows", "Columns"
+)  # fmt: skip
+
+
 class Origin(Protocol):
     """What is needed here of the place where images come from."""
 
-    def retrieve(self, image: ImageFile) -> Path:
-        """The image's file."""
+    def fetch(self, image: ImageFile) -> Path:
+        """The image's file as it is now."""
 
     def store(self, file: Path) -> None:
         """Take a result."""
@@ -150,16 +157,18 @@ class Results:
     def _written(self, image_id: str, image: ImageFile, mask: np.ndarray, info: dict[str, Any], target: Path) -> str:
         """Write the SEG, or take the one that an earlier attempt wrote, so that no two are stored of one label.
 
+        The image is asked for anew: a patient may have been corrected under the same UID, and the result names them.
+
         Returns:
             its SOPInstanceUID.
         """
-        former = self.labels.segmentation(image_id, info["reader"])
-        if former:
+        source, former = self.origin.fetch(image), self.labels.segmentation(image_id, info["reader"])
+        if former and _repeated(former) == _repeated(source):
             shutil.copyfile(former, target)
             return str(info["segmentation"])
         written = write_segmentation(
             target,
-            self.origin.retrieve(image),
+            source,
             named_masks(mask, info),
             creator=info["reader"],
             method=method_of(info),
@@ -172,6 +181,13 @@ class Results:
         if entry.stem not in self._complained:
             logger.warning(message)
         self._complained.add(entry.stem)
+
+
+def _repeated(file: Path) -> list[str]:
+    """What an image and its SEG have in common, so that an archive files them together: patient, study and size."""
+    with disable_value_validation(), refusing(file, "its header cannot be read", "Export the image again"):
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_REPEATED))
+        return [str(header.get(keyword) or "") for keyword in _REPEATED]
 
 
 def _names_a_label(entry: dict[str, Any]) -> bool:
