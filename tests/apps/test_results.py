@@ -100,13 +100,14 @@ def test_the_segments_are_those_that_the_label_names(store: MammogramDatastore) 
     mask = np.zeros((ROWS, COLUMNS))
     mask[3:9, 3:9], mask[20:30, 20:30], mask[50:52, 50:52] = 1, 2, 3
     names = [{"name": "tumour", "idx": 1}, {"name": "calcification", "idx": 2}, {"name": "nipple", "idx": 7}]
+    names.append({"name": "mark", "idx": 3})
     save(store, mask, label_info=names, method="SEMIAUTOMATIC", model="mammo_tumor_segmentation_roi")
     file = store.labels.folder / "final" / "left.dcm"
     found = masks(store, file)
     assert {name: int(pixels.sum()) for name, pixels in found.items()} == {
         "tumour": 36,
         "calcification": 100,
-        "label 3": 4,
+        "mark": 4,
         "nipple": 0,
     }
     segment = pydicom.dcmread(file).SegmentSequence[0]

@@ -86,6 +86,12 @@ def write_volume(path: Path, pixels: np.ndarray, turned: bool = False) -> Path:
     return path
 
 
+def write_label(path: Path, mask: np.ndarray) -> Path:
+    """A mask as a volume of one slice without a place of its own."""
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask[None].astype(np.uint8)), str(path))
+    return path
+
+
 def write_images(studies: Path) -> dict[str, Path]:
     """The same lesion in every format that the app reads, by id."""
     pixels, _ = blob()
@@ -324,7 +330,7 @@ def test_a_second_window_cannot_replace_a_label_that_it_does_not_know(server: Se
         return int(image["revision"])
 
     def save(mask: np.ndarray, **params: Any) -> httpx.Response:
-        content = write_volume(tmp_path / "label.nii.gz", mask).read_bytes()
+        content = write_label(tmp_path / "label.nii.gz", mask).read_bytes()
         return server.http.put(
             "/datastore/label",
             params={"image": "twice"},
@@ -332,7 +338,7 @@ def test_a_second_window_cannot_replace_a_label_that_it_does_not_know(server: Se
             files={"label": ("label.nii.gz", content)},
         )
 
-    drawn, empty = blob()[1] / 255, np.zeros(blob()[1].shape)
+    drawn, empty = blob()[1], np.zeros(blob()[1].shape)
     opened = known()  # by two windows
     assert save(drawn, revision=opened).json()["revision"] == known() == 1
     assert save(drawn, revision=opened).json()["revision"] == known() == 1, "the answer to the first may be lost"
@@ -423,7 +429,7 @@ def test_new_weights_are_served_from_the_next_request_on(server: Server, client:
 def test_no_attribute_of_a_patient_reaches_the_log(server: Server, client: Any, tmp_path: Path) -> None:
     dataset = pydicom.dcmread(write_dicom(server.studies / "logged.dcm", blob()[0], patient=21))
     client.infer(QUALITY, "logged", dict(SLICER))
-    client.save_label("logged", str(write_volume(tmp_path / "label.nii.gz", blob()[1] / 255)))
+    client.save_label("logged", str(write_label(tmp_path / "label.nii.gz", blob()[1])))
     client.info()
     client.next_sample("random", {})
     server.http.get("/dicomweb/studies", params={"PatientID": dataset.PatientID})

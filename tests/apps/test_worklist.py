@@ -125,6 +125,20 @@ def test_when_others_have_everything_in_hand_the_refusal_says_until_when(worklis
     assert refused.value.status == 409
 
 
+def test_a_case_that_is_finished_becomes_free_for_nobody(
+    worklist: Worklist, datastore: MammogramDatastore, clock: Clock, tmp_path: Path
+) -> None:
+    for image_id in ("P1-1", "P1-2"):
+        label(datastore, image_id, tmp_path)
+    worklist.active("ann", "P1-1")  # looks at it again
+    clock.minutes = 10
+    for user in ("bea", "cid"):
+        worklist.choose(user, first)
+    with pytest.raises(RequestRefused) as refused:
+        worklist.choose("dan", first)
+    assert "1970-01-01T00:40:00" in refused.value.remedy
+
+
 def test_a_lease_ends_after_half_an_hour_without_activity_and_goes_on_with_it(worklist: Worklist, clock: Clock) -> None:
     worklist.choose("ann", first)
     clock.minutes = 29

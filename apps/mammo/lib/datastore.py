@@ -25,11 +25,12 @@ from monai_mammo.files import replacing
 from .archive import Archive
 from .errors import RequestRefused, unknown
 from .files import DamagedRecord
+from .grids import on_grid
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension
-from .names import safe_name, with_segments
+from .names import check_named, safe_name, with_segments
 from .results import Results
 from .users import current_user
 
@@ -250,7 +251,9 @@ class MammogramDatastore(Datastore):
     # Labels
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label map of the image's own size; it replaces a former one of the same tag.
+        """Save a label map on the image's own pixel grid; it replaces a former one of the same tag.
+
+        Where its file says that its axes run against the image's, it is kept in the image's order (`grids.on_grid`).
 
         A final label replaces one of the same reader only: another's is kept, but is no longer the one that clients
         see. Of a DICOM image it becomes a DICOM SEG too, which an archive's image brings into the archive.
@@ -259,9 +262,9 @@ class MammogramDatastore(Datastore):
             the label's id, which is the image's.
 
         Raises:
-            RequestRefused: no such image, an unsafe tag, no mask, a mask of another size, or segments without names and
-                values; or, where `label_info` says which `revision` the client knew, there is a newer one of this
-                reader (409).
+            RequestRefused: no such image, an unsafe tag, no mask, a mask of another size or place, segments without
+                names and values, or values that these do not name; or, where `label_info` says which `revision` the
+                client knew, there is a newer one of this reader (409).
         """
         self.keep_label(image_id, label_filename, label_tag, label_info)
         return image_id
@@ -270,11 +273,8 @@ class MammogramDatastore(Datastore):
         """As `save_label`; the label's revision."""
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
         info = with_segments(label_info or {})
-        extension = label_extension(label_filename)
-        try:
-            mask = read_mask(label_filename)
-        except MammogramError as error:
-            raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error
+        label_extension(label_filename)  # another file type is refused
+        mask = _mask(label_filename)
         rows, columns = mask.shape
         if (rows, columns) != (image.rows, image.columns):
             raise RequestRefused(
@@ -283,6 +283,11 @@ class MammogramDatastore(Datastore):
                 "Save the label on the image's own pixel grid",
                 image.file,
             )
+        check_named(mask, info)
+        with on_grid(Path(label_filename), mask, lambda: self.origin.retrieve(image)) as (file, placed):
+            return self._keep(image_id, file, placed, tag, info, reader)
+
+    def _keep(self, image_id: str, file: Path, mask: np.ndarray, tag: str, info: dict[str, Any], reader: str) -> int:
         with self.labels.exclusively():
             present = self.labels.info(image_id, tag, reader).get("revision", 0)
             if present > info.get("revision", present):
@@ -293,9 +298,9 @@ class MammogramDatastore(Datastore):
                     "this label was saved meanwhile in another window",
                     "Save your other work, then reload the page.",
                 )
-            if tag == FINAL and image.sop:
+            if tag == FINAL and self.image(image_id).sop:
                 self.results.announce(image_id, reader)
-            kept = self.labels.save(image_id, Path(label_filename), extension, tag, info, reader)
+            kept = self.labels.save(image_id, file, label_extension(file.name), tag, info, reader)
         self._deliver()
         return int(kept["revision"])
 
@@ -338,8 +343,10 @@ class MammogramDatastore(Datastore):
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what was saved with a label."""
-        self.get_label_uri(label_id, label_tag)
-        self.labels.update(label_id, safe_name(label_tag, "tag"), with_segments(info))
+        file, named = self.get_label_uri(label_id, label_tag), with_segments(info)
+        if "label_info" in info:
+            check_named(_mask(file), named)
+        self.labels.update(label_id, safe_name(label_tag, "tag"), named)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Delete a label; of final labels, the latest of the other readers becomes the one that clients see."""
@@ -388,3 +395,10 @@ class MammogramDatastore(Datastore):
             self.results.deliver_in_background()
         else:
             self.results.deliver()
+
+
+def _mask(file: str) -> np.ndarray:
+    try:
+        return read_mask(file)
+    except MammogramError as error:
+        raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error

@@ -34,14 +34,12 @@ class Geometry:
 def geometry_of(path: Path, shape: tuple[int, ...]) -> Geometry:
     """The geometry that a mask of `shape` (rows, columns) needs to overlay an image file.
 
-    It is remembered for as long as the file stays as it is, for ITK reads a whole file for its header. A file that ITK
-    cannot open (so that no ITK viewer shows it either) gets the identity with a spacing of 1.
+    A file that ITK cannot open (so that no ITK viewer shows it either) gets the identity with a spacing of 1.
 
     Raises:
         RequestRefused: ITK sees an image of another size, over which no mask of this shape can lie.
     """
-    stat = path.stat()
-    seen = _seen_by_itk(path, stat.st_mtime_ns, stat.st_size)
+    seen = seen_by_itk(path)
     if seen is None:
         return Geometry()
     size, geometry = seen
@@ -54,9 +52,21 @@ def geometry_of(path: Path, shape: tuple[int, ...]) -> Geometry:
     return geometry
 
 
+def seen_by_itk(path: Path) -> tuple[tuple[int, ...], Geometry] | None:
+    """Size (x, y, ...) and geometry of a file, None if ITK cannot open it.
+
+    It is remembered for as long as the file stays as it is, for ITK reads a whole file for its header.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    stat = path.stat()
+    return _seen_by_itk(path, stat.st_mtime_ns, stat.st_size)
+
+
 @functools.lru_cache(maxsize=4096)
 def _seen_by_itk(path: Path, modified: int, length: int) -> tuple[tuple[int, ...], Geometry] | None:
-    """Size and geometry of this state of a file, None if ITK cannot open it."""
+    """`seen_by_itk`, of this state of a file."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -9,6 +9,8 @@ import re
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from .errors import RequestRefused
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -45,6 +47,25 @@ def with_segments(info: dict[str, Any]) -> dict[str, Any]:
         raise RequestRefused(400, "'label_info' does not name the label's segments", remedy)
     named = {"label_info": [{**segment, "name": segment["name"].strip()} for segment in segments]}
     return {**info, **(named if segments else {})}
+
+
+def check_named(mask: np.ndarray, info: dict[str, Any]) -> None:
+    """See that the segments of a label's `label_info` name every value of its mask (rows, columns) above 0.
+
+    A tumour of another value than the one that is named so would be taken for another segment, and never be learnt.
+    A label that names no segment is a tumour, whatever its values.
+
+    Raises:
+        RequestRefused: a value has no name (422).
+    """
+    named = {segment["idx"] for segment in info.get("label_info") or [] if segment["idx"] > 0}
+    nameless = sorted(set(np.unique(mask).tolist()) - named - {0})
+    if named and nameless:
+        raise RequestRefused(
+            422,
+            f"'label_info' names no segment for the label's values {', '.join(map(str, nameless))}",
+            f"Name them, too, or save the segments with the values named there: {', '.join(map(str, sorted(named)))}",
+        )
 
 
 def is_uid(text: str) -> bool:

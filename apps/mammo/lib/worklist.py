@@ -8,7 +8,7 @@ chooses among what the worklist leaves it. Not here: the choice (`strategies`), 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -89,7 +89,7 @@ class Worklist:
             tiers = (free, own - given, own) if next_case else (own - given, free, own)
             left = next((tier for tier in tiers if tier), None)
             if left is None and by_case:
-                raise self._all_in_work(leases)
+                raise self._all_in_work(leases[case] for case in set(by_case.values()))
             chosen = strategy(cast(MammogramDatastore, _Part(self.datastore, left or ())))
             if not chosen:
                 return None
@@ -148,8 +148,8 @@ class Worklist:
             lease["given"].append(image_id)
         return float(lease["until"])
 
-    def _all_in_work(self, leases: dict[str, Any]) -> RequestRefused:
-        first = min(lease["until"] for lease in leases.values())
+    def _all_in_work(self, leases: Iterable[dict[str, Any]]) -> RequestRefused:
+        first = min(lease["until"] for lease in leases)
         return RequestRefused(
             409,
             "others have everything in hand that has no label yet",
