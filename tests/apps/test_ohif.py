@@ -178,11 +178,7 @@ def slide(reader: OhifPage, key: str, value: int) -> None:
 def test_a_marked_lesion_gets_the_models_outline(running: Server, reader: OhifPage, tmp_path: Path, kind: str) -> None:
     where = study(running, 2)
     image, sop = where.ids["LMLO"], where.sops["LMLO"]
-    if reader.study() != where.uid:
-        reader.open(where.uid)
-    reader.choose(image)
-    before = reader.labelmap(image, SHAPE)
-    with_lesion_tool(reader)
+    before = ready_to_mark(reader, where.uid, image)
     with reader.page.expect_request(lambda request: LESION in request.url) as asked:
         if kind == "point":
             reader.click(sop, 150, 70)
@@ -200,11 +196,7 @@ def test_a_marked_lesion_gets_the_models_outline(running: Server, reader: OhifPa
 def test_a_mark_beside_the_image_is_not_taken_for_one_at_its_border(running: Server, reader: OhifPage) -> None:
     where = study(running, 2)
     image, sop = where.ids["LMLO"], where.sops["LMLO"]
-    if reader.study() != where.uid:
-        reader.open(where.uid)
-    reader.choose(image)
-    before = reader.labelmap(image, SHAPE)
-    with_lesion_tool(reader)
+    before = ready_to_mark(reader, where.uid, image)
     asked: list[Any] = []
     reader.page.on("request", lambda request: asked.append(request) if LESION in request.url else None)
     edge, columns = reader.viewports()[sop]["box"][2], SHAPE[1]
@@ -225,6 +217,15 @@ def test_a_mark_beside_the_image_is_not_taken_for_one_at_its_border(running: Ser
     [box] = re.findall(r"\"box\":\[(.*?)\]", asked[0].post_data)
     assert [int(value) for value in box.split(",")] == pytest.approx([120, columns - 60, 191, columns], abs=2)
     assert box.endswith(f",{columns}")
+
+
+def ready_to_mark(reader: OhifPage, study_uid: str, image: str) -> np.ndarray:
+    """Choose an image of a study and the lesion tool; the mask that the image has."""
+    if reader.study() != study_uid:
+        reader.open(study_uid)
+    reader.choose(image)
+    with_lesion_tool(reader)
+    return reader.labelmap(image, SHAPE)
 
 
 def with_lesion_tool(reader: OhifPage) -> None:

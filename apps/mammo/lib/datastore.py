@@ -29,7 +29,7 @@ from .grids import on_grid
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
-from .masks import label_extension
+from .masks import label_extension, read_label
 from .names import check_named, safe_name, with_segments
 from .results import Results
 from .users import current_user
@@ -273,8 +273,7 @@ class MammogramDatastore(Datastore):
         """As `save_label`; the label's revision."""
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
         info = with_segments(label_info or {})
-        label_extension(label_filename)  # another file type is refused
-        mask = _mask(label_filename)
+        mask = read_label(Path(label_filename))
         rows, columns = mask.shape
         if (rows, columns) != (image.rows, image.columns):
             raise RequestRefused(
@@ -345,7 +344,7 @@ class MammogramDatastore(Datastore):
         """Add to what was saved with a label."""
         file, named = self.get_label_uri(label_id, label_tag), with_segments(info)
         if "label_info" in info:
-            check_named(_mask(file), named)
+            check_named(read_label(Path(file)), named)
         self.labels.update(label_id, safe_name(label_tag, "tag"), named)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -395,10 +394,3 @@ class MammogramDatastore(Datastore):
             self.results.deliver_in_background()
         else:
             self.results.deliver()
-
-
-def _mask(file: str) -> np.ndarray:
-    try:
-        return read_mask(file)
-    except MammogramError as error:
-        raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error

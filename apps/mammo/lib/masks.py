@@ -1,6 +1,6 @@
 """Masks as files: where a viewer shows an image, and a mask written so that it overlays it.
 
-Not here: reading masks (the library does) and what they mean. Arrays are (rows, columns), files (x, y, 1).
+Not here: what they mean. Arrays are (rows, columns), files (x, y, 1).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import SimpleITK
+
+from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.reader import read_mask
 
 from .errors import RequestRefused
 
@@ -123,6 +126,19 @@ def result_format(request: dict[str, Any]) -> tuple[str, str]:
         if value not in offered:
             raise RequestRefused(400, f"{name} {value!r} is not offered", f"Use one of {', '.join(offered)}")
     return extension, dtype
+
+
+def read_label(path: Path) -> np.ndarray:
+    """The mask (rows, columns) of a label's file.
+
+    Raises:
+        RequestRefused: it is of another type (415), or cannot be read (422).
+    """
+    label_extension(path.name)
+    try:
+        return read_mask(path)
+    except MammogramError as error:
+        raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error
 
 
 def label_extension(name: str) -> str:
