@@ -74,7 +74,8 @@ class RestoreMaskd(Transform):
         negligible: smaller probabilities count as 0.
 
     Raises:
-        MammogramError: the image did not come from `ResampleRegiond`.
+        MammogramError: `ResampleRegiond` did not make the image, or a further transform moved it, before or after; only
+            `Invertd` takes back several.
     """
 
     def __init__(self, pred_key: str = "pred", threshold: float = 0.5, negligible: float = 0.002) -> None:
@@ -99,14 +100,17 @@ class RestoreMaskd(Transform):
 
 
 def _resampling_of(image: Any) -> dict[str, Any]:
-    """What `ResampleRegiond` noted of an image."""
+    """What `ResampleRegiond` noted of an image that nothing else has moved."""
     name = ResampleRegiond.__name__
-    for done in reversed(getattr(image, "applied_operations", [])):
-        if done[TraceKeys.CLASS_NAME] == name:
-            return dict(done)
-    raise MammogramError(
-        source_of(image), f"it does not say which region the network was shown: no {name} made it", f"Put {name} first"
-    )
+    operations = getattr(image, "applied_operations", [])
+    names = [done[TraceKeys.CLASS_NAME] for done in operations]
+    if name not in names:
+        reason = f"it does not say which region the network was shown: no {name} made it"
+        raise MammogramError(source_of(image), reason, f"Put {name} first")
+    if others := [other for other in names if other != name] or names[1:]:
+        reason = f"beside {name} it went through {', '.join(others)}, which this does not take back"
+        raise MammogramError(source_of(image), reason, "Use MONAI's Invertd and AsDiscreted")
+    return dict(operations[0])
 
 
 class SaveMaskd(MapTransform):

@@ -52,7 +52,7 @@ def taps_of(start: int, stop: int, size: int, length: int, mode: str, shrink: bo
 
 
 def resample(img: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor:
-    """One channel (rows, columns) to new rows and columns; the type is kept.
+    """One channel (rows, columns) to new rows and columns; the type is kept, whole numbers are rounded.
 
     Without a padded copy of a region that reaches beyond the image, which would cost more than the rest.
     """
@@ -61,8 +61,10 @@ def resample(img: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor:
         inside = (rows.weight * columns.weight.T).to(img.dtype)
         return img[rows.pixel[:, 0]][:, columns.pixel[:, 0]] * inside
     if len(rows.pixel) < len(img):  # first what makes it smaller
-        return _weigh(columns, _weigh(rows, img.float()).T).T.to(img.dtype)
-    return _weigh(rows, _weigh(columns, img.float().T).T).to(img.dtype)
+        result = _weigh(columns, _weigh(rows, img.float()).T).T
+    else:
+        result = _weigh(rows, _weigh(columns, img.float().T).T)
+    return (result if img.dtype.is_floating_point else result.round()).to(img.dtype)
 
 
 def _weigh(taps: Taps, lines: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import monai.handlers
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
+from monai_mammo.bundles import other_weights
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.files import replacing
 
@@ -69,6 +72,24 @@ def checkpoints_in(directory: str | Path) -> Iterator[Path]:
     return Path(directory).glob("checkpoint_epoch=*.pt")
 
 
+def all_validated(epochs: int, val_interval: int) -> int:
+    """The epochs themselves, if a training that validates every `val_interval` of them ends in one that does.
+
+    What follows the last validation would neither be chosen nor be kept in a checkpoint; where none comes at all, a
+    training would end well and leave the weights that lay there before it.
+
+    Raises:
+        MammogramError: it does not.
+    """
+    if val_interval < 1 or epochs % val_interval:
+        raise MammogramError(
+            "val_interval",
+            f"every {val_interval} of {epochs} epochs are validated, and so not the last, which would be lost",
+            "Give a divisor of epochs, such as 1",
+        )
+    return epochs
+
+
 def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:
     """What one process of a training is seeded with, so that no two draw the same samples.
 
@@ -85,6 +106,42 @@ def seed_of_process(seed: int, rank: int = 0, resumed_from: str = "") -> int:
     """
     epoch = epoch_of(resumed_from)
     return zlib.crc32(f"{seed} {rank} {epoch}".encode()) if rank or epoch else seed
+
+
+class CheckpointLoader(monai.handlers.CheckpointLoader):
+    """MONAI's for trainings, and what an engine's own state must not bring along from the run that it goes on with.
+
+    That is how many steps an epoch had: another number of images, batch size or number of processes makes another,
+    and ignite would go on with the former one, past a part of the images or over them twice.
+
+    Raises:
+        MammogramError: the file is of another network; or of a run with another learning rate, which the optimiser's
+            state brings along in place of the one that is given.
+    """
+
+    def __call__(self, engine: Engine) -> None:
+        """Load, once the training begins."""
+        steps, given = engine.state.epoch_length, self._learning_rates()
+        try:
+            super().__call__(engine)
+        except RuntimeError as error:
+            if network := re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error)):
+                raise other_weights(self.load_path, network[1]) from None
+            raise
+        if steps is not None:
+            engine.state.epoch_length, engine.state.iteration = steps, engine.state.epoch * steps
+        if (kept := self._learning_rates()) != given:
+            raise MammogramError(
+                self.load_path,
+                f"the run that is gone on with has the learning rate {kept[0]:g}, not {given[0]:g}",
+                f"Give --learning_rate {kept[0]:g}; for another one begin anew, from the run's weights with "
+                "--initial_weights",
+            )
+
+    def _learning_rates(self) -> list[float]:
+        """Of the optimiser's groups of parameters, before any schedule; none without an optimiser."""
+        optimizer = self.load_dict.get("optimizer")
+        return [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups] if optimizer else []
 
 
 def begun_from_imagenet(network: torch.nn.Module, weights: str | Path | None) -> torch.nn.Module:

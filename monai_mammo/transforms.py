@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 from monai.utils import TraceKeys, convert_to_numpy, ensure_tuple_rep
 from scipy.ndimage import distance_transform_edt
@@ -248,9 +248,10 @@ class ResampleRegiond(MapTransform, InvertibleTransform):
                 for axis in (0, 1)
             ]
             d[key] = _like(d[key], torch.stack([resample(channel, *lines) for channel in image]))
-            info = {"region": region, "mode": mode, "affine": d[key].affine}
-            d[key].affine = d[key].affine @ _from_region(region, self.size, len(d[key].affine))
-            self.push_transform(d[key], orig_size=shape, extra_info=info)
+            if isinstance(d[key], MetaTensor):
+                info = {"region": region, "mode": mode, "affine": d[key].affine}
+                d[key].affine = d[key].affine @ _from_region(region, self.size, len(d[key].affine))
+                self.push_transform(d[key], orig_size=shape, extra_info=info)
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -295,8 +296,10 @@ def without_meta(img: NdarrayOrTensor) -> torch.Tensor:
     return img.as_tensor() if isinstance(img, MetaTensor) else torch.as_tensor(img)
 
 
-def _like(img: NdarrayOrTensor, pixels: torch.Tensor) -> MetaTensor:
-    """New pixels with an image's metadata and history."""
+def _like(img: NdarrayOrTensor, pixels: torch.Tensor) -> torch.Tensor:
+    """New pixels with an image's metadata and history; without them where MONAI's `set_track_meta` says so."""
+    if not get_track_meta():
+        return pixels
     return MetaTensor(pixels).copy_meta_from(img) if isinstance(img, MetaTensor) else MetaTensor(pixels)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Compose, Flipd, Invertd
 from PIL import Image
 from scipy.ndimage import label
 
@@ -138,6 +138,15 @@ def test_a_region_smaller_than_the_input_comes_back_from_all_its_lines(mode, lin
 def test_a_mask_without_the_region_that_the_network_saw_is_refused():
     with pytest.raises(MammogramError, match=r"film\.png.*which region the network was shown"):
         RestoreMaskd()({"image": image_of(np.zeros((8, 8))), "pred": torch.ones(1, 4, 4)})
+
+
+@pytest.mark.parametrize("order", ["before", "behind"])
+def test_a_mask_of_an_image_that_something_else_moved_is_refused_not_put_at_the_wrong_place(order):
+    steps = [Flipd("image", 0), ResampleRegiond("image", size=(64, 32))]
+    data = {"image": image_of(np.zeros((128, 64))), "region": [0, 0, 128, 64]}
+    data = Compose(steps if order == "before" else steps[::-1])(data)
+    with pytest.raises(MammogramError, match=r"film\.png: beside ResampleRegiond it went through Flip, .*Invertd"):
+        RestoreMaskd()({**data, "pred": torch.ones(1, 64, 32)})
 
 
 def test_no_two_images_or_lesions_share_a_mask_s_file(tmp_path):

@@ -1,6 +1,7 @@
 """What a killed or resumed training leaves behind."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from ignite.engine import Engine
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.training import (
     BestWeights,
+    CheckpointLoader,
+    all_validated,
     checkpoint_to_resume,
     latest_checkpoint,
 )
@@ -96,3 +99,70 @@ def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
     second.load_state_dict(first.state_dict())
     second(evaluator_with(0.8))
     assert (tmp_path / "model.pt").read_bytes() == kept
+
+
+class Run:
+    """A training of one-step schedules, with what a config's `run_state` keeps of it."""
+
+    def __init__(self, steps: int, learning_rate: float = 0.1, features: int = 1) -> None:
+        network = torch.nn.Linear(features, 1)
+        optimizer = torch.optim.Adam(network.parameters(), learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / 5)
+        self.seen: list[int] = []
+        self.trainer = Engine(lambda _, image: self.seen.append(image))
+        self.steps = steps
+        self.state = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "trainer": self.trainer}
+
+    def go(self, epochs: int) -> None:
+        self.trainer.run(range(self.steps), max_epochs=epochs)
+
+    def kept(self, file: Path) -> Path:
+        torch.save({name: part.state_dict() for name, part in self.state.items()}, file)
+        return file
+
+    def go_on_from(self, file: Path) -> None:
+        CheckpointLoader(str(file), self.state).attach(self.trainer)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_run_that_goes_on_with_more_or_fewer_images_sees_each_of_them_once_an_epoch(tmp_path, steps):
+    first = Run(steps=3)
+    first.go(epochs=1)
+    second = Run(steps=steps)
+    second.go_on_from(first.kept(tmp_path / "checkpoint_epoch=1.pt"))
+    second.go(epochs=3)
+    assert second.seen == [*range(steps)] * 2
+    assert (second.trainer.state.epoch, second.trainer.state.iteration) == (3, 3 * steps)
+
+
+def test_a_learning_rate_that_the_checkpoint_would_replace_is_refused_and_the_schedules_own_is_not(tmp_path):
+    first = Run(steps=1)
+    first.state["optimizer"].step()
+    first.state["scheduler"].step()  # its rate is 0.08 by now
+    file = first.kept(tmp_path / "checkpoint_epoch=1.pt")
+    again, other = Run(steps=1), Run(steps=1, learning_rate=0.001)
+    again.go_on_from(file)
+    again.go(epochs=1)
+    assert again.state["optimizer"].param_groups[0]["lr"] == pytest.approx(0.08)
+    other.go_on_from(file)
+    with pytest.raises(
+        MammogramError, match=r"epoch=1\.pt: .* has the learning rate 0\.1, not 0\.001.*--learning_rate 0\.1"
+    ):
+        other.go(epochs=1)
+
+
+def test_weights_to_begin_with_that_are_of_another_network_are_named(tmp_path):
+    file = tmp_path / "former.pt"
+    torch.save(torch.nn.Linear(2, 1).state_dict(), file)
+    run = Run(steps=1)
+    CheckpointLoader(str(file), {"network": run.state["network"]}).attach(run.trainer)
+    with pytest.raises(MammogramError, match=r"former\.pt: these weights are not of this network \(Linear\)"):
+        run.go(epochs=1)
+
+
+@pytest.mark.parametrize(("epochs", "val_interval"), [(3, 2), (3, 5), (3, 0)])
+def test_no_training_begins_whose_last_epoch_would_not_be_validated(epochs, val_interval):
+    """It ended well, and with the weights that lay there before."""
+    with pytest.raises(MammogramError, match=r"val_interval: .*divisor"):
+        all_validated(epochs, val_interval)
+    assert all_validated(6, 3) == 6

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
+from monai.data import MetaTensor, set_track_meta
 from monai.transforms import Compose, Invertd, ScaleIntensityRangePercentilesd
 from PIL import Image
 from scipy.ndimage import center_of_mass, distance_transform_edt
@@ -110,6 +110,25 @@ def test_resampling_is_torchs_over_the_region_with_zeros_beyond_the_image(rows, 
     whole = torch.nn.functional.interpolate(cut_again, size=(height, width), mode="bilinear", antialias=True)[0]
     back = torch.nn.functional.pad(whole, [300] * 4)[:, 300 - row :, 300 - column :][:, :rows, :columns]
     torch.testing.assert_close(step.inverse(cut)["image"].as_tensor(), back, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(torch.uint8, 200), (torch.int16, 1000)])
+def test_whole_numbers_are_rounded_when_resampled_not_cut_off(dtype, value):
+    step = ResampleRegiond("image", size=(64, 50))
+    result = step({"image": torch.full((1, 1000, 777), value, dtype=dtype), "region": [0, 0, 1000, 777]})["image"]
+    assert result.dtype == dtype
+    assert (result == value).all()
+
+
+def test_no_metadata_are_kept_where_monai_is_told_to_keep_none():
+    set_track_meta(False)
+    try:
+        data = {"image": torch.rand(1, 40, 30), "region": [0, 0, 40, 30]}
+        result = Compose([ResampleRegiond("image", size=(20, 15)), ScalePercentilesd("image", 1, 99)])(data)["image"]
+    finally:
+        set_track_meta(True)
+    assert type(result) is torch.Tensor
+    assert result.shape == (1, 20, 15)
 
 
 def test_a_label_of_small_whole_numbers_stays_one_when_resampled():

@@ -209,10 +209,18 @@ def test_a_resumed_run_goes_on_where_the_last_whole_checkpoint_is(case, trained,
     torn = bundle / "run" / "checkpoint_epoch=2.pt"
     torn.write_bytes(torn.read_bytes()[:1000])  # as a process killed while it wrote leaves it
     first = torch.load(bundle / "run" / "checkpoint_epoch=1.pt", weights_only=True)
-    train(case, bundle, phantoms / case.datalist, epochs=2, resume=True, cosine=True, output_dir=str(bundle / "run"))
+    values = {"epochs": 2, "resume": True, "cosine": True, "output_dir": str(bundle / "run"), "batch_size": 1}
+    train(case, bundle, phantoms / case.datalist, **values)
     again = torch.load(torn, weights_only=True)
-    assert again["trainer"]["iteration"] == 2 * first["trainer"]["iteration"]
+    entries = json.loads((phantoms / case.datalist / "dataset.json").read_text())["training"]
+    assert first["trainer"]["iteration"] < len(entries)
+    assert again["trainer"]["iteration"] == 2 * len(entries)  # every image of the epoch, in smaller batches
     assert again["best"]["best"] >= first["best"]["best"]
+
+
+def test_a_training_that_would_end_unvalidated_does_not_begin(case, bundle, phantoms):
+    with raises_cause(MammogramError, r"val_interval: every 2 of 1 epochs .* would be lost\. Give a divisor"):
+        train(case, bundle, phantoms / case.datalist, epochs=1, val_interval=2)
 
 
 def in_two_processes(bundle, entry, files, **values) -> None:
