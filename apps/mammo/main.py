@@ -93,8 +93,7 @@ class MammoApp(MONAILabelApp):
             keep_memory()
             RECENT.keep(mebibytes(self.conf, "recent_images"))
             self._open(self._server.app)
-            if is_on(self.conf, "scoring"):
-                self.scoring.start()
+            self.scoring.start()
 
     def init_datastore(self) -> Datastore:
         """The images of the studies folder, or of the archive at that address."""
@@ -132,7 +131,7 @@ class MammoApp(MONAILabelApp):
         models = {name: self._infers[name].model for name in (SEGMENTATION, QUALITY)}
         # Not beside the labels, which may lie on a network's share, where SQLite's locks do not hold.
         scores = self.weights / "scores" / f"{digest(self.studies)}.sqlite"
-        self.scoring = Scoring(models, self.datastore(), scores)
+        self.scoring = Scoring(models, self.datastore(), scores, is_on(self.conf, "scoring"))
         return {name: CaseChoice(name, self.scoring, seed) for name in DESCRIPTIONS}
 
     def info(self) -> dict[str, Any]:
