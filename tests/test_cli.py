@@ -90,6 +90,7 @@ def test_errors_are_one_line_that_says_what_to_do(root, weights, tmp_path):
         (["--picture", "picture"], "Let it end in .png or .jpg"),
         (["--mode", "foo"], "--mode"),
         (["--mode", "whole", "--point", "4", "5"], "whole mammograms take no point"),
+        (["--mode", "roi"], "nothing marks a lesion. Give its --point ROW COLUMN, or use --mode whole"),
         (["--weights", "mammo_quality_classification.pt"], "not of this network"),
         (["--weights", "note.txt"], "holds no weights"),
         (["--set", "widht=8"], "widht: the bundle's configuration has no such value"),
