@@ -179,7 +179,9 @@ def simulate_active_learning(
     bundles: Annotated[
         Path | None, typer.Option(help="Folder that holds the bundles; by default the repository's.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=0, help="Trainings at a time; each keeps all images in memory.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Trainings at a time; each keeps all images in memory. 0: one, in this process.")
+    ] = 1,
 ) -> None:
     """Replay annotation on labelled data: each strategy's curve against random's. Run again, it goes on."""
     require(*TRAINING)

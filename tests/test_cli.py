@@ -33,6 +33,7 @@ def test_phantoms_come_with_datalists_and_a_contact_sheet(tmp_path):
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 12
     for name in ("segmentation_roi", "segmentation_whole", "quality"):
         assert (tmp_path / "out" / name / "dataset.json").is_file()
+        assert f"datalist: {tmp_path / 'out' / name / 'dataset.json'}" in result.output.splitlines()
     assert Image.open(tmp_path / "out" / "contact_sheet.png").width > 500
 
 
