@@ -1,5 +1,6 @@
 # `make demo`: a server with both models on phantom mammograms.  `make test`: lint, types and tests.
-# Both create the environment first. PYTHON: a Python 3.10 to 3.12. JOBS: tests at a time, about 3 GB each.
+# Both create the environment first. PYTHON: a Python 3.10 to 3.12. PORT: the demo's. JOBS: tests at a time, about 3 GB
+# each.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin

@@ -2,7 +2,7 @@
 
     python benchmarks/server.py [--rows 4000] [--columns 3000] [--repeats 7]
 
-Starts the app on this machine over one phantom of 16 bits, once uncompressed and once as lossless JPEG 2000. In place
+Starts the app on this machine over one phantom of 12 bits, once uncompressed and once as lossless JPEG 2000. In place
 of the network stands a convolution of one pixel that marks the brightest, which takes no time, so that everything else
 is measured exactly; images are not scored in the background. One thread an inference, here and in the server: else one
 client alone would use several cores. Prints medians: (time of /infer) / (time of the reader's decoding of that file),

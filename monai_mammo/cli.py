@@ -54,7 +54,10 @@ def _quietly() -> None:
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Mammograms (DICOM, PNG, NIfTI), or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...", help="Mammograms (DICOM, PNG, JPEG, TIFF, NIfTI, NRRD), or folders of them."
+        ),
     ],
     mask: Annotated[
         Path | None,
@@ -110,6 +113,8 @@ def _predictor(
         raise MammogramError(bundle, "whole mammograms take no point", "Leave out --mode, or --point")
     if "mode" in config_of(bundle, "inference.yaml"):
         overrides = {"mode": "roi" if point else (mode or Mode.whole).value, **overrides}
+        if overrides["mode"] == Mode.roi.value and not point:
+            raise MammogramError(bundle, "nothing marks a lesion", "Give its --point ROW COLUMN, or use --mode whole")
     elif mode or point:
         raise MammogramError(bundle, "this bundle looks at whole images only", "Leave out --mode and --point")
     try:
@@ -174,7 +179,9 @@ def simulate_active_learning(
     bundles: Annotated[
         Path | None, typer.Option(help="Folder that holds the bundles; by default the repository's.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=0, help="Trainings at a time; each keeps all images in memory.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Trainings at a time; each keeps all images in memory. 0: one, in this process.")
+    ] = 1,
 ) -> None:
     """Replay annotation on labelled data: each strategy's curve against random's. Run again, it goes on."""
     require(*TRAINING)

@@ -113,12 +113,13 @@ class LesionRegiond(Transform):
         if d.get("point") is not None:
             row, column = self._numbers(d, "point", 2)
             if not (0 <= row < shape[0] and 0 <= column < shape[1]):
-                raise _unusable(d["image"], f"the point ({row:g}, {column:g}) lies outside the image {shape}")
+                raise _unusable(d["image"], "point", f"the point ({row:g}, {column:g}) lies outside the image {shape}")
             half = self.point_extent * max(shape) / 2
             return [row - half, column - half, row + half, column + half]
         box = bounding_box(first_channel(d["label"]) > 0) if "label" in d else None
         if box is None:
-            raise _unusable(d["image"], "nothing marks a lesion (no box, no point, no non-empty mask)")
+            reason = "nothing marks a lesion (no box, no point, no non-empty mask)"
+            raise MammogramError(source_of(d["image"]), reason, "Give a box or a point, or use --mode whole")
         return box
 
     def _numbers(self, d: Mapping[Hashable, Any], key: str, count: int) -> list[float]:
@@ -127,14 +128,14 @@ class LesionRegiond(Transform):
         except (TypeError, ValueError, OverflowError):
             values = []
         if len(values) != count or not all(map(math.isfinite, values)):
-            raise _unusable(d["image"], f"the {key} {d[key]} is not {count} numbers")
+            raise _unusable(d["image"], key, f"the {key} {d[key]} is not {count} numbers")
         return values
 
     def _checked_box(self, d: Mapping[Hashable, Any], box: list[float], shape: tuple[int, ...]) -> Region:
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise _unusable(d["image"], f"{box} is no box [row0, column0, row1, column1]")
+            raise _unusable(d["image"], "box", f"{box} is no box [row0, column0, row1, column1]")
         if box[0] >= shape[0] or box[1] >= shape[1] or box[2] <= 0 or box[3] <= 0:
-            raise _unusable(d["image"], f"the box {box} lies outside the image {shape}")
+            raise _unusable(d["image"], "box", f"the box {box} lies outside the image {shape}")
         return box
 
 
@@ -327,8 +328,9 @@ def source_of(img: Any) -> str:
     return str(img.meta.get("filename_or_obj", "image")) if isinstance(img, MetaTensor) else "image"
 
 
-def _unusable(img: Any, reason: str) -> MammogramError:
-    return MammogramError(source_of(img), reason, "Give a box or a point inside the image, in (row, column) pixels")
+def _unusable(img: Any, mark: str, reason: str) -> MammogramError:
+    form = {"box": "[row0, column0, row1, column1]", "point": "(row, column)"}[mark]
+    return MammogramError(source_of(img), reason, f"Give a {mark} inside the image, {form} in its pixels")
 
 
 def _require_breast(img: NdarrayOrTensor, outline: np.ndarray | torch.Tensor) -> None:

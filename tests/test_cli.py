@@ -33,6 +33,7 @@ def test_phantoms_come_with_datalists_and_a_contact_sheet(tmp_path):
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 12
     for name in ("segmentation_roi", "segmentation_whole", "quality"):
         assert (tmp_path / "out" / name / "dataset.json").is_file()
+        assert f"datalist: {tmp_path / 'out' / name / 'dataset.json'}" in result.output.splitlines()
     assert Image.open(tmp_path / "out" / "contact_sheet.png").width > 500
 
 
@@ -90,6 +91,7 @@ def test_errors_are_one_line_that_says_what_to_do(root, weights, tmp_path):
         (["--picture", "picture"], "Let it end in .png or .jpg"),
         (["--mode", "foo"], "--mode"),
         (["--mode", "whole", "--point", "4", "5"], "whole mammograms take no point"),
+        (["--mode", "roi"], "nothing marks a lesion. Give its --point ROW COLUMN, or use --mode whole"),
         (["--weights", "mammo_quality_classification.pt"], "not of this network"),
         (["--weights", "note.txt"], "holds no weights"),
         (["--set", "widht=8"], "widht: the bundle's configuration has no such value"),

@@ -301,8 +301,8 @@ def test_a_box_counts_before_a_point_and_a_point_before_a_mask():
 @pytest.mark.parametrize(
     ("given_with_it", "reason"),
     [
-        ({"point": [1000, 10]}, "lies outside the image"),
-        ({"box": [0, 0, 10]}, "is not 4 numbers"),
+        ({"point": [1000, 10]}, "lies outside the image .*Give a point inside the image"),
+        ({"box": [0, 0, 10]}, "is not 4 numbers.*Give a box inside the image"),
         ({"point": [10]}, "is not 2 numbers"),
         ({"point": [10, float("nan")]}, "is not 2 numbers"),
         ({"point": 5}, "the point 5 is not 2 numbers"),
@@ -311,7 +311,7 @@ def test_a_box_counts_before_a_point_and_a_point_before_a_mask():
         ({"point": [10**400, 1]}, "is not 2 numbers"),
         ({"box": [20, 0, 10, 5]}, "is no box"),
         ({"box": [200, 200, 300, 300]}, "lies outside the image"),
-        ({"label": image_of(np.zeros((100, 80)))}, "nothing marks a lesion"),
+        ({"label": image_of(np.zeros((100, 80)))}, "nothing marks a lesion .*a box or a point, or use --mode whole"),
         ({}, "nothing marks a lesion"),
     ],
 )

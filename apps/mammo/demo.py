@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,8 +30,25 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--prepare-only", action="store_true", help="do not start the server")
     arguments = parser.parse_args()
+    if not arguments.prepare_only:
+        require_free(arguments.port)
     write_studies()
     return 0 if arguments.prepare_only else serve(arguments.port)
+
+
+def require_free(port: int) -> None:
+    """End here where the server could not listen: whoever else does would be taken for it.
+
+    Raises:
+        SystemExit: the port is another's, or none that may be used.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: one that has ended is no hindrance
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            sys.exit(f"port {port} {why}: make demo PORT={8001 if port == 8000 else 8000}")
 
 
 def write_studies() -> None:
@@ -96,7 +115,7 @@ From a shell:
 
 The phantoms with their masses outlined: {DEMO / "truth" / "contact_sheet.png"}
 Your own mammograms: copy DICOM files into {STUDIES}
-The models were trained on a few hundred mammograms (docs/README.md in each bundle). Not for diagnostic use.
+The models were trained on about a hundred mammograms each (docs/README.md in each bundle). Not for diagnostic use.
 Ctrl-C stops the server.
 """
 

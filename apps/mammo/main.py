@@ -15,7 +15,7 @@ import torch
 from fastapi import FastAPI
 from lib.activity import Activity, install_record, person
 from lib.ahead import DecodingAhead
-from lib.archive import folder_name, open_archive
+from lib.archive import check_archive, folder_name, open_archive
 from lib.archive_session import archive_login
 from lib.binding import check_studies, choose_interface, end_in_time, open_many_files
 from lib.datalists import Datalist, lesion_datalist, quality_datalist, whole_datalist
@@ -33,7 +33,7 @@ from lib.routes import install as install_own_routes
 from lib.scoring import Scoring
 from lib.security import install_guard
 from lib.sessions import BoundedSessions
-from lib.settings import device, folder, is_on, mebibytes, number, whole_number
+from lib.settings import bundles_folder, device, folder, is_on, mebibytes, number, whole_number
 from lib.strategies import DESCRIPTIONS, CaseChoice
 from lib.trainers import BundleTraining
 from lib.training_routes import install as install_training_routes
@@ -73,7 +73,7 @@ class MammoApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         here = Path(app_dir).resolve()
-        self.bundles = Path(conf.get("bundles") or here.parents[1] / "bundles").resolve()
+        self.bundles = bundles_folder(conf, here.parents[1] / "bundles")
         self.weights = folder(conf, "weights") or here / "model"
         self._server = sys.modules.get("monailabel.app")  # absent in the process of a training or of a batch
         keep_patients_out_of_logs()
@@ -93,12 +93,12 @@ class MammoApp(MONAILabelApp):
             keep_memory()
             RECENT.keep(mebibytes(self.conf, "recent_images"))
             self._open(self._server.app)
-            if is_on(self.conf, "scoring"):
-                self.scoring.start()
+            self.scoring.start()
 
     def init_datastore(self) -> Datastore:
         """The images of the studies folder, or of the archive at that address."""
         labels = folder(self.conf, "labels")
+        check_archive(self.conf)  # over a folder, too: a slip is to be seen where it is made
         if not self.studies.startswith(("http://", "https://")):
             if self._server:
                 check_studies(Path(self.studies))
@@ -132,7 +132,7 @@ class MammoApp(MONAILabelApp):
         models = {name: self._infers[name].model for name in (SEGMENTATION, QUALITY)}
         # Not beside the labels, which may lie on a network's share, where SQLite's locks do not hold.
         scores = self.weights / "scores" / f"{digest(self.studies)}.sqlite"
-        self.scoring = Scoring(models, self.datastore(), scores)
+        self.scoring = Scoring(models, self.datastore(), scores, is_on(self.conf, "scoring"))
         return {name: CaseChoice(name, self.scoring, seed) for name in DESCRIPTIONS}
 
     def info(self) -> dict[str, Any]:

@@ -6,13 +6,16 @@ Colours are told apart by colour-blind readers and on dark and light pages; ink 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import calibration_curve
@@ -48,6 +51,10 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+_PANEL, _PANEL_TITLE = 2.3, 9.5
+"""Width of a confusion matrix in inches, and the size of its title in points."""
+_KEY = 4
+"""What a legend's line has beside its words, in sizes of its letters."""
 _FALSE_MARKS = np.linspace(0, 6, 121)
 
 
@@ -106,7 +113,7 @@ def curves(entrants: Sequence[Entrant], metric: str, label: str) -> bytes | None
             axes.grid()
         _legend(figure, panels[0])
 
-    return _svg(draw, 9.6, 3.7 + 0.2 * len(histories) / 3)
+    return _svg(draw, 9.6, 3.7)
 
 
 def confusion(analysis: Analysis) -> bytes:
@@ -117,17 +124,21 @@ def confusion(analysis: Analysis) -> bytes:
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        lines = 1
         for axes, entrant in zip(grid, entrants, strict=False):
             counts = analysis.confusion(entrant.name)
             table = [
                 [counts["true_negative"], counts["false_positive"]],
                 [counts["false_negative"], counts["true_positive"]],
             ]
-            _matrix(axes, table, entrant.title)
+            title = _wrapped(figure, entrant.title, 0.8 * _PANEL, _PANEL_TITLE)  # beside it stand the rows' names
+            _matrix(axes, table, title)
+            lines = max(lines, title.count("\n") + 1)
         for axes in grid[len(entrants) :]:
             axes.set_axis_off()
+        figure.set_figheight(figure.get_figheight() + rows * (lines - 1) * 1.3 * _PANEL_TITLE / 72)
 
-    return _svg(draw, 2.3 * columns, 2.6 * rows)
+    return _svg(draw, _PANEL * columns, 2.6 * rows)
 
 
 def roc_and_calibration(analysis: Analysis) -> bytes:
@@ -143,9 +154,9 @@ def roc_and_calibration(analysis: Analysis) -> bytes:
             _calibration(right, entrant, looks[entrant.name])
         _square(left, "complete ones taken for incomplete", "incomplete ones found", "ROC curve")
         _square(right, "predicted probability of incomplete", "observed share", "Calibration")
-        _legend(figure, left, columns=2)
+        _legend(figure, left)
 
-    return _svg(draw, 9.6, 4.9 + 0.12 * len(analysis.test.finished))
+    return _svg(draw, 9.6, 4.9)
 
 
 def froc(analysis: Analysis) -> bytes:
@@ -159,7 +170,7 @@ def froc(analysis: Analysis) -> bytes:
             axes.plot(_FALSE_MARKS, np.mean(found, axis=0), lw=1.8, label=entrant.title, **looks[entrant.name])
         axes.set(xlim=(0, 6), ylim=(0, 1.02), xlabel="false marks per image (mean)", ylabel="lesions found")
         axes.grid()
-        axes.legend(loc="lower right")
+        _legend(figure, axes)
 
     return _svg(draw, 6.4, 4.2)
 
@@ -181,9 +192,33 @@ def _history(axes: Axes, seeds: Sequence[Mapping[int, float]], title: str, style
     axes.plot(epochs, mean, lw=1.8, label=title, marker="." if len(epochs) < 3 else None, **style)
 
 
-def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Name the lines below the plots, in as many columns (three at most) as the width holds; the figure grows by it."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    room, size = 0.96 * figure.get_figwidth(), float(matplotlib.rcParams["legend.fontsize"])
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    labels = [_wrapped(figure, label, room - _KEY * size / 72, size) for label in labels]
+    for columns in (3, 2, 1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        extent = legend.get_window_extent(renderer)
+        if columns == 1 or extent.width / figure.dpi <= room:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
+
+
+def _wrapped(figure: Figure, text: str, width: float, size: float) -> str:
+    """Text of a size in points, broken into lines that are no wider than `width` in inches."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+
+    def measured(line: str) -> float:
+        return renderer.get_text_width_height_descent(line, FontProperties(size=size), False)[0] / figure.dpi
+
+    for characters in range(len(text), 1, -1):
+        lines = textwrap.wrap(text, characters, break_on_hyphens=False)
+        if all(measured(line) <= width for line in lines):
+            return "\n".join(lines)
+    return text
 
 
 def _matrix(axes: Axes, table: Sequence[Sequence[float]], title: str) -> None:
@@ -199,7 +234,7 @@ def _matrix(axes: Axes, table: Sequence[Sequence[float]], title: str) -> None:
     axes.set_xticks([0.5, 1.5], ["complete", "incomplete"])
     axes.set_yticks([0.5, 1.5], ["complete", "incomplete"], rotation=90, va="center")
     axes.tick_params(length=0)
-    axes.set_title(title, size=9.5)
+    axes.set_title(title, size=_PANEL_TITLE)
 
 
 def _roc(axes: Axes, entrant: Entrant, style: Mapping[str, Any]) -> None:

@@ -185,6 +185,7 @@ def _read_list(file: Path, out: Path) -> DataList:
     labels = document.get("labels")
     if isinstance(labels, dict) and labels and all(key.isdecimal() for key in labels):
         data.labels = tuple(sorted(int(key) for key in labels))
+        data.names = {key: str(name) for key, name in labels.items()}
     for section in SECTIONS:
         entries = document.get(section, [])
         if not isinstance(entries, list):
@@ -192,17 +193,20 @@ def _read_list(file: Path, out: Path) -> DataList:
             continue
         for number, entry in enumerate(entries):
             if isinstance(entry, dict) and isinstance(entry.get("image"), str):
-                data.items.append(_item(section, number, entry, file.parent))
+                data.items.append(_item(section, number, entry, data))
             else:
                 detail = f"{section}[{number}] names no image"
                 data.faults.append(Finding("datalist", "error", detail, (file,), (name,)))
     return data
 
 
-def _item(section: str, number: int, entry: Mapping[str, Any], folder: Path) -> Item:
-    label = entry.get("label")
-    mask = _absolute(folder, label) if isinstance(label, str) else None
-    return Item(section, number, _absolute(folder, str(entry["image"])), mask, entry)
+def _item(section: str, number: int, entry: Mapping[str, Any], data: DataList) -> Item:
+    folder, label = data.file.parent, entry.get("label")
+    image = _absolute(folder, str(entry["image"]))
+    if isinstance(label, str):
+        return Item(section, number, image, _absolute(folder, label), entry)
+    called = "" if label is None else data.names.get(str(label), f"label {label}")
+    return Item(section, number, image, None, entry, called)
 
 
 def _absolute(folder: Path, file: str) -> Path:

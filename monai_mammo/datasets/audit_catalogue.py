@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from monai_mammo.datasets.audit_pixels import MaskMeasure, Measure
+from monai_mammo.datasets.datalist import LABEL_NAMES
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -243,6 +244,8 @@ class Item:
     image: Path
     mask: Path | None
     entry: Mapping[str, Any]
+    label: str = ""
+    """What its label is called (`complete`); empty where it is a mask."""
 
     @property
     def is_crop(self) -> bool:
@@ -267,6 +270,8 @@ class DataList:
     name: str
     file: Path
     labels: tuple[int, ...] = (0, 1)
+    names: Mapping[str, str] = field(default_factory=lambda: LABEL_NAMES["quality"])
+    """What its labels are called, by their text, where they are no masks."""
     items: list[Item] = field(default_factory=list)
     faults: list[Finding] = field(default_factory=list)
 

@@ -207,7 +207,11 @@ def _table(audit: Audit, data: DataList) -> str:
     for group in dict.fromkeys(group for split in splits for group in split["groups"]):
         of_group = [split["groups"].get(group, {}) for split in splits]
         values = sorted({value for counts in of_group for value in counts})
-        rows += [_numbers_row(group, value, [counts.get(value, 0) for counts in of_group]) for value in values]
+        names = data.names if group == "label" else {}
+        rows += [
+            _numbers_row(group, names.get(value, value), [counts.get(value, 0) for counts in of_group])
+            for value in values
+        ]
     heads = "".join(f'<th scope="col">{section}</th>' for section in (*SECTIONS, "all"))
     return (
         f'<div class="scroll"><table class="numbers"><caption>{escape(data.name)} '
@@ -248,8 +252,7 @@ def _sheets(audit: Audit) -> Iterator[str]:
 
 def _caption(item: Item) -> str:
     side = "-".join(text for text in (item.text("laterality"), item.text("view")) if text)
-    label = f"label {item.text('label')}" if item.mask is None and item.text("label") else ""
-    return " · ".join(text for text in (item.text("patient"), side, label, item.text("cause")) if text)
+    return " · ".join(text for text in (item.text("patient"), side, item.label, item.text("cause")) if text)
 
 
 def _figure(audit: Audit, file: Path, item: Item, caption: str) -> str:

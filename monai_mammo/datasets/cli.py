@@ -27,6 +27,11 @@ _NAMES_AND_SIZES = re.compile(r"'[^']*'|\d+ x \d+")
 """What differs between defects of one kind."""
 
 
+Processes = Annotated[
+    int | None, typer.Option(min=0, help="Worker processes; by default one a core. 0: all in this process.")
+]
+
+
 class DataSet(str, enum.Enum):
     """Data sets that `prepare` knows: modules of `monai_mammo.datasets`."""
 
@@ -50,7 +55,9 @@ def phantom(
     with ending_clearly(out):
         phantoms.write_phantoms(out, patients, seed, progress=True)
         if patients >= len(phantoms.FRACTIONS):
-            for datalist in (phantoms.segmentation_datalist(out), phantoms.quality_datalist(out)):
+            phantoms.segmentation_datalist(out)
+            phantoms.quality_datalist(out)
+            for datalist in sorted(out.glob("*/dataset.json")):
                 say(f"datalist: {datalist}")
         else:
             say(f"no datalists: to split them, at least {len(phantoms.FRACTIONS)} patients are needed")
@@ -73,7 +80,7 @@ def prepare(
     samples: Annotated[
         int, typer.Option(min=1, help="Complete and incomplete samples of each held-out mammogram, for quality.")
     ] = 1,
-    processes: Annotated[int | None, typer.Option(min=0, help="Worker processes; by default one a core.")] = None,
+    processes: Processes = None,
     check: Annotated[bool, typer.Option("--audit/--no-audit", help="End with the audit of what was made.")] = True,
 ) -> None:
     """Turn a data set into the bundles' datalists. Run again, it goes on where it was interrupted.
@@ -109,7 +116,7 @@ def prepare(
 @app.command()
 def datalist(
     task: Annotated[Task, typer.Argument(help="What its labels are for.")],
-    table: Annotated[Path, typer.Argument(help="CSV with the columns image, label, patient; also section.")],
+    table: Annotated[Path, typer.Argument(help="CSV: image, label, patient; also section, box, spacing.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the datalist.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the split by patient.")] = 0,
     check: Annotated[bool, typer.Option("--audit/--no-audit", help="End with the audit of what was made.")] = True,
@@ -117,6 +124,10 @@ def datalist(
     """Turn a table of your own images into a datalist, split by patient.
 
     label: complete or incomplete (quality), or the mask's file (segmentation). Paths are relative to the table.
+    section: training, validation or test in every row, where the split is decided.
+    box: rows and columns of a lesion's corners, such as 820 310 1105 560.
+    spacing: mm a row and a column, such as 0.07 0.07.
+
     Run again with a longer table, patients stay in the section that they have. For another split give a new folder.
     Exit status 1 if the audit finds errors.
     """
@@ -154,7 +165,7 @@ def border_probe(
 @app.command()
 def audit(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of datalists, or one that holds a dataset.json.")],
-    processes: Annotated[int | None, typer.Option(min=0, help="Worker processes; by default one a core.")] = None,
+    processes: Processes = None,
 ) -> None:
     """Look for what is wrong with data before training: OUT/audit.html and .json; exit status 1 if there are errors."""
     _audit(out, processes)

@@ -424,6 +424,18 @@ def test_a_case_that_is_handed_back_is_free_for_others_and_comes_last(running: S
         assert reader.study() == where.uid
         assert leased(running) == before
     reader.page.unroute("**/dicomweb/studies?*")
+    reader.choose(where.ids["RCC"])
+    stroke(reader, where.sops["RCC"], 100)
+    back = reader.button("hand-back")  # not with work in it, and it says why to whoever sees, hears or presses it
+    assert back.get_attribute("title") == "Submit or undo first: R CC"
+    assert back.get_attribute("aria-disabled") == "true"
+    back.focus()
+    reader.page.keyboard.press("Enter")
+    reader.idle()
+    assert reader.notice().startswith("Not handed back, for its masks are not submitted: R CC\nSubmit or undo")
+    assert (reader.study(), leased(running)) == (where.uid, before)
+    reader.press("undo")
+    assert back.get_attribute("aria-disabled") is None
     seen = [where.uid]
     for _ in range(2):
         former = seen[-1]

@@ -320,9 +320,19 @@ def test_tokens_come_from_a_file_or_the_environment_never_from_the_command_line(
 )  # fmt: skip
 def test_a_file_of_users_with_a_mistake_lets_no_server_start(tmp_path: Path, content: str) -> None:
     (tmp_path / "users").write_text(content)
-    with pytest.raises(ValueError, match=r".") as refused:
+    with pytest.raises(ValueError, match=r"^conf users: ") as refused:
         read_users({"users": str(tmp_path / "users")}, {})
     assert "0123456789abcdef" not in str(refused.value)
+
+
+def test_a_file_of_users_that_cannot_be_read_is_named_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^conf users: .*nobody cannot be read .No such file"):
+        read_users({"users": str(tmp_path / "nobody")}, {})
+    (tmp_path / "users").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"^conf users: .*users is no text in UTF-8"):
+        read_users({"users": str(tmp_path / "users")}, {})
+    with pytest.raises(ValueError, match=r"^MAMMO_TOKEN: "):
+        read_users({}, {"MAMMO_TOKEN": "short"})
 
 
 def test_a_network_is_served_only_when_asked_for_and_only_with_tokens() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from lib.settings import device, is_on, mebibytes
 from main import MammoApp
 
-from .conftest import APP
+from .conftest import APP, QUALITY, SEGMENTATION
 
 
 @pytest.mark.parametrize(
@@ -17,11 +18,19 @@ from .conftest import APP
         *(("lease_minutes", value) for value in ("abc", "nan", "inf", "-5", "1e9", "")),
         *(("seed", value) for value in ("x", "1.5", "-1")),
         *(("device", value) for value in ("gpu", "meta", "cuda:99")),
+        *(("cache_gb", value) for value in ("x", "-1", "inf")),
+        ("query", "foo"),
     ],
 )
 def test_an_app_does_not_start_with_a_setting_that_cannot_work(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"^conf {key}: '{value}' is no "):
         MammoApp(str(APP), str(tmp_path / "studies"), {"weights": str(tmp_path), key: value})
+
+
+def test_an_app_does_not_start_without_both_bundles(tmp_path: Path) -> None:
+    shutil.copytree(APP.parents[1] / "bundles" / QUALITY / "configs", tmp_path / QUALITY / "configs")
+    with pytest.raises(ValueError, match=f"^conf bundles: there is no bundle {SEGMENTATION} in {tmp_path}"):
+        MammoApp(str(APP), str(tmp_path / "studies"), {"bundles": str(tmp_path)})
 
 
 @pytest.mark.parametrize("key", ["weights", "labels"])

@@ -92,6 +92,21 @@ def test_without_weights_the_answer_says_that_too(scoring: Scoring, small_bundle
     assert "no weights" in ask(scoring, "uncertainty")["choice"]["reason"]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_scoring_that_is_switched_off_is_not_taken_for_one_to_come(scoring: Scoring, strategy: str) -> None:
+    off = Scoring(scoring.models, scoring.datastore, scoring.book.file, on=False)
+    off.start()
+    off.stop()
+    assert {status["state"] for status in off.status().values()} == {"off"}
+    choice = ask(off, strategy)["choice"]
+    assert (choice["by"], choice["reason"]) == ("random", "scoring is switched off (--conf scoring)")
+    assert "switched off (--conf scoring)" in CaseChoice(strategy, off).info()["description"]
+    assert "switched off" not in CaseChoice(strategy, scoring).info()["description"]
+    assert "switched off" not in CaseChoice("random", off).info()["description"]
+    put(off, "c", 0.01, 0)
+    assert (ask(off, strategy)["id"], ask(off, strategy)["choice"]["by"]) == ("c", strategy)
+
+
 def test_an_image_that_could_not_be_scored_is_given_out_last(scoring: Scoring) -> None:
     weights = scoring.weights(SEGMENTATION)
     assert weights

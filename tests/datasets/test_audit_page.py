@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import re
-from html import escape
+from html import escape, unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -120,6 +120,26 @@ def test_findings_stand_under_their_severity_with_explanation_files_and_remedy(r
         "image & 1.png",
     ):
         assert words in reading.text
+
+
+def test_labels_are_called_what_they_mean(result, tmp_path):
+    shown = [part for caption in captions(page(result)) for part in caption.split(" · ")]
+    assert {"complete", "incomplete"} <= set(shown)
+    assert not {"label 0", "label 1"} & set(shown)
+    image = np.random.default_rng(1).integers(0, 255, (200, 150), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    entries = [{"image": "image.png", "label": label, "patient": "P"} for label in (1, 7)]
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"training": entries[:1], "test": entries[1:], "labels": {"1": "of another task"}})
+    )
+    own = page(audit(tmp_path, processes=0))
+    assert {"P · of another task", "P · label 7"} <= set(captions(own))
+    assert "label <b>of another task</b>" in own
+
+
+def captions(text):
+    """What stands below the pictures."""
+    return [unescape(words) for words in re.findall("<figcaption>(.*?)</figcaption>", text)]
 
 
 def test_contact_sheets_are_capped_and_say_so(result, reading):

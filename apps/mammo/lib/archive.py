@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import pydicom
 from dicomweb_client.api import DICOMwebClient
@@ -34,7 +34,7 @@ from .errors import RequestRefused
 from .images import ImageFile, described
 from .multipart import parts
 from .names import is_uid
-from .settings import number
+from .settings import archive_query, number
 
 logger = logging.getLogger(__name__)
 
@@ -291,15 +291,17 @@ def open_archive(url: str, cache: Path, conf: Mapping[str, str]) -> Archive:
     Raises:
         ValueError: a setting cannot be used.
     """
-    query = conf.get("query")
-    size = number(conf, "cache_gb", CACHE_BYTES / 2**30)
-    return Archive(
-        url,
-        cache,
-        query=dict(parse_qsl(query, strict_parsing=True)) if query else None,
-        cache_bytes=int(size * 2**30),
-        login=archive_login(),
-    )
+    query, size = check_archive(conf)
+    return Archive(url, cache, query=query, cache_bytes=size, login=archive_login())
+
+
+def check_archive(conf: Mapping[str, str]) -> tuple[dict[str, str] | None, int]:
+    """An archive's settings: the query, None where there is none, and the size of the cache in bytes.
+
+    Raises:
+        ValueError: one cannot be used.
+    """
+    return archive_query(conf), int(number(conf, "cache_gb", CACHE_BYTES / 2**30) * 2**30)
 
 
 def folder_name(url: str) -> str:

@@ -6,7 +6,7 @@ No page loads a script, least of all one of another site. Not here: who is let i
 from __future__ import annotations
 
 import html
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -18,16 +18,30 @@ from .users import COOKIE_SECONDS, Users, current_user
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width">
 <style>body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 3rem auto; padding: 0 1rem; color: #222 }}
-input, button {{ font: inherit; padding: .4rem .6rem }} td {{ padding: .2rem 1rem .2rem 0; vertical-align: top }}
-.refused {{ color: #a00 }}</style></head><body><h1>{title}</h1>{body}</body></html>"""
+input, button {{ font: inherit; padding: .4rem .6rem }} .refused {{ color: #a00 }} code {{ font-size: .875rem }}
+table {{ border-collapse: collapse; font-size: .9375rem }} tr {{ border-bottom: 1px solid #ddd }}
+th, td {{ padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere }}
+td:first-child {{ width: 50% }} td:last-child {{ width: 20% }}
+@media (max-width: 40rem) {{ body {{ margin: 1rem auto }} table, tbody, tr, td {{ display: block }}
+thead {{ display: none }} tr {{ padding: .4rem 0 }} td, td:first-child, td:last-child {{ padding: 0; width: auto }}
+td:last-child:not(:empty)::before {{ content: "Query: " }} }}
+</style></head><body><h1>{title}</h1>{body}</body></html>"""
 _FORM = """<form method="post" action="/login">
 <input type="hidden" name="next" value="{next}">
 <p><label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
 <button>Log in</button></p></form><p>The person who runs this server gives you the token.</p>"""
 
 
+_UNUSED = {"token", "run_sync"}
+"""Parameters of MONAI Label's own routes that do nothing here, or are refused."""
+
+
 def install_pages(server: FastAPI, users: Users) -> None:
-    """Add `/`, `/docs`, `/login`, `/logout`, and the routes `/auth` with which 3D Slicer asks for a token."""
+    """Add `/`, `/docs`, `/login`, `/logout`, and the routes `/auth` with which 3D Slicer asks for a token.
+
+    What `/docs` and `/openapi.json` say of the routes leaves out parameters that do not work here.
+    """
+    _leave_out_unused(server)
     router = APIRouter(include_in_schema=False)
     _pages(router, server, users)
     _browsers_way_in(router, users)
@@ -48,12 +62,29 @@ def _pages(router: APIRouter, server: FastAPI, users: Users) -> None:
         rows = []
         for path, methods in sorted(server.openapi()["paths"].items()):
             for method, operation in methods.items():
-                named = [parameter["name"] for parameter in operation.get("parameters", [])]
-                cells = (f"<code>{method.upper()} {path}</code>", operation.get("summary", ""), ", ".join(named))
+                asked = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+                route = f"<code>{method.upper()} {html.escape(path).replace('/', '/<wbr>')}</code>"
+                query = f"<code>{', '.join(asked)}</code>" if asked else ""
+                cells = (route, html.escape(operation.get("summary", "")), query)
                 rows.append("".join(f"<td>{cell}</td>" for cell in cells))
         table = "".join(f"<tr>{row}</tr>" for row in rows)
+        heads = "".join(f"<th scope='col'>{head}</th>" for head in ("Route", "What it does", "Query"))
         note = "<p>In full, for tools: <a href='/openapi.json'>/openapi.json</a></p>"
-        return _page("Routes", f"{note}<table>{table}</table>")
+        return _page("Routes", f"{note}<table><thead><tr>{heads}</tr></thead><tbody>{table}</tbody></table>")
+
+
+def _leave_out_unused(server: FastAPI) -> None:
+    whole = server.openapi
+
+    def described() -> dict[str, Any]:
+        schema: dict[str, Any] = whole()
+        for methods in schema["paths"].values():
+            for operation in methods.values():
+                if "parameters" in operation:
+                    operation["parameters"] = [each for each in operation["parameters"] if each["name"] not in _UNUSED]
+        return schema
+
+    server.openapi = described  # type: ignore[method-assign]
 
 
 def _browsers_way_in(router: APIRouter, users: Users) -> None:

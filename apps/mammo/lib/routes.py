@@ -56,13 +56,13 @@ def _study_routes(router: APIRouter, app: MammoApp) -> None:
 
 
 def _history_routes(router: APIRouter, app: MammoApp) -> None:
-    @router.get("/models/{model}/history")
+    @router.get("/models/{model}/history", summary="Every training of a model, and what became of it")
     def history(model: str) -> dict[str, Any]:
         """Every training of a model with its outcome, the newest first; number 0 is the bundle's own weights."""
         kept = app.trainer(model).history
         return {"model": model, "serving": kept.current(), "entries": kept.entries()}
 
-    @router.post("/models/{model}/restore")
+    @router.post("/models/{model}/restore", summary="Put former weights into service again")
     def restore(model: str, params: Params = None) -> dict[str, Any]:
         """Put weights of the history into service: `{"number": 3}`, or those before the present ones."""
         number = (params or {}).get("number")
@@ -72,12 +72,12 @@ def _history_routes(router: APIRouter, app: MammoApp) -> None:
 
 
 def _worklist_routes(router: APIRouter, app: MammoApp) -> None:
-    @router.get("/worklist")
+    @router.get("/worklist", summary="Who has which images in hand")
     def in_work() -> list[dict[str, Any]]:
         """Who has which images of which case in hand, and until when."""
         return app.worklist.in_work()
 
-    @router.delete("/worklist/{image}")
+    @router.delete("/worklist/{image}", summary="Hand a case back unfinished")
     def hand_back(image: str, client_id: str | None = None) -> dict[str, Any]:
         """Hand a case back unfinished, so that others may be given it."""
         app.worklist.hand_back(person({"client_id": client_id}), image)

@@ -172,10 +172,13 @@ class Scoring:
             the first that has weights.
         datastore: the images.
         file: where the scores are kept.
+        on: whether images are scored; scores that are kept already count all the same.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], datastore: MammogramDatastore, file: Path) -> None:
-        self.models, self.datastore, self.book = dict(models), datastore, ScoreBook(file)
+    def __init__(
+        self, models: Mapping[str, ServedModel], datastore: MammogramDatastore, file: Path, on: bool = True
+    ) -> None:
+        self.models, self.datastore, self.book, self.on = dict(models), datastore, ScoreBook(file), on
         self._digests = Digests()
         self._defaults: dict[str, Path] = {}
         self._ending = threading.Event()
@@ -186,7 +189,9 @@ class Scoring:
         self._problems: dict[str, str] = {}
 
     def start(self) -> None:
-        """Begin in the background."""
+        """Begin in the background, unless it is switched off."""
+        if not self.on:
+            return
         self._thread = threading.Thread(target=self._keep_up, name="scoring", daemon=True)
         self._thread.start()
 
@@ -315,6 +320,8 @@ class Scoring:
         }
 
     def _state(self, model: str, weights: str | None, complete: bool) -> str:
+        if not self.on:
+            return "off"
         if weights is None:
             return "no weights"
         if self._problems or self._failed.get(model) == weights:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import torch
+
+from monai_mammo.bundles import BUNDLES
 
 MEBI = 2**20
 
@@ -76,6 +79,33 @@ def folder(conf: Mapping[str, str], key: str) -> Path | None:
     except OSError as error:
         raise _unusable(conf, key, f"no place for a folder ({error.strerror})") from None
     return path
+
+
+def bundles_folder(conf: Mapping[str, str], usual: Path) -> Path:
+    """The folder of both bundles.
+
+    Raises:
+        ValueError: one of them is not in it.
+    """
+    path = Path(conf.get("bundles") or usual).resolve()
+    for name in BUNDLES.values():
+        if not (path / name / "configs" / "inference.yaml").is_file():
+            raise ValueError(f"conf bundles: there is no bundle {name} in {path}")
+    return path
+
+
+def archive_query(conf: Mapping[str, str]) -> dict[str, str] | None:
+    """The attributes that an archive's images must match; None where it is not set.
+
+    Raises:
+        ValueError: it is no query.
+    """
+    if not conf.get("query"):
+        return None
+    try:
+        return dict(parse_qsl(conf["query"], strict_parsing=True))
+    except ValueError:
+        raise _unusable(conf, "query", "no query such as Modality=MG&StudyDate=20240101-20241231") from None
 
 
 def device(conf: Mapping[str, str]) -> str | None:

@@ -22,6 +22,8 @@ DESCRIPTIONS = {
 }
 """The strategies, by the names under which the viewers show them."""
 
+OFF = "scoring is switched off (--conf scoring)"
+
 
 class CaseChoice(Strategy):
     """Chooses a case, all unlabelled images of a patient, and gives its first image in the usual reading order.
@@ -35,7 +37,8 @@ class CaseChoice(Strategy):
     """
 
     def __init__(self, name: str, scoring: Scoring, seed: int | None = None) -> None:
-        super().__init__(DESCRIPTIONS[name])
+        without = "" if scoring.on or name == "random" else f"; images without a score come at random, for {OFF}"
+        super().__init__(DESCRIPTIONS[name] + without)
         self.name, self.scoring = name, scoring
         self._random = random.Random(seed)
 
@@ -78,7 +81,8 @@ class CaseChoice(Strategy):
         if self.name == "random" or by_scores:
             return {"strategy": self.name, "by": self.name}
         missing = "has not scored any of these images yet" if self.scoring.weights(model) else "has no weights"
-        return {"strategy": self.name, "by": "random", "reason": f"{model} {missing}"}
+        reason = f"{model} {missing}" if self.scoring.on else OFF
+        return {"strategy": self.name, "by": "random", "reason": reason}
 
     def _seed(self, request: dict[str, Any]) -> int:
         seed = request.get("seed")

@@ -52,7 +52,7 @@ def _training_routes(router: APIRouter, app: MammoApp) -> None:
         found = monailabel_train.status(all, check_if_running)
         return [_told(task, app) for task in found] if isinstance(found, list) else _told(found, app)
 
-    @router.post("/train/")
+    @router.post("/train/", summary="Train every model, one after the other")
     def start_all(params: Params = None) -> dict[str, Any]:
         """Train every model for which there are enough annotations, one after the other; `params` holds each model's
         values under its name."""

@@ -94,8 +94,7 @@ def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users
     Label logs these, and every user of the machine sees a command line.
 
     Raises:
-        ValueError: a setting cannot be used; the message holds no token.
-        OSError: the file cannot be read.
+        ValueError: a setting, or the file, cannot be used; the message names the key and holds no token.
     """
     if "token" in conf:
         raise ValueError(
@@ -104,26 +103,40 @@ def read_users(conf: Mapping[str, str], environment: Mapping[str, str]) -> Users
         )
     if "MAMMO_USERS" in environment:  # once the name of that file; passed over, the server would be open
         raise ValueError("the variable MAMMO_USERS counts no longer: name the file with --conf users, and unset it")
-    tokens = {}
     file = conf.get("users")
-    if file:
-        for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
-            content = line.partition("#")[0].strip()
-            name, colon, token = (part.strip() for part in content.partition(":"))
-            if content and (not colon or name in tokens):
-                raise ValueError(f"line {number} of {file} is not `name: token`, or names somebody twice")
-            if name == ANYBODY:
-                raise ValueError(
-                    f"line {number} of {file} names {ANYBODY}, as everybody is called who has no name: choose another "
-                    f"name, or set {TOKEN_VARIABLE}"
-                )
-            if content:
-                tokens[name] = token
-        if not tokens:
-            raise ValueError(f"{file} names no user")
+    tokens = _tokens_of(Path(file)) if file else {}
     if single := environment.get(TOKEN_VARIABLE):
         tokens[ANYBODY] = single
-    return Users(tokens)
+    try:
+        return Users(tokens)
+    except ValueError as error:
+        raise ValueError(f"{'conf users' if file else TOKEN_VARIABLE}: {error}") from None
+
+
+def _tokens_of(file: Path) -> dict[str, str]:
+    """Token by name, of a file of users."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"conf users: {file} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"conf users: {file} is no text in UTF-8") from None
+    tokens = {}
+    for number, line in enumerate(lines, 1):
+        content = line.partition("#")[0].strip()
+        name, colon, token = (part.strip() for part in content.partition(":"))
+        if content and (not colon or name in tokens):
+            raise ValueError(f"conf users: line {number} of {file} is not `name: token`, or names somebody twice")
+        if name == ANYBODY:
+            raise ValueError(
+                f"conf users: line {number} of {file} names {ANYBODY}, as everybody is called who has no name: choose "
+                f"another name, or set {TOKEN_VARIABLE}"
+            )
+        if content:
+            tokens[name] = token
+    if not tokens:
+        raise ValueError(f"conf users: {file} names no user")
+    return tokens
 
 
 def _digest(token: str) -> bytes:

@@ -259,9 +259,17 @@ export const nextCase = alone(() =>
   })
 );
 
-/** Let others have the open case, and go on to another one. */
+/** Names of the images whose masks the server does not have as they are. */
+export const namesOfUnsaved = () => ordered().filter(({ mask }) => mask?.isUnsaved).map(({ name }) => name).join(', ');
+
+/** Let others have the open case, and go on to another one; not with work in it that nobody else would see. */
 export const handBack = alone(() =>
   attempt(async () => {
+    const left = namesOfUnsaved();
+    if (left) {
+      say('info', `Not handed back, for its masks are not submitted: ${left}`, 'Submit or undo them first');
+      return;
+    }
     const [here] = state.images;
     handedBack.add(state.study);
     const next = await nextImage(); // first, lest it be this one again

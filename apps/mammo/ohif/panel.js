@@ -127,10 +127,12 @@ function nextCase() {
   choice.dataset.key = 'strategy';
   const blocked = actions.isBusy() || !names.length;
   const next = button('Next case', actions.nextCase, { className: 'main', key: 'next', hint: 'N', disabled: blocked });
+  const left = actions.namesOfUnsaved();
   const back = button('Hand back', actions.handBack, {
     key: 'hand-back',
-    title: 'Let others have this case, and go on to another',
-    disabled: blocked || !state.images.length || study.unsaved().length > 0,
+    title: left ? `Submit or undo first: ${left}` : 'Let others have this case, and go on to another',
+    barred: Boolean(left),
+    disabled: blocked || !state.images.length,
   });
   return section('Case', doneInWords(study.usable()), [row(next, choice, back)]);
 }

@@ -20,16 +20,21 @@ export function element(tag, properties = {}, ...children) {
  * A button.
  * @param {string} text
  * @param {Function} action
- * @param {{key: string, className?: string, hint?: string, title?: string, pressed?: boolean, disabled?: boolean}} given
- *   `key` keeps the focus where it was when the panel is made anew, `hint` is the key that does the same
+ * @param {{key: string, className?: string, hint?: string, title?: string, pressed?: boolean, disabled?: boolean,
+ *   barred?: boolean}} given
+ *   `key` keeps the focus where it was when the panel is made anew, `hint` is the key that does the same; one that is
+ *   `barred` looks disabled, and can be reached and pressed all the same, so that its action says why
  */
-export function button(text, action, { key, className = '', hint, title = '', pressed, disabled = false }) {
+export function button(text, action, { key, className = '', hint, title = '', pressed, disabled = false, barred = false }) {
   const made = element('button', { type: 'button', className, title, disabled }, text, hint && element('kbd', {}, hint));
   made.dataset.key = key;
   if (pressed !== undefined) {
     made.setAttribute('aria-pressed', String(pressed));
   }
   made.addEventListener('click', () => action());
+  if (barred) {
+    made.setAttribute('aria-disabled', 'true');
+  }
   // The viewer's keys must work on after a button was pressed.
   made.addEventListener('mousedown', event => event.preventDefault());
   return made;

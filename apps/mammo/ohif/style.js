@@ -23,9 +23,9 @@ button, select {
   font: inherit; color: var(--text); background: var(--raised); border: 1px solid var(--line); border-radius: 5px;
   padding: 5px 8px; min-height: 28px; cursor: pointer;
 }
-button:hover:not(:disabled), select:hover { border-color: var(--light); }
+button:hover:not(:disabled, [aria-disabled=true]), select:hover { border-color: var(--light); }
 button:focus-visible, select:focus-visible, input:focus-visible { outline: 2px solid var(--light); outline-offset: 1px; }
-button:disabled { opacity: .45; cursor: default; }
+button:disabled, button[aria-disabled=true] { opacity: .45; cursor: default; }
 button.main { background: var(--accent); border-color: var(--accent); color: #fff; font-weight: 600; }
 button.on { background: hsl(214 98% 60% / .25); border-color: var(--light); color: var(--light); }
 button.plain { background: none; border: 0; padding: 0 4px; min-height: 0; color: var(--quiet); }
