@@ -148,9 +148,6 @@ def write_segmentation(
             manufacturer_model_name="monai_mammo",
             software_versions=version("monai_mammo"),
             device_serial_number="0",
-            pixel_measures=highdicom.PixelMeasuresSequence(
-                pixel_spacing=plane.spacing, slice_thickness=1.0, spacing_between_slices=1.0
-            ),
             omit_empty_frames=False,
             content_label="SEGMENTATION",
             content_description=_short(", ".join(masks)),
@@ -294,7 +291,8 @@ def _skeleton(source: Dataset, plane: Plane, size: tuple[int, int]) -> Dataset:
     dataset.ImagePositionPatient = list(plane.position)
     dataset.ImageOrientationPatient = list(plane.orientation)
     dataset.PixelSpacing = list(plane.spacing)
-    dataset.SliceThickness = 1.0
+    # The frames' measures are made of these: highdicom refers to the image only where a frame has the image's own.
+    dataset.SliceThickness = dataset.SpacingBetweenSlices = 1.0
     return dataset
 
 

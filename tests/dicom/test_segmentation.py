@@ -201,6 +201,44 @@ def test_an_images_own_place_is_kept(make: MakeFile, tmp_path: Path) -> None:
     assert place.ImagePositionPatient == [5, -7, 9]
 
 
+_PLACED = {
+    "FrameOfReferenceUID": "1.2.3",
+    "ImagePositionPatient": [5, -7, 9],
+    "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+    "PixelSpacing": [0.1, 0.2],
+}
+
+
+@pytest.mark.parametrize("place", [{}, {"ImagerPixelSpacing": [0.07, 0.08]}, _PLACED], ids=["none", "grid", "own"])
+@pytest.mark.parametrize("view", ["CC", "MLO"])
+def test_another_library_finds_every_segments_frame_by_the_image_it_was_drawn_on(
+    make: MakeFile, tmp_path: Path, view: str, place: dict[str, Any]
+) -> None:
+    import highdicom
+
+    image = make(ViewPosition=view, **place)
+    mask = mask_of(image)
+    given_masks = {"tumour": mask, "cyst": np.zeros_like(mask), "calcification": np.ascontiguousarray(mask[::-1])}
+    write_segmentation(tmp_path / "seg.dcm", image, given_masks)
+    found = highdicom.seg.segread(str(tmp_path / "seg.dcm")).get_pixels_by_source_instance([uid_of(image)])
+    np.testing.assert_array_equal(found, np.stack(list(given_masks.values()), axis=-1)[np.newaxis])
+    assert complaints(tmp_path / "seg.dcm", "Error", "Abort") == []
+
+
+def test_frames_without_a_reference_show_the_files_only_image(make: MakeFile, tmp_path: Path) -> None:
+    """As files of former states of this program have them."""
+    image = make()
+    mask = mask_of(image)
+    written = write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask, "cyst": np.zeros_like(mask)})
+    for groups in written.PerFrameFunctionalGroupsSequence:
+        groups.DerivationImageSequence = []
+    written.save_as(tmp_path / "seg.dcm")
+    found = read_segmentation(tmp_path / "seg.dcm", uid_of(image))
+    np.testing.assert_array_equal(found["tumour"], mask)
+    assert list(found) == ["tumour", "cyst"]
+    assert not found["cyst"].any()
+
+
 @pytest.mark.parametrize(
     ("attributes", "spacing"),
     [
