@@ -73,7 +73,8 @@ def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
                 return [b"".join(_at(file, *place) for place in places[number - 1]) for number in numbers]
             if dataset.file_meta.TransferSyntaxUID not in NATIVE:
                 raise ValueError
-            return [_native(file, dataset, file.tell(), number - 1) for number in numbers]
+            start = file.tell()
+            return [_native(file, dataset, start, number - 1) for number in numbers]
         except (ValueError, struct.error, IndexError):
             raise RequestRefused(
                 422, "the pixel data are not laid out as the header says", "Export the file again", path.name
