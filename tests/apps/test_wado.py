@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pydicom
 import pytest
 from lib import wado
 
-from .conftest import blob, write_dicom
+from .conftest import blob, strip, write_dicom
 
 SIZE = (9, 7)  # frames of 63 pixels: of one bit each, they begin within a byte
 
@@ -37,3 +38,15 @@ def test_several_frames_come_as_they_are_asked_for(tmp_path: Path, bits: int, nu
         else:
             pixels = np.frombuffer(raw, "<u2")
         np.testing.assert_array_equal(pixels.reshape(SIZE), frames[number - 1])
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
+def test_an_object_without_preamble_is_sent_as_a_file_that_everybody_reads(tmp_path: Path, syntax: str) -> None:
+    path = write_dicom(tmp_path / "old.dcm", blob()[0], syntax=syntax)
+    whole = pydicom.dcmread(path)
+    assert b"".join(wado.file_chunks(path)) == path.read_bytes()
+    strip(path)
+    sent = pydicom.dcmread(io.BytesIO(b"".join(wado.file_chunks(path))))
+    meta = sent.file_meta
+    assert (meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID) == (syntax, whole.SOPInstanceUID)
+    assert sent == whole

@@ -106,16 +106,26 @@ def uncompressed_object(path: Path) -> bytes:
         dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.is_little_endian, dataset.is_implicit_VR = True, False
-        written = io.BytesIO()
-        dataset.save_as(written, write_like_original=False)
-        return written.getvalue()
+        return _written(dataset)
 
 
 def file_chunks(path: Path) -> Iterator[bytes]:
-    """A file in pieces."""
+    """A file in pieces; one of an old archive gets the preamble and meta information that it lacks (PS3.10 7.1).
+
+    Raises:
+        RequestRefused: it lacks them, and is damaged (422).
+    """
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
+        if file.read(132)[128:] == b"DICM":
+            file.seek(0)
+            while chunk := file.read(CHUNK):
+                yield chunk
+            return
+    with _refusing(path):
+        dataset = pydicom.dcmread(path, force=True)
+        dataset.file_meta.TransferSyntaxUID = syntax_of(path)
+        completed = _written(dataset)
+    yield completed
 
 
 def picture(path: Path, format: str, largest: int | None) -> bytes:
@@ -162,6 +172,13 @@ def _refusing(path: Path) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - pydicom's converters raise whatever a damaged value makes them
         reason = f"the object is damaged ({type(error).__name__})"
         raise RequestRefused(422, reason, "Export the file again", path.name) from None
+
+
+def _written(dataset: FileDataset) -> bytes:
+    """A file as PS3.10 7.1 has it."""
+    written = io.BytesIO()
+    dataset.save_as(written, write_like_original=False)
+    return written.getvalue()
 
 
 def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:
