@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -333,6 +334,10 @@ def _take_over(source: Dataset, segmentation: Dataset) -> None:
     for keyword in _COPIED:
         if keyword in source:
             segmentation[keyword] = source[keyword]
+    offset = text(segmentation, "TimezoneOffsetFromUTC")  # which holds for every time of the file
+    zone = datetime.strptime(offset, "%z").tzinfo if re.fullmatch(r"[+-][01]\d[0-5]\d", offset) else None
+    now = datetime.now(zone)
+    segmentation.ContentDate, segmentation.ContentTime = f"{now:%Y%m%d}", f"{now:%H%M%S.%f}"
     if _is_orientation(source.get("PatientOrientation")):
         segmentation["PatientOrientation"] = source["PatientOrientation"]
     if text(source, "PatientSex") not in ("", "F", "M", "O"):

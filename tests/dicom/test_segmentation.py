@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -131,6 +132,22 @@ def test_it_repeats_patient_study_and_orientation_as_the_image_has_them(make: Ma
     assert written.SegmentationType == "BINARY"
     region = written.SegmentSequence[0].AnatomicRegionSequence[0]
     assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeValue) == ("76752008", "24028007")
+
+
+@pytest.mark.parametrize(
+    ("offset", "zone"),
+    [("+1345", timezone(timedelta(hours=13, minutes=45))), ("-1100", timezone(-timedelta(hours=11))), ("+9999", None)],
+)
+def test_it_says_when_it_was_made_in_the_time_zone_that_it_states(
+    make: MakeFile, tmp_path: Path, offset: str, zone: timezone | None
+) -> None:
+    image = make(TimezoneOffsetFromUTC=offset)
+    before = datetime.now(zone)
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert written.TimezoneOffsetFromUTC == offset
+    made = datetime.strptime(written.ContentDate + written.ContentTime, "%Y%m%d%H%M%S.%f").replace(tzinfo=zone)
+    assert before <= made <= datetime.now(zone)
 
 
 @pytest.mark.parametrize(("ratio", "said"), [("12.5", ("01", 12.5, "ISO_10918_1")), (None, ("00", None, None))])
