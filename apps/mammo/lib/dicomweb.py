@@ -121,12 +121,7 @@ def _add_pixels(router: APIRouter, index: DicomIndex) -> None:
         path, wanted = _found(index, request)[0].path, _frames(numbers)
         syntax = wado.syntax_of(path)
         how = choose(_accept(request), "application/octet-stream", syntax)
-        if how.stored:
-            frames = wado.stored_frames(path, wanted)
-        elif wanted == [1]:
-            frames = [wado.uncompressed_frame(path)]
-        else:
-            raise unknown("frame", numbers)
+        frames = (wado.stored_frames if how.stored else wado.uncompressed_frames)(path, wanted)
         kind = f"{how.media_type}; transfer-syntax={syntax if how.stored else wado.ExplicitVRLittleEndian}"
         if len(frames) == 1 and not how.multipart:
             return Response(frames[0], headers={"Content-Type": kind})

@@ -35,6 +35,7 @@ CHUNK = 2**20
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_TAG = (0x7FE0, 0x0010)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_BEGINNINGS = (b"\xff\xd8", b"\xff\x4f")  # of a codestream: JPEG and JPEG-LS, JPEG 2000
 # Decoding takes memory of several times the image: not for every thread at once.
 _decoding = threading.BoundedSemaphore(max(2, available_cores()))
 
@@ -63,9 +64,9 @@ def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
     """
     with _refusing(path), path.open("rb") as file:
         dataset, element = parse(path, file)
-        count = int(dataset.get("NumberOfFrames") or 1)
-        if element is None or element.tag != _PIXEL_TAG or any(not 1 <= number <= count for number in numbers):
+        if element is None or element.tag != _PIXEL_TAG:
             raise unknown("frame", ",".join(map(str, numbers)))
+        count = _check_frames(dataset, numbers)
         file.seek(value_offset(element), os.SEEK_CUR)
         try:
             if element.length == _UNDEFINED:
@@ -79,6 +80,17 @@ def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
             raise RequestRefused(
                 422, "the pixel data are not laid out as the header says", "Export the file again", path.name
             ) from None
+
+
+def uncompressed_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
+    """Frames by their numbers, from 1, as `uncompressed_frame`.
+
+    Raises:
+        RequestRefused: no such frame (404), and as `uncompressed_frame`.
+    """
+    with _refusing(path), path.open("rb") as file:
+        _check_frames(parse(path, file)[0], numbers)
+    return [uncompressed_frame(path)] * len(numbers)
 
 
 def uncompressed_frame(path: Path) -> bytes:
@@ -156,8 +168,10 @@ def picture(path: Path, format: str, largest: int | None) -> bytes:
 def _decoded(path: Path) -> tuple[FileDataset, np.ndarray]:
     with _refusing(path), path.open("rb") as file, _decoding:
         dataset, element = parse(path, file)
-        if int(dataset.get("NumberOfFrames") or 1) != 1:
-            raise RequestRefused(406, "several frames are sent as they are stored alone", "Accept what is stored")
+        if _check_frames(dataset, [1]) != 1:
+            raise RequestRefused(
+                406, "an object of several frames is sent as it is stored alone", 'Accept with "transfer-syntax=*"'
+            )
         return dataset, read_stored(path, file, dataset, check_layout(path, file, dataset, element))
 
 
@@ -179,6 +193,14 @@ def _written(dataset: FileDataset) -> bytes:
     written = io.BytesIO()
     dataset.save_as(written, write_like_original=False)
     return written.getvalue()
+
+
+def _check_frames(dataset: FileDataset, numbers: Sequence[int]) -> int:
+    """How many frames an object has; those of the given numbers, from 1, must be among them (404)."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if any(not 1 <= number <= count for number in numbers):
+        raise unknown("frame", ",".join(map(str, numbers)))
+    return count
 
 
 def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:
@@ -204,9 +226,13 @@ def _encapsulated(file: BinaryIO, count: int) -> list[list[tuple[int, int]]]:
         return [fragments]
     if len(fragments) == count:
         return [[fragment] for fragment in fragments]
-    if len(offsets) != count:
-        raise ValueError("it is unknown which fragments make a frame")
-    starts = [first + offset + 8 for offset in offsets]
+    if len(offsets) == count:
+        starts = [first + offset + 8 for offset in offsets]
+    else:  # the table may be empty (PS3.5 A.4)
+        starts = [place for place, length in fragments if _at(file, place, min(2, length)) in _BEGINNINGS]
+    if len(starts) != count:
+        reason = "no offset table says which of its fragments make a frame"
+        raise RequestRefused(422, reason, "Export the file again, with an offset table")
     ends = [*starts[1:], fragments[-1][0] + 1]
     return [[part for part in fragments if start <= part[0] < end] for start, end in zip(starts, ends, strict=True)]
 
