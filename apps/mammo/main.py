@@ -250,7 +250,9 @@ class MammoApp(MONAILabelApp):
         if self.studies.startswith(("http://", "https://")):
             install_proxy(server, self.studies, archive_login())
         else:
-            install_folder(server, Path(self.studies), self._records())
+            store = self.datastore()
+            assert isinstance(store, MammogramDatastore)
+            install_folder(server, Path(self.studies), self._records(), store.index.files)
         install_training_routes(server, self)
         install_own_routes(server, self)
         install_viewer(server, self.conf.get("ohif"))

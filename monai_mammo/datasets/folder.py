@@ -19,7 +19,14 @@ from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, file
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, stored_as
 from monai_mammo.dicom.reader import read_header
-from monai_mammo.dicom.segmentation import SEGMENTATION, Segment, decode_segment, read_segment, segments
+from monai_mammo.dicom.segmentation import (
+    SEGMENTATION,
+    Segment,
+    decode_segment,
+    former_versions,
+    read_segment,
+    segments,
+)
 
 NAME = "DICOM folder"
 LICENCE = "the owner's; nothing is known of it"
@@ -32,9 +39,10 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
 
     Left out with a defect each: what is no DICOM, no mammogram or damaged; FOR PROCESSING images, which have no
     defined display; a second file of the same SOPInstanceUID, and both where they differ in patient, study, side or
-    view; a segment of an image that is not there, of no frame, or of anatomy (the breast, the nipple, …). Where
-    PatientID is empty or the same for everybody, the study stands for the patient. An image is normal where a segment
-    marks no pixel of it and none marks any: somebody looked and found nothing.
+    view; a segment of an image that is not there, of no frame, or of anatomy (the breast, the nipple, …); what its
+    reader replaced by a later version (`monai_mammo.dicom.segmentation.former_versions`). Where PatientID is empty or
+    the same for everybody, the study stands for the patient. An image is normal where a segment marks no pixel of it
+    and none marks any: somebody looked and found nothing.
 
     Raises:
         MammogramError: no folder, or no mammogram in it.
@@ -135,15 +143,13 @@ def _lesions(
     lesions: dict[str, list[SourceLesion]] = defaultdict(list)
     outlined: dict[str, list[Path]] = defaultdict(list)
     looked_at: set[str] = set()
-    for file in files:
-        try:
-            shown = segments(file)
-        except MammogramError as error:
-            defects.append(Defect(file, error.reason))
-            continue
-        if not shown:
-            defects.append(Defect(file, "the segmentation has no segment"))
-        for segment in shown:
+    shown = _segments(files, defects)
+    former = former_versions(segment for each in shown.values() for segment in each)
+    defects += [Defect(file, f"it is a former version of {latest}") for (file, _), latest in former.items()]
+    for file, its_segments in shown.items():
+        for segment in its_segments:
+            if (file, segment.image) in former:
+                continue
             reason = _useless(segment, headers, found)
             if reason:
                 defects.append(Defect(file, f"segment {segment.number} {reason}"))
@@ -166,6 +172,20 @@ def _lesions(
                 )
             )
     return lesions, looked_at
+
+
+def _segments(files: Sequence[Path], defects: list[Defect]) -> dict[Path, list[Segment]]:
+    """What every SEG file shows; one that shows nothing, or cannot be read, becomes a defect."""
+    shown = {}
+    for file in files:
+        try:
+            shown[file] = segments(file)
+        except MammogramError as error:
+            defects.append(Defect(file, error.reason))
+            continue
+        if not shown[file]:
+            defects.append(Defect(file, "the segmentation has no segment"))
+    return shown
 
 
 def _is_empty(segment: Segment) -> bool:

@@ -7,6 +7,7 @@ program.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -200,7 +201,11 @@ def is_no_image(path: Path) -> bool:
 
     For whoever takes all images of a folder, and passes over such files; `describe` refuses one that is named.
     """
-    return stored_as(path)[0].startswith(_NO_IMAGES)
+    sop_class = stored_as(path)[0]
+    if not sop_class:  # a file of an old archive, without meta information, says it behind
+        with suppress(MammogramError, OSError), path.open("rb") as file:
+            sop_class = text(parse(path, file)[0], "SOPClassUID")
+    return sop_class.startswith(_NO_IMAGES)
 
 
 def describe(path: Path, dataset: FileDataset) -> MammogramHeader:

@@ -1,7 +1,7 @@
 """Decode the stored pixels of a parsed DICOM file, after checking that they can be what the header says.
 
 Gives the stored bits, nothing more: what they mean for the eye is `display.py`'s. No codec is written here; imagecodecs
-decodes JPEG 2000 and JPEG Extended, pydicom's plugins (pylibjpeg, Pillow, GDCM, whatever is installed) all else.
+decodes JPEG 2000, HTJ2K and JPEG Extended, pydicom's plugins (pylibjpeg, Pillow, GDCM, whatever is installed) all else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ MAX_PIXELS = 100_000_000
 
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_BY_IMAGECODECS = (JPEG2000Lossless, JPEG2000, JPEGExtended12Bit)
+_HTJ2K = tuple(UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203))  # unknown to pydicom 2
+_BY_IMAGECODECS = (JPEG2000Lossless, JPEG2000, *_HTJ2K, JPEGExtended12Bit)
 _LITTLE_ENDIAN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 _NATIVE = (*_LITTLE_ENDIAN, ExplicitVRBigEndian)
 _END_OF_IMAGE = b"\xff\xd9"

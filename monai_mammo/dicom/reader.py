@@ -118,11 +118,22 @@ def is_other_file(path: Path) -> bool:
     return head.startswith(_OTHERS) or (head.isascii() and b"\0" not in head)
 
 
-def _kind(path: Path, head: bytes) -> str | None:
+def begins_as_dicom(path: Path) -> bool:
+    """Whether a file has the signature of DICOM, by which it is read as such; one that cannot be opened has not."""
+    try:
+        with path.open("rb") as file:
+            return _is_dicom(file.read(_HEAD))
+    except OSError:
+        return False
+
+
+def _is_dicom(head: bytes) -> bool:
     # Without a preamble, a DICOM file begins with an attribute of group 0002 or 0008.
-    if head[128:132] == b"DICM" or (head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0"):
-        return "dicom"
-    return sniff(path, head)
+    return head[128:132] == b"DICM" or (head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0")
+
+
+def _kind(path: Path, head: bytes) -> str | None:
+    return "dicom" if _is_dicom(head) else sniff(path, head)
 
 
 def _identify(path: str | PathLike[str]) -> tuple[Path, str]:

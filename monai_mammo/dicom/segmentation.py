@@ -10,8 +10,9 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +38,14 @@ Method = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 
 _SEG_TAGS = [
     "SegmentSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "ReferencedSeriesSequence", "SourceImageSequence",
+    "ReferencedSeriesSequence", "SourceImageSequence", "Manufacturer", "SeriesInstanceUID", "ContentDate",
+    "ContentTime",
 ]  # fmt: skip
 _COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "TimezoneOffsetFromUTC",
 )  # fmt: skip
+_MAKER = "monai_mammo"
 _MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
 _WRITE_AGAIN = "Write the segmentation again"
 _ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -83,6 +86,10 @@ class Segment:
     """The segment's property type (mass, calcification, …) in lower case, or empty."""
     label: str = field(default="", repr=False)
     """Free text of its writer, which may name anybody: for viewers, not for logs or data sets."""
+    series: str = ""
+    """SeriesInstanceUID of a file that `write_segmentation` made; empty where it is unknown what a series means."""
+    written: str = ""
+    """ContentDate and ContentTime."""
 
 
 def write_segmentation(
@@ -100,7 +107,8 @@ def write_segmentation(
     A segment without any pixel keeps its frame of zeros: an object of no frame is not valid (PS3.3 C.7.6.6 asks for at
     least one), and "looked for, nothing found" is a result. Patient, study and PatientOrientation, if it is one, are
     the image's as stored; the place is that of `monai_mammo.dicom.plane.plane_of`. All SEGs of one image and maker,
-    the algorithm for AUTOMATIC and the creator for others, share a series.
+    the algorithm for AUTOMATIC and the creator for others, share a series, of which the latest counts
+    (`former_versions`).
 
     Args:
         path: the file to write, in one step: an interrupted call leaves no half of a file.
@@ -144,13 +152,10 @@ def write_segmentation(
             series_number=900,
             sop_instance_uid=generate_uid(),
             instance_number=instance,
-            manufacturer="monai_mammo",
-            manufacturer_model_name="monai_mammo",
+            manufacturer=_MAKER,
+            manufacturer_model_name=_MAKER,
             software_versions=version("monai_mammo"),
             device_serial_number="0",
-            pixel_measures=highdicom.PixelMeasuresSequence(
-                pixel_spacing=plane.spacing, slice_thickness=1.0, spacing_between_slices=1.0
-            ),
             omit_empty_frames=False,
             content_label="SEGMENTATION",
             content_description=_short(", ".join(masks)),
@@ -242,13 +247,37 @@ def segments(file: Path) -> list[Segment]:
                 reason = f"frame {index + 1} refers to {len(named)} images, not to one"
                 raise MammogramError(file, reason, _WRITE_AGAIN)
             frames[_number_of(groups, shared), named[0]].append(index)
+        series = text(dataset, "SeriesInstanceUID") if text(dataset, "Manufacturer") == _MAKER else ""
+        written = f"{text(dataset, 'ContentDate')} {text(dataset, 'ContentTime')}"
     shown = {number for number, _ in frames}
     found = [
         Segment(file, number, image, tuple(frames[number, image]), kinds.get(number, ""), labels.get(number, ""))
         for number, image in frames
     ]
-    absent = [number for number in kinds if number not in shown]
-    return found + [Segment(file, number, "", (), kinds[number], labels[number]) for number in absent]
+    found += [Segment(file, number, "", (), kinds[number], labels[number]) for number in kinds if number not in shown]
+    return [replace(segment, series=series, written=written) for segment in found]
+
+
+def former_versions(found: Iterable[Segment]) -> dict[tuple[Path, str], Path]:
+    """Which files of `write_segmentation` others replace: of an image's in one series, the latest alone is valid.
+
+    Other programs put what they like into a series, so that all of theirs count.
+
+    Args:
+        found: the segments of any number of files.
+
+    Returns:
+        the valid file by the former one and the image, its SOPInstanceUID.
+    """
+    former: dict[tuple[Path, str], Path] = {}
+    versions: dict[tuple[str, str], list[Segment]] = defaultdict(list)
+    for segment in found:
+        if segment.image and segment.series:
+            versions[segment.series, segment.image].append(segment)
+    for (_, image), same in versions.items():
+        latest = max(same, key=lambda segment: segment.written)
+        former |= {(segment.file, image): latest.file for segment in same if segment.written < latest.written}
+    return former
 
 
 def _frames(file: Path, last: int) -> np.ndarray:
@@ -294,7 +323,8 @@ def _skeleton(source: Dataset, plane: Plane, size: tuple[int, int]) -> Dataset:
     dataset.ImagePositionPatient = list(plane.position)
     dataset.ImageOrientationPatient = list(plane.orientation)
     dataset.PixelSpacing = list(plane.spacing)
-    dataset.SliceThickness = 1.0
+    # The frames' measures are made of these: highdicom refers to the image only where a frame has the image's own.
+    dataset.SliceThickness = dataset.SpacingBetweenSlices = 1.0
     return dataset
 
 
@@ -304,6 +334,10 @@ def _take_over(source: Dataset, segmentation: Dataset) -> None:
     for keyword in _COPIED:
         if keyword in source:
             segmentation[keyword] = source[keyword]
+    offset = text(segmentation, "TimezoneOffsetFromUTC")  # which holds for every time of the file
+    zone = datetime.strptime(offset, "%z").tzinfo if re.fullmatch(r"[+-][01]\d[0-5]\d", offset) else None
+    now = datetime.now(zone)
+    segmentation.ContentDate, segmentation.ContentTime = f"{now:%Y%m%d}", f"{now:%H%M%S.%f}"
     if _is_orientation(source.get("PatientOrientation")):
         segmentation["PatientOrientation"] = source["PatientOrientation"]
     if text(source, "PatientSex") not in ("", "F", "M", "O"):

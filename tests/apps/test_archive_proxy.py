@@ -143,12 +143,24 @@ def test_an_archive_that_is_down_is_named_as_the_reason() -> None:
     assert "archive" in answer.json()["reason"]
 
 
-def test_what_an_archive_answers_is_not_followed_and_the_browsers_secrets_stay_here(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def answered_by(archive: FastAPI, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """The proxy before an application that stands for an archive."""
     import httpx
     from lib import dicomweb_proxy
 
+    class Inside(httpx.AsyncClient):
+        """Asks the application instead of a network."""
+
+        def __init__(self, **settings: object) -> None:
+            super().__init__(transport=httpx.ASGITransport(archive))
+
+    monkeypatch.setattr(dicomweb_proxy.httpx, "AsyncClient", Inside)
+    return proxied("http://archive.example.org/archive")
+
+
+def test_what_an_archive_answers_is_not_followed_and_the_browsers_secrets_stay_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[dict[str, str]] = []
     archive = FastAPI()
 
@@ -161,15 +173,21 @@ def test_what_an_archive_answers_is_not_followed_and_the_browsers_secrets_stay_h
     def series() -> RedirectResponse:
         return RedirectResponse("http://127.0.0.1:9/elsewhere")
 
-    class Inside(httpx.AsyncClient):
-        """Asks the application above instead of a network."""
-
-        def __init__(self, **settings: object) -> None:
-            super().__init__(transport=httpx.ASGITransport(archive))
-
-    monkeypatch.setattr(dicomweb_proxy.httpx, "AsyncClient", Inside)
-    with proxied("http://archive.example.org/archive") as client:
+    with answered_by(archive, monkeypatch) as client:
         answer = client.get("/dicomweb/studies", headers={"Cookie": "mammo=x", "Authorization": "Bearer x"})
         assert client.get("/dicomweb/series").status_code == 502
     assert not {"cookie", "authorization"} & set(seen[0])
     assert not {"set-cookie", "x-own"} & set(answer.headers)
+
+
+def test_an_archive_gets_every_line_of_what_a_client_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, asked = FastAPI(), []
+
+    @archive.get("/archive/studies")
+    def studies(request: Request) -> JSONResponse:
+        asked.append(request.headers.getlist("accept"))
+        return JSONResponse([])
+
+    with answered_by(archive, monkeypatch) as client:
+        client.get("/dicomweb/studies", headers=[("Accept", "a/b"), ("Accept", "c/d, e/f")]).raise_for_status()
+    assert asked == [["a/b, c/d, e/f"]]

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.segmentation import read_segment, read_segmentation
+from monai_mammo.dicom.segmentation import read_segment, read_segmentation, write_segmentation
 
 from .folder_replica import SHAPE, found_in, item, mammogram, reference, said, segmentation, square
 
@@ -195,3 +195,48 @@ def test_what_highdicom_writes_reads_back(tmp_path: Path, kind: str) -> None:
     assert lesion.kind == "mass"
     np.testing.assert_array_equal(lesion.read(lesion.masks[0]), square())
     assert defects == []
+
+
+def revise(path: Path, image: Path, mask: np.ndarray, written: str, **written_by: Any) -> Path:
+    """Write a reader's SEG of an image, as of a date and a time."""
+    write_segmentation(path, image, {"tumour": mask}, **written_by)
+    dataset = pydicom.dcmread(path)
+    dataset.ContentDate, dataset.ContentTime = written.split()
+    dataset.save_as(path)
+    return path
+
+
+def test_of_one_readers_versions_of_a_segmentation_the_latest_counts(tmp_path: Path) -> None:
+    image, other = tmp_path / "a", tmp_path / "b"
+    mammogram(image)
+    mammogram(other)
+    first = revise(tmp_path / "seg1", image, square(), "20240102 235900", creator="ana", instance=2)
+    latest = revise(tmp_path / "seg2", image, square(20), "20240103 080000", creator="ana", instance=1)
+    between = revise(tmp_path / "seg3", image, square(0), "20240103 075959.5", creator="ana", instance=3)
+    revise(tmp_path / "seg4", image, square(3), "20240102 100000", creator="ben")
+    revise(tmp_path / "seg5", other, square(9), "20240102 100000", creator="ana")
+    found, defects = found_in(tmp_path)
+    names = [[lesion.name for lesion in entry.lesions] for entry in found]
+    assert names == [["seg2_1", "seg4_1"], ["seg5_1"]]
+    for file in (first, between):
+        assert said(defects, file) == [f"it is a former version of {latest}"]
+
+
+def test_a_lesion_that_its_reader_took_back_leaves_a_normal_image(tmp_path: Path) -> None:
+    mammogram(tmp_path / "a")
+    revise(tmp_path / "seg1", tmp_path / "a", square(), "20240102 100000")
+    revise(tmp_path / "seg2", tmp_path / "a", np.zeros(SHAPE, np.uint8), "20240102 100001")
+    (image,), _ = found_in(tmp_path)
+    assert (image.normal, image.lesions) == (True, ())
+
+
+def test_what_another_program_puts_into_one_series_all_counts(tmp_path: Path) -> None:
+    """A file a finding, perhaps; a series says nothing of versions there."""
+    mammogram(tmp_path / "a")
+    for number in range(2):
+        file = revise(tmp_path / f"seg{number}", tmp_path / "a", square(3 * number), f"20240102 10000{number}")
+        dataset = pydicom.dcmread(file)
+        dataset.Manufacturer = "another"
+        dataset.save_as(file)
+    (image,), _ = found_in(tmp_path)
+    assert len(image.lesions) == 2

@@ -2,6 +2,7 @@
 
 import struct
 
+import imagecodecs
 import numpy as np
 import openjpeg.utils
 import pydicom
@@ -16,6 +17,7 @@ JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
 JPEG_2000 = "1.2.840.10008.1.2.4.91"
+HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K = (f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203))
 RLE = "1.2.840.10008.1.2.5"
 
 
@@ -112,6 +114,37 @@ def test_lossy_jpeg_2000(make):
     pixels = textured(12, 128, 96)
     path = make(pixels, syntax=JPEG_2000, PixelData=encapsulate([jpeg_2000(pixels, 12, [10])]))
     assert np.abs(read_mammogram(path).pixels - pixels / 4095).mean() < 0.02
+
+
+def htj2k_file(make, pixels, bits, syntax, **how):
+    """A file in High-Throughput JPEG 2000, of which older pydicom knows no name and writes no file."""
+    if not hasattr(imagecodecs, "htj2k_encode"):
+        pytest.skip("this imagecodecs encodes no HTJ2K")
+    codestream = imagecodecs.htj2k_encode(pixels, **how)
+    path = make(pixels, bits=bits, syntax=JPEG_2000, PixelData=encapsulate([codestream]))
+    dataset = pydicom.dcmread(path)
+    content = path.read_bytes()
+    meta = int.from_bytes(content[140:144], "little")
+    dataset.file_meta.TransferSyntaxUID = syntax
+    with path.open("wb") as file:
+        file.write(content[:132])
+        pydicom.filewriter.write_file_meta_info(file, dataset.file_meta)
+        file.write(content[144 + meta :])
+    return path
+
+
+@pytest.mark.parametrize("bits", [8, 12, 14, 16])
+@pytest.mark.parametrize("syntax", [HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K])
+def test_lossless_high_throughput_jpeg_2000(make, syntax, bits):
+    pixels = textured(bits)
+    path = htj2k_file(make, pixels, bits, syntax, reversible=True)
+    np.testing.assert_allclose(read_mammogram(path).pixels * (2**bits - 1), pixels, atol=0.01)
+
+
+def test_lossy_high_throughput_jpeg_2000(make):
+    pixels = textured(12, 128, 96)
+    path = htj2k_file(make, pixels, 12, HTJ2K, reversible=False, level=0.001)
+    assert 0 < np.abs(read_mammogram(path).pixels - pixels / 4095).mean() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -133,6 +134,22 @@ def test_it_repeats_patient_study_and_orientation_as_the_image_has_them(make: Ma
     assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeValue) == ("76752008", "24028007")
 
 
+@pytest.mark.parametrize(
+    ("offset", "zone"),
+    [("+1345", timezone(timedelta(hours=13, minutes=45))), ("-1100", timezone(-timedelta(hours=11))), ("+9999", None)],
+)
+def test_it_says_when_it_was_made_in_the_time_zone_that_it_states(
+    make: MakeFile, tmp_path: Path, offset: str, zone: timezone | None
+) -> None:
+    image = make(TimezoneOffsetFromUTC=offset)
+    before = datetime.now(zone)
+    write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask_of(image)})
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert written.TimezoneOffsetFromUTC == offset
+    made = datetime.strptime(written.ContentDate + written.ContentTime, "%Y%m%d%H%M%S.%f").replace(tzinfo=zone)
+    assert before <= made <= datetime.now(zone)
+
+
 @pytest.mark.parametrize(("ratio", "said"), [("12.5", ("01", 12.5, "ISO_10918_1")), (None, ("00", None, None))])
 def test_a_mask_of_a_lossy_image_says_so_where_the_image_says_how_lossy(
     make: MakeFile, tmp_path: Path, ratio: str | None, said: tuple[Any, ...]
@@ -199,6 +216,44 @@ def test_an_images_own_place_is_kept(make: MakeFile, tmp_path: Path) -> None:
     assert plane_of(pydicom.dcmread(image)) == ("1.2.3", (5, -7, 9), (0, 1, 0, 0, 0, -1), (0.1, 0.2))
     place = written.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
     assert place.ImagePositionPatient == [5, -7, 9]
+
+
+_PLACED = {
+    "FrameOfReferenceUID": "1.2.3",
+    "ImagePositionPatient": [5, -7, 9],
+    "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+    "PixelSpacing": [0.1, 0.2],
+}
+
+
+@pytest.mark.parametrize("place", [{}, {"ImagerPixelSpacing": [0.07, 0.08]}, _PLACED], ids=["none", "grid", "own"])
+@pytest.mark.parametrize("view", ["CC", "MLO"])
+def test_another_library_finds_every_segments_frame_by_the_image_it_was_drawn_on(
+    make: MakeFile, tmp_path: Path, view: str, place: dict[str, Any]
+) -> None:
+    import highdicom
+
+    image = make(ViewPosition=view, **place)
+    mask = mask_of(image)
+    given_masks = {"tumour": mask, "cyst": np.zeros_like(mask), "calcification": np.ascontiguousarray(mask[::-1])}
+    write_segmentation(tmp_path / "seg.dcm", image, given_masks)
+    found = highdicom.seg.segread(str(tmp_path / "seg.dcm")).get_pixels_by_source_instance([uid_of(image)])
+    np.testing.assert_array_equal(found, np.stack(list(given_masks.values()), axis=-1)[np.newaxis])
+    assert complaints(tmp_path / "seg.dcm", "Error", "Abort") == []
+
+
+def test_frames_without_a_reference_show_the_files_only_image(make: MakeFile, tmp_path: Path) -> None:
+    """As files of former states of this program have them."""
+    image = make()
+    mask = mask_of(image)
+    written = write_segmentation(tmp_path / "seg.dcm", image, {"tumour": mask, "cyst": np.zeros_like(mask)})
+    for groups in written.PerFrameFunctionalGroupsSequence:
+        groups.DerivationImageSequence = []
+    written.save_as(tmp_path / "seg.dcm")
+    found = read_segmentation(tmp_path / "seg.dcm", uid_of(image))
+    np.testing.assert_array_equal(found["tumour"], mask)
+    assert list(found) == ["tumour", "cyst"]
+    assert not found["cyst"].any()
 
 
 @pytest.mark.parametrize(

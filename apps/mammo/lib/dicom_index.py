@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,24 @@ class DicomIndex:
     Args:
         studies: the folder of images.
         labels: the folder of labels; the subfolder `labels` of the studies folder if None.
+        counting: gives the files that count among those of one object, by SOPInstanceUID, as far as anybody has decided
+            (`ImageIndex.files`).
     """
 
-    def __init__(self, studies: Path, labels: Path | None = None) -> None:
+    def __init__(
+        self, studies: Path, labels: Path | None = None, counting: Callable[[], Mapping[str, Path]] = dict
+    ) -> None:
         self.studies = studies.resolve()
         self.own = labels.resolve() if labels else self.studies / OWN_FOLDER
+        self._counting = counting
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[tuple[int, int], Instance | None]] = {}
         self._instances: dict[str, Instance] = {}
         self._next_look = 0.0
 
     def instances(self) -> dict[str, Instance]:
-        """All objects by SOPInstanceUID, in the order of their paths; of two with the same, the longer file, which no
-        interrupted copy is, or the first."""
+        """All objects by SOPInstanceUID, in the order of their paths; of two with the same, the one that counts, else
+        the longer file, which no interrupted copy is, or the first."""
         with self._lock:
             if time.monotonic() >= self._next_look:
                 self._look()
@@ -139,11 +144,11 @@ class DicomIndex:
             former = self._read.get(path)
             read[path] = former if former and former[0] == stamp else (stamp, read_instance(path, stamp))
         instances: dict[str, Instance] = {}
+        counting = self._counting()
         for _, instance in read.values():
-            if instance and instance.stamp[1] > instances.get(instance.sop, instance).stamp[1]:
-                instances[instance.sop] = instance
-            elif instance:
-                instances.setdefault(instance.sop, instance)
+            if instance:
+                same = (instances.get(instance.sop, instance), instance)
+                instances[instance.sop] = max(same, key=lambda one: (counting.get(one.sop) == one.path, one.stamp[1]))
         self._read, self._instances = read, instances
         now = time.monotonic()
         self._next_look = now + max(1.0, 10 * (now - start))

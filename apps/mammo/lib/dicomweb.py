@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,11 @@ _STUDY, _SERIES, _INSTANCE = "/studies/{study}", "/studies/{study}/series/{serie
 _LEVELS = (_STUDY, _SERIES, _SERIES + _INSTANCE)
 
 
-def install_folder(server: FastAPI, studies: Path, labels: Path) -> DicomIndex:
-    """Add the routes of DICOMweb over a folder of images and that of their labels to a server."""
-    index = DicomIndex(studies, labels)
+def install_folder(
+    server: FastAPI, studies: Path, labels: Path, counting: Callable[[], Mapping[str, Path]]
+) -> DicomIndex:
+    """Add the routes of DICOMweb over a folder of images and that of their labels to a server; see `DicomIndex`."""
+    index = DicomIndex(studies, labels, counting)
     router = APIRouter(prefix=ROOT, tags=["DICOMweb"])
     _add_search(router, index)
     _add_retrieve(router, index)
@@ -119,12 +121,7 @@ def _add_pixels(router: APIRouter, index: DicomIndex) -> None:
         path, wanted = _found(index, request)[0].path, _frames(numbers)
         syntax = wado.syntax_of(path)
         how = choose(_accept(request), "application/octet-stream", syntax)
-        if how.stored:
-            frames = wado.stored_frames(path, wanted)
-        elif wanted == [1]:
-            frames = [wado.uncompressed_frame(path)]
-        else:
-            raise unknown("frame", numbers)
+        frames = (wado.stored_frames if how.stored else wado.uncompressed_frames)(path, wanted)
         kind = f"{how.media_type}; transfer-syntax={syntax if how.stored else wado.ExplicitVRLittleEndian}"
         if len(frames) == 1 and not how.multipart:
             return Response(frames[0], headers={"Content-Type": kind})

@@ -70,7 +70,8 @@ def install_proxy(server: FastAPI, archive: str, login: tuple[str, str] | None) 
             limits = httpx.Limits(max_connections=MOST_CONNECTIONS)
             clients.append(httpx.AsyncClient(auth=login, timeout=TIMEOUT, limits=limits, trust_env=False))
         query = request.scope["query_string"].decode("ascii", "replace")
-        headers = {name: request.headers[name] for name in _SENT_ON if name in request.headers}
+        # A header may come in several lines, of which the values make one list (RFC 9110 5.3).
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in _SENT_ON if name in request.headers}
         content = request.stream() if request.method == "POST" else None
         asked = clients[0].build_request(
             request.method, httpx.URL(f"{target}/{path}", query=query.encode()), headers=headers, content=content

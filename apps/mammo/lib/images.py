@@ -15,7 +15,7 @@ from monai_mammo.datasets.pseudonym import patient_of, pseudonym
 from monai_mammo.dicom.display import NO_DISPLAY
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, is_no_image
-from monai_mammo.dicom.reader import read_header
+from monai_mammo.dicom.reader import begins_as_dicom, read_header
 from monai_mammo.files import digest, replacing
 
 from .errors import RequestRefused
@@ -182,7 +182,7 @@ def image_files(studies: Path) -> Iterator[Path]:
         for name in sorted(files):
             if name.startswith(".") or name.upper() == "DICOMDIR":
                 continue
-            if (here / name).is_file() and (image_extension(name) or _begins_as_dicom(here / name)):
+            if (here / name).is_file() and (image_extension(name) or begins_as_dicom(here / name)):
                 yield here / name
 
 
@@ -234,11 +234,3 @@ def _file(path: Path, studies: Path) -> str:
 def _stamp(path: Path) -> str:
     stat = path.stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
-def _begins_as_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
-    except OSError:
-        return False

@@ -65,6 +65,10 @@ class ImageIndex:
             self._renew()
         return dict(self._images)
 
+    def files(self) -> dict[str, Path]:
+        """The file of every DICOM image by its SOPInstanceUID: of several of one image, the one that counts."""
+        return {image.sop: self.origin.path(image) for image in self.images().values() if image.sop}
+
     def renew(self) -> None:
         """Look for new images now if that is quick, as in a folder; an archive's appear a little later."""
         if isinstance(self.origin, StudiesFolder):
@@ -196,7 +200,8 @@ class ImageIndex:
 def _listed(ids: Mapping[str, str], images: Mapping[str, ImageFile]) -> dict[str, ImageFile]:
     """Images by id. Of several files of one image, by its SOPInstanceUID, the first that came and is readable counts.
 
-    The others belong to no study: a case would never end with an image that is there twice.
+    The others belong to no study: a case would never end with an image that is there twice. One that names another
+    patient or study may be the right one of the two; that is for a person to say.
 
     Args:
         ids: id by file, in the order in which the files came.
@@ -212,6 +217,9 @@ def _listed(ids: Mapping[str, str], images: Mapping[str, ImageFile]) -> dict[str
         same = counts.get(image.sop, image)
         if same is not image:
             problem, remedy = f"it is the same image as {same.file}", "Remove one of the two files"
+            if (image.patient, image.study) != (same.patient, same.study):
+                problem = f"it has the SOPInstanceUID of {same.file}, which counts, but names another patient or study"
+                remedy = "Remove the wrong one of the two files"
             image = dataclasses.replace(image, study="", series="", sop="", problem=problem, remedy=remedy)
         if file in ids:
             listed[ids[file]] = image

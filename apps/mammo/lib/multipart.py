@@ -8,6 +8,7 @@ from typing import NamedTuple
 from .errors import RequestRefused
 
 MOST_PARTS = 64
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^";,\s]{1,70}))', re.IGNORECASE)
 
 
 class Part(NamedTuple):
@@ -23,10 +24,10 @@ def parts(body: bytes, content_type: str) -> list[Part]:
     Raises:
         RequestRefused: it is none (415), or damaged (400).
     """
-    boundary = re.search(r'boundary="?([^";,\s]{1,70})"?', content_type)
+    boundary = _BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/related") or not boundary:
         raise RequestRefused(415, "the body is not multipart/related", 'Send type="application/dicom" with a boundary')
-    limit = b"--" + boundary.group(1).encode("latin-1", "replace")
+    limit = b"--" + (boundary[1] or boundary[2]).encode("latin-1", "replace")
     pieces = (b"\r\n" + body).split(b"\r\n" + limit)
     if len(pieces) < 3 or not pieces[-1].startswith(b"--") or len(pieces) - 2 > MOST_PARTS:
         raise RequestRefused(

@@ -35,6 +35,7 @@ CHUNK = 2**20
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_TAG = (0x7FE0, 0x0010)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_BEGINNINGS = (b"\xff\xd8", b"\xff\x4f")  # of a codestream: JPEG and JPEG-LS, JPEG 2000
 # Decoding takes memory of several times the image: not for every thread at once.
 _decoding = threading.BoundedSemaphore(max(2, available_cores()))
 
@@ -63,9 +64,9 @@ def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
     """
     with _refusing(path), path.open("rb") as file:
         dataset, element = parse(path, file)
-        count = int(dataset.get("NumberOfFrames") or 1)
-        if element is None or element.tag != _PIXEL_TAG or any(not 1 <= number <= count for number in numbers):
+        if element is None or element.tag != _PIXEL_TAG:
             raise unknown("frame", ",".join(map(str, numbers)))
+        count = _check_frames(dataset, numbers)
         file.seek(value_offset(element), os.SEEK_CUR)
         try:
             if element.length == _UNDEFINED:
@@ -73,11 +74,23 @@ def stored_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
                 return [b"".join(_at(file, *place) for place in places[number - 1]) for number in numbers]
             if dataset.file_meta.TransferSyntaxUID not in NATIVE:
                 raise ValueError
-            return [_native(file, dataset, file.tell(), number - 1) for number in numbers]
+            start = file.tell()
+            return [_native(file, dataset, start, number - 1) for number in numbers]
         except (ValueError, struct.error, IndexError):
             raise RequestRefused(
                 422, "the pixel data are not laid out as the header says", "Export the file again", path.name
             ) from None
+
+
+def uncompressed_frames(path: Path, numbers: Sequence[int]) -> list[bytes]:
+    """Frames by their numbers, from 1, as `uncompressed_frame`.
+
+    Raises:
+        RequestRefused: no such frame (404), and as `uncompressed_frame`.
+    """
+    with _refusing(path), path.open("rb") as file:
+        _check_frames(parse(path, file)[0], numbers)
+    return [uncompressed_frame(path)] * len(numbers)
 
 
 def uncompressed_frame(path: Path) -> bytes:
@@ -105,16 +118,26 @@ def uncompressed_object(path: Path) -> bytes:
         dataset.add_new(_PIXEL_TAG, "OW" if dataset.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.is_little_endian, dataset.is_implicit_VR = True, False
-        written = io.BytesIO()
-        dataset.save_as(written, write_like_original=False)
-        return written.getvalue()
+        return _written(dataset)
 
 
 def file_chunks(path: Path) -> Iterator[bytes]:
-    """A file in pieces."""
+    """A file in pieces; one of an old archive gets the preamble and meta information that it lacks (PS3.10 7.1).
+
+    Raises:
+        RequestRefused: it lacks them, and is damaged (422).
+    """
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
+        if file.read(132)[128:] == b"DICM":
+            file.seek(0)
+            while chunk := file.read(CHUNK):
+                yield chunk
+            return
+    with _refusing(path):
+        dataset = pydicom.dcmread(path, force=True)
+        dataset.file_meta.TransferSyntaxUID = syntax_of(path)
+        completed = _written(dataset)
+    yield completed
 
 
 def picture(path: Path, format: str, largest: int | None) -> bytes:
@@ -145,8 +168,10 @@ def picture(path: Path, format: str, largest: int | None) -> bytes:
 def _decoded(path: Path) -> tuple[FileDataset, np.ndarray]:
     with _refusing(path), path.open("rb") as file, _decoding:
         dataset, element = parse(path, file)
-        if int(dataset.get("NumberOfFrames") or 1) != 1:
-            raise RequestRefused(406, "several frames are sent as they are stored alone", "Accept what is stored")
+        if _check_frames(dataset, [1]) != 1:
+            raise RequestRefused(
+                406, "an object of several frames is sent as it is stored alone", 'Accept with "transfer-syntax=*"'
+            )
         return dataset, read_stored(path, file, dataset, check_layout(path, file, dataset, element))
 
 
@@ -161,6 +186,21 @@ def _refusing(path: Path) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - pydicom's converters raise whatever a damaged value makes them
         reason = f"the object is damaged ({type(error).__name__})"
         raise RequestRefused(422, reason, "Export the file again", path.name) from None
+
+
+def _written(dataset: FileDataset) -> bytes:
+    """A file as PS3.10 7.1 has it."""
+    written = io.BytesIO()
+    dataset.save_as(written, write_like_original=False)
+    return written.getvalue()
+
+
+def _check_frames(dataset: FileDataset, numbers: Sequence[int]) -> int:
+    """How many frames an object has; those of the given numbers, from 1, must be among them (404)."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if any(not 1 <= number <= count for number in numbers):
+        raise unknown("frame", ",".join(map(str, numbers)))
+    return count
 
 
 def _native(file: BinaryIO, dataset: FileDataset, start: int, index: int) -> bytes:
@@ -186,9 +226,13 @@ def _encapsulated(file: BinaryIO, count: int) -> list[list[tuple[int, int]]]:
         return [fragments]
     if len(fragments) == count:
         return [[fragment] for fragment in fragments]
-    if len(offsets) != count:
-        raise ValueError("it is unknown which fragments make a frame")
-    starts = [first + offset + 8 for offset in offsets]
+    if len(offsets) == count:
+        starts = [first + offset + 8 for offset in offsets]
+    else:  # the table may be empty (PS3.5 A.4)
+        starts = [place for place, length in fragments if _at(file, place, min(2, length)) in _BEGINNINGS]
+    if len(starts) != count:
+        reason = "no offset table says which of its fragments make a frame"
+        raise RequestRefused(422, reason, "Export the file again, with an offset table")
     ends = [*starts[1:], fragments[-1][0] + 1]
     return [[part for part in fragments if start <= part[0] < end] for start, end in zip(starts, ends, strict=True)]
 
