@@ -20,6 +20,8 @@ FOR_PROCESSING_PERCENTILES = (1.0, 99.9)
 """Of a FOR PROCESSING image's logarithm: what becomes 0 (air) and what becomes 1 (a few densest pixels saturate)."""
 
 ForProcessing = Literal["refuse", "log"]
+Window = tuple[float, float, str]
+"""Centre, width and function, which is LINEAR, LINEAR_EXACT or SIGMOID."""
 NO_DISPLAY = (
     "the image is FOR PROCESSING, for which DICOM defines no display",
     "Give the FOR PRESENTATION image of the same exposure",
@@ -36,7 +38,7 @@ def to_display(
     stored: np.ndarray,
     dataset: Dataset,
     header: MammogramHeader,
-    voi: int = 0,
+    voi: int | Window = 0,
     for_processing: ForProcessing = "refuse",
 ) -> np.ndarray:
     """Turn stored values into display values.
@@ -51,7 +53,7 @@ def to_display(
         stored: uint8 or uint16 (rows, columns), as `read_stored` gives it.
         dataset: the parsed header.
         header: its meaning.
-        voi: which of several VOI LUTs or windows, counted from 0; LUTs win over windows.
+        voi: which of several VOI LUTs or windows, counted from 0; LUTs win over windows. Or a window in their place.
         for_processing: "refuse", or "log" to show a FOR PROCESSING image by `_log_table`.
 
     Returns:
@@ -128,7 +130,9 @@ def _modality(path: Path, dataset: Dataset, values: np.ndarray) -> tuple[np.ndar
     return rescaled, low, high
 
 
-def _voi(path: Path, dataset: Dataset, values: np.ndarray, low: float, high: float, voi: int) -> np.ndarray:
+def _voi(path: Path, dataset: Dataset, values: np.ndarray, low: float, high: float, voi: int | Window) -> np.ndarray:
+    if not isinstance(voi, int):
+        return window(path, values, *voi)
     luts = dataset.get("VOILUTSequence")
     centers, widths = (numbers(path, dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
     if not luts and len(centers) != len(widths):

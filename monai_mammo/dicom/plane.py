@@ -37,33 +37,40 @@ def plane_of(dataset: Dataset) -> Plane:
     ImagerPixelSpacing or NominalScannedPixelSpacing as stored, since viewers lay masks over the stored grid, or 1 mm.
     """
     path = Path(text(dataset, "SOPInstanceUID"))
-    position, orientation, spacing = (
-        _finite(path, dataset, keyword, count)
-        for keyword, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
-    )
-    for keyword in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        spacing = spacing or _finite(path, dataset, keyword, 2)
-    if not spacing or min(spacing) <= 0:
-        spacing = (1.0, 1.0)
+    position = _finite(path, dataset, "ImagePositionPatient", 3)
+    orientation = _finite(path, dataset, "ImageOrientationPatient", 6)
     frame = text(dataset, "FrameOfReferenceUID")
     if not (position and orientation and _is_rotation(orientation)):
         position, orientation, frame = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), ""
     frame = frame or generate_uid(entropy_srcs=[text(dataset, "SOPInstanceUID"), "frame of reference"])
-    return Plane(str(frame), position, orientation, (spacing[0], spacing[1]))
+    return Plane(str(frame), position, orientation, _spacing(dataset) or (1.0, 1.0))
 
 
 def add_plane(dataset: Dataset) -> None:
     """Write `plane_of` into an image's attributes, so that viewers lay its segmentations upon it.
 
-    For answers to viewers, not for files: OHIF up to 3.10 shows a segmentation only over an image with a position.
+    For answers to viewers, not for files: OHIF up to 3.10 shows a segmentation only over an image with a position. An
+    image that states no spacing gets none: viewers would measure with it.
     """
     plane = plane_of(dataset)
     dataset.FrameOfReferenceUID = plane.frame_of_reference
     dataset.ImagePositionPatient = list(plane.position)
     dataset.ImageOrientationPatient = list(plane.orientation)
-    dataset.PixelSpacing = list(plane.spacing)
+    if spacing := _spacing(dataset):
+        dataset.PixelSpacing = list(spacing)
+    elif "PixelSpacing" in dataset:  # one that makes no sense
+        dataset.PixelSpacing = None
     if "SliceThickness" not in dataset:
         dataset.SliceThickness = 1.0
+
+
+def _spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """The grid's (row, column) in mm by the first attribute that states it; None where that makes no sense, or none."""
+    path = Path(text(dataset, "SOPInstanceUID"))
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        if stated := _finite(path, dataset, keyword, 2):
+            return (stated[0], stated[1]) if min(stated) > 0 else None
+    return None
 
 
 def _finite(path: Path, dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:

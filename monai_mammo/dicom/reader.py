@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydicom.dataset import FileDataset
 
-from monai_mammo.dicom.display import ForProcessing, to_display
+from monai_mammo.dicom.display import ForProcessing, Window, to_display
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, describe, index_to_world, parse
 from monai_mammo.dicom.pixels import MAX_PIXELS, Layout, check_layout, read_stored
@@ -35,7 +35,7 @@ class Mammogram(MammogramHeader):
 def read_mammogram(
     path: str | PathLike[str],
     *,
-    voi: int = 0,
+    voi: int | Window = 0,
     for_processing: ForProcessing = "refuse",
     max_pixels: int = MAX_PIXELS,
 ) -> Mammogram:
@@ -46,7 +46,7 @@ def read_mammogram(
 
     Args:
         path: the file.
-        voi: which of several VOI LUTs or windows of a DICOM file, counted from 0.
+        voi: which of several VOI LUTs or windows of a DICOM file, counted from 0; or a window in their place.
         for_processing: FOR PROCESSING images are refused ("refuse") or shown by logarithm and percentiles ("log").
         max_pixels: an image that claims more is refused before memory is taken.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -27,14 +27,12 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import integer, text
 from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
 from monai_mammo.dicom.plane import Plane, plane_of
+from monai_mammo.dicom.segment_codes import Method, segment_description, short
 from monai_mammo.dicom.views import read_laterality
 from monai_mammo.files import replacing
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class."""
-
-Method = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
-"""How a mask was made: by a person, by a person with an algorithm's help, by an algorithm (PS3.3 C.8.20.4)."""
 
 _SEG_TAGS = [
     "SegmentSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -48,28 +46,6 @@ _COPIED = (
 _MAKER = "monai_mammo"
 _MOST_FRAMES = 8  # of the largest size; all of a file's frames are decoded together
 _WRITE_AGAIN = "Write the segmentation again"
-_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
-_STRUCTURE = ("123037004", "SCT", "Anatomical Structure")
-_LESION = ("52988006", "SCT", "Lesion")
-_KINDS = {
-    # A mammogram shows a mass; that it is a neoplasm (108369006) is for pathology to say.
-    "tumour": ("4147007", "SCT", "Mass"),
-    "tumor": ("4147007", "SCT", "Mass"),
-    "mass": ("4147007", "SCT", "Mass"),
-    "neoplasm": ("108369006", "SCT", "Neoplasm"),
-    "calcification": ("129748009", "SCT", "Radiographic calcification finding"),
-    "calcifications": ("129748009", "SCT", "Radiographic calcification finding"),
-    "architectural distortion": ("129792006", "SCT", "Architectural distortion of breast"),
-    "lymph node": ("59441001", "SCT", "Lymph node"),
-    "cyst": ("399294002", "SCT", "Cyst of breast"),
-}
-_ANATOMY = {
-    "breast": ("76752008", "SCT", "Breast"),
-    "nipple": ("24142002", "SCT", "Nipple"),
-    "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
-}
-_AMBER = [51213, 38633, 52422]  # sRGB 255, 176, 32, as in the browser; CIELab of white D50 (PS3.3 C.10.7.1.1)
-_SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
 
 
 @dataclass(frozen=True)
@@ -141,12 +117,13 @@ def write_segmentation(
     plane, maker = plane_of(source), algorithm if method == "AUTOMATIC" else creator
     frames = np.stack([mask != 0 for mask in masks.values()]).astype(np.uint8)
     with disable_value_validation(), refusing(image, "no segmentation can be made of its header", "Correct the header"):
+        side = read_laterality(source)
         segmentation = highdicom.seg.Segmentation(
             source_images=[_skeleton(source, plane, size)],
             pixel_array=np.moveaxis(frames, 0, -1)[np.newaxis],
             segmentation_type="BINARY",
             segment_descriptions=[
-                _description(number, name, source, method, algorithm) for number, name in enumerate(masks, start=1)
+                segment_description(number, name, side, method, algorithm) for number, name in enumerate(masks, start=1)
             ],
             series_instance_uid=generate_uid(entropy_srcs=[source.SOPInstanceUID, "segmentation", maker]),
             series_number=900,
@@ -158,9 +135,9 @@ def write_segmentation(
             device_serial_number="0",
             omit_empty_frames=False,
             content_label="SEGMENTATION",
-            content_description=_short(", ".join(masks)),
+            content_description=short(", ".join(masks)),
             content_creator_name=_person(creator) or None,
-            series_description=_short(f"Segmentation {maker}".strip()),
+            series_description=short(f"Segmentation {maker}".strip()),
         )
         # highdicom 0.27 packs frames of fewer than eight pixels each on its own; PS3.5 8.1.1 leaves no gap.
         packed = np.packbits(frames, bitorder="little").tobytes()
@@ -354,45 +331,9 @@ def _is_orientation(value: Any) -> bool:
     return len(directions) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", direction) for direction in directions)
 
 
-def _description(number: int, name: str, source: Dataset, method: Method, algorithm: str) -> Any:
-    from highdicom import AlgorithmIdentificationSequence
-    from highdicom.seg import SegmentDescription
-    from highdicom.sr import CodedConcept
-
-    known = name.strip().lower()
-    kind = _ANATOMY.get(known) or _KINDS.get(known, _LESION)
-    made_by = None
-    if method != "MANUAL":
-        made_by = AlgorithmIdentificationSequence(
-            name=_short(algorithm) or "monai_mammo",
-            family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
-            version=version("monai_mammo"),
-        )
-    description = SegmentDescription(
-        segment_number=number,
-        segment_label=_short(name) or f"segment {number}",
-        segmented_property_category=CodedConcept(*(_STRUCTURE if known in _ANATOMY else _ABNORMAL)),
-        segmented_property_type=CodedConcept(*kind),
-        algorithm_type=method,
-        algorithm_identification=made_by,
-        anatomic_regions=[CodedConcept(*_ANATOMY["breast"])],
-    )
-    if known not in _ANATOMY:
-        description.RecommendedDisplayCIELabValue = _AMBER
-    side = _SIDES.get(read_laterality(source) or "")
-    if side:
-        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*side)]
-    return description
-
-
-def _short(words: str) -> str:
-    """A text as a DICOM value of at most 64 characters: no backslash, no control characters."""
-    return "".join(letter for letter in words if letter.isprintable() and letter != "\\")[:64].strip()
-
-
 def _person(name: str) -> str:
     """A user's name as a PN value: all of it family name, unless it has components already."""
-    plain = _short(name).replace("=", " ").strip()
+    plain = short(name).replace("=", " ").strip()
     return plain if "^" in plain or not plain else f"{plain[:63]}^"
 
 

@@ -22,7 +22,7 @@ from .ohif_studies import SHAPE, copy_of, saved_mask, study
 
 pytestmark = pytest.mark.slow
 
-FIRST, SECOND, THIRTEEN_VIEWS = 1, 2, 3
+FIRST, SECOND, THIRTEEN_VIEWS, UNMEASURED = 1, 2, 3, 4
 
 _COMPARE = """sop => {
   const { displaySetService, viewportGridService } = window.mammo.ohif.services;
@@ -33,17 +33,36 @@ _COMPARE = """sop => {
 }"""
 """As a double click in the list of series does."""
 
+_MEASURES = (
+    "() => window.mammo.ohif.libraries.cornerstone.getEnabledElements()[0].viewport.getImageData().hasPixelSpacing"
+)
+
+_SEGMENTED = """async () => {
+  const { services, libraries } = window.mammo.ohif;
+  const set = services.displaySetService.getActiveDisplaySets().find(({ Modality }) => Modality === 'SEG');
+  await set.load({ headers: {} });
+  await services.segmentationService.createSegmentationForSEGDisplaySet(set);
+  const { imageIds } = services.segmentationService.getSegmentation(set.displaySetInstanceUID).representationData
+    .Labelmap;
+  return imageIds.map(id => libraries.cornerstone.cache.getImage(id).getPixelData().filter(Boolean).length);
+}"""
+"""How many pixels of each image OHIF's own reader of DICOM SEG finds marked."""
+
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two studies of four views, and one of thirteen; the right breasts of the first are MONOCHROME1."""
+    """Studies of four views, one of thirteen, one without pixel spacing; the first's right breasts are MONOCHROME1."""
     studies = tmp_path_factory.mktemp("viewing") / "studies"
     rows, columns = SHAPE
-    phantom.write_phantoms(studies, patients=THIRTEEN_VIEWS, seed=5, rows=rows, columns=columns, truncated_fraction=0)
+    phantom.write_phantoms(studies, patients=UNMEASURED, seed=5, rows=rows, columns=columns, truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     [view] = studies.glob(f"*{THIRTEEN_VIEWS:04d}/*/L_CC.dcm")
     for number in range(2, 11):
         copy_of(view, number)
+    for file in studies.glob(f"*{UNMEASURED:04d}/*/*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.pop("ImagerPixelSpacing")
+        dataset.save_as(file)
     return studies
 
 
@@ -167,3 +186,27 @@ def test_an_image_of_another_study_says_its_date_and_takes_no_marks(running: Ser
     reader.button("other").click()
     reader.page.wait_for_function("study => window.mammo.study.state.study === study", arg=other.uid)
     reader.ready()
+
+
+def test_an_image_without_spacing_is_drawn_into_and_not_measured(
+    running: Server, reader: OhifPage, tmp_path: Path
+) -> None:
+    measured, where = study(running, FIRST), study(running, UNMEASURED)
+    reader.open(measured.uid)
+    assert reader.page.evaluate(_MEASURES)
+    reader.open(where.uid)
+    assert not reader.page.evaluate(_MEASURES), "a length would be in invented millimetres"
+    image, sop = where.ids["RCC"], where.sops["RCC"]
+    reader.choose(image)
+    reader.press("brush")
+    reader.drag(sop, (100, 150), (130, 170))
+    reader.idle()
+    drawn = reader.labelmap(image, SHAPE)
+    assert drawn[100, 150]
+    assert drawn[130, 170]
+    reader.press("submit")
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), drawn)
+    reader.page.goto(f"{running.url}/ohif/viewer?StudyInstanceUIDs={where.uid}")
+    reader.page.wait_for_selector(".cornerstone-canvas")
+    reader.reach()
+    assert reader.page.evaluate(_SEGMENTED) == [np.count_nonzero(drawn)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from lib import wado
 from lib.dicomweb import install_folder
 from lib.errors import RequestRefused, install_error_handlers
+from PIL import Image
 from pydicom.encaps import encapsulate
 
 from .conftest import blob, strip, write_dicom
@@ -113,3 +115,51 @@ def test_the_only_frame_may_be_asked_for_several_times(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "one.dcm", blob()[0], syntax=J2K)
     sent = wado.uncompressed_frames(path, [1, 1])
     assert sent == [pydicom.dcmread(path).pixel_array.tobytes()] * 2
+
+
+def rendered(path: Path, accept: str = "image/png", **query: str) -> Any:
+    """The answer to who asks for a picture of the only object of a folder."""
+    return served(path.parent).get(f"{place_of(path)}/rendered", params=query, headers={"Accept": accept})
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("voi", ["LINEAR", "LUT"])
+def test_a_picture_is_windowed_as_it_is_asked_for(tmp_path: Path, photometric: str, voi: str) -> None:
+    path = write_dicom(tmp_path / "a.dcm", blob()[0], photometric=photometric, voi=voi)
+    dataset = pydicom.dcmread(path)
+    stored, center = dataset.pixel_array.astype(float), float(np.median(dataset.pixel_array))
+    for function, expected in (
+        ("linear", np.clip((stored - (center - 0.5)) / 99 + 0.5, 0, 1)),
+        ("linear-exact", np.clip((stored - center) / 100 + 0.5, 0, 1)),
+        ("sigmoid", 1 / (1 + np.exp(np.clip(-4 * (stored - center) / 100, -700, 700)))),
+    ):
+        shown = rendered(path, window=f"{center},100,{function}")
+        expected = 1 - expected if photometric == "MONOCHROME1" else expected
+        np.testing.assert_allclose(np.asarray(Image.open(io.BytesIO(shown.content))), expected * 255, atol=1)
+
+
+@pytest.mark.parametrize(
+    "window",
+    ["", "1", "1,2", "1,2,other", "1,0.5,linear", "1,0,sigmoid", "1,-2,linear-exact", "nan,2,linear", "1,inf,linear"],
+)
+def test_a_window_that_is_none_is_refused(tmp_path: Path, window: str) -> None:
+    answer = rendered(write_dicom(tmp_path / "a.dcm", blob()[0]), window=window)
+    assert answer.status_code == 400
+    assert "window" in answer.json()["reason"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "sent"),
+    [
+        ("image/png", "image/png"),
+        ("image/jpeg, image/png", "image/jpeg"),
+        ("image/*", "image/jpeg"),
+        ("*/*;q=0.1", "image/jpeg"),
+        ("image/avif,image/webp,image/png,image/*;q=0.8", "image/png"),
+        ("image/gif", None),
+        ("application/dicom", None),
+    ],
+)
+def test_a_picture_is_of_a_kind_that_the_client_accepts(tmp_path: Path, accept: str, sent: str | None) -> None:
+    answer = rendered(write_dicom(tmp_path / "a.dcm", blob()[0]), accept)
+    assert (answer.status_code, answer.headers["content-type"]) == ((200, sent) if sent else (406, "application/json"))

@@ -269,6 +269,14 @@ def test_the_grids_spacing_is_the_first_that_an_image_has(make: MakeFile, attrib
     assert plane_of(pydicom.dcmread(make(**attributes))).spacing == spacing
 
 
+@pytest.mark.parametrize("spacing", [{}, {"PixelSpacing": [0, 0]}, {"ImagerPixelSpacing": [0.1, -0.1]}], ids=str)
+def test_nothing_can_be_measured_in_an_image_that_states_no_spacing(make: MakeFile, spacing: Any) -> None:
+    shown = pydicom.dcmread(make(**spacing))
+    add_plane(shown)
+    assert not shown.get("PixelSpacing")
+    assert shown.ImagePositionPatient == [0, 0, 0]
+
+
 @pytest.mark.parametrize("orientation", [[1, 0, 0, 1, 0, 0], [0] * 6, [2, 0, 0, 0, 1, 0], None])
 def test_a_place_that_makes_no_sense_is_none(make: MakeFile, orientation: list[int] | None) -> None:
     image = make(FrameOfReferenceUID="1.2.3", ImagePositionPatient=[5, 5, 5], ImageOrientationPatient=orientation)

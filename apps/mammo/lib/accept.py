@@ -77,6 +77,20 @@ def choose(accept: str, kind: Kind, syntax: UID) -> Answer:
     )
 
 
+def choose_picture(accept: str) -> Literal["JPEG", "PNG"]:
+    """The kind of picture that a client accepts, JPEG if it accepts both.
+
+    Raises:
+        RequestRefused: neither is accepted (406).
+    """
+    kinds = {entry.kind for entry in _ranges(accept)}
+    if "image/png" in kinds and "image/jpeg" not in kinds:
+        return "PNG"
+    if kinds & {"image/jpeg", "image/*", "*/*"}:
+        return "JPEG"
+    raise RequestRefused(406, "pictures are JPEG or PNG, which is not accepted", "Accept image/jpeg or image/png")
+
+
 def _ranges(accept: str) -> list[_Range]:
     found = []
     for entry in re.findall(r'(?:[^,"]|"[^"]*")+', accept) or ["*/*"]:

@@ -6,8 +6,10 @@ Here is what is asked and answered over HTTP. Not here: searching, headers, pixe
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
+from monai_mammo.dicom.display import Window
 from monai_mammo.dicom.errors import MammogramError
 
 from . import wado
-from .accept import Answer, choose
+from .accept import Answer, choose, choose_picture
 from .dicom_index import UID_PATTERN, DicomIndex, Instance
 from .dicom_json import bulk_value, metadata
 from .dicom_query import Level, search
@@ -137,9 +140,9 @@ def _add_pixels(router: APIRouter, index: DicomIndex) -> None:
             largest = min(map(int, sides))
         if request.path_params.get("number", "1") != "1":
             raise unknown("frame", request.path_params["number"])
-        format = "PNG" if "image/png" in _accept(request) and "image/jpeg" not in _accept(request) else "JPEG"
+        format, window = choose_picture(_accept(request)), _window(request.query_params.get("window"))
         first = _found(index, request)[0]
-        return Response(wado.picture(first.path, format, largest), media_type=f"image/{format.lower()}")
+        return Response(wado.picture(first.path, format, largest, window), media_type=f"image/{format.lower()}")
 
     for path in (*_LEVELS, _LEVELS[2] + "/frames/{number}"):
         for name in ("rendered", "thumbnail"):
@@ -187,6 +190,23 @@ def _frames(numbers: str) -> list[int]:
     if len(wanted) > MOST_FRAMES:
         raise RequestRefused(400, f"more than {MOST_FRAMES} frames are asked for at once", "Ask for fewer")
     return [int(number) for number in wanted]
+
+
+def _window(asked: str | None) -> Window | None:
+    """Centre, width and function as PS3.18 8.3.5.1.4 writes them."""
+    if asked is None:
+        return None
+    with suppress(ValueError):
+        center, width, function = asked.split(",")
+        numbers = float(center), float(width)
+        fits = {"linear": numbers[1] >= 1, "linear-exact": numbers[1] > 0, "sigmoid": numbers[1] > 0}
+        if all(map(math.isfinite, numbers)) and fits.get(function):
+            return *numbers, function.upper().replace("-", "_")
+    raise RequestRefused(
+        400,
+        "'window' is not center,width,function with a function of linear, linear-exact and sigmoid, and a width for it",
+        "Write window=2048,4096,linear",
+    )
 
 
 def _accept(request: Request) -> str:

@@ -21,7 +21,8 @@ from pydicom.config import disable_value_validation
 
 from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.reader import read_mask
-from monai_mammo.dicom.segmentation import Method, write_segmentation
+from monai_mammo.dicom.segment_codes import Method
+from monai_mammo.dicom.segmentation import write_segmentation
 from monai_mammo.files import digest, write_json
 
 from .errors import RequestRefused, system_reason

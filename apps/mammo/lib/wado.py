@@ -20,10 +20,11 @@ from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from monai_mammo.dicom.display import is_little_endian
+from monai_mammo.dicom.display import Window, is_little_endian
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import parse
 from monai_mammo.dicom.pixels import check_layout, read_stored, value_offset
+from monai_mammo.dicom.reader import read_mammogram
 from monai_mammo.machine import available_cores
 from monai_mammo.recent import RECENT
 
@@ -140,20 +141,21 @@ def file_chunks(path: Path) -> Iterator[bytes]:
     yield completed
 
 
-def picture(path: Path, format: str, largest: int | None) -> bytes:
+def picture(path: Path, format: str, largest: int | None, window: Window | None = None) -> bytes:
     """A mammogram as it is displayed, 8 bits.
 
     Args:
         path: the file.
         format: "JPEG" or "PNG".
         largest: pixels of the longer side at most; None for the image's own size.
+        window: in place of the image's own.
 
     Raises:
         RequestRefused: the object is no mammogram that can be shown (406).
     """
     try:
         with _decoding:
-            pixels = RECENT.read(path).pixels
+            pixels = read_mammogram(path, voi=window).pixels if window else RECENT.read(path).pixels
             step = 1 if largest is None else max(1, min(pixels.shape) // (2 * largest))
             image = Image.fromarray((pixels[::step, ::step] * 255).round().astype(np.uint8))
     except MammogramError as error:

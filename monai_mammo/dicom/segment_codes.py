@@ -1,0 +1,76 @@
+"""What a segment of a DICOM SEG shows, in DICOM's codes. Not here: the file, and its pixels."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Literal
+
+Method = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+"""How a mask was made: by a person, by a person with an algorithm's help, by an algorithm (PS3.3 C.8.20.4)."""
+
+_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
+_STRUCTURE = ("123037004", "SCT", "Anatomical Structure")
+_LESION = ("52988006", "SCT", "Lesion")
+_KINDS = {
+    # A mammogram shows a mass; that it is a neoplasm (108369006) is for pathology to say.
+    "tumour": ("4147007", "SCT", "Mass"),
+    "tumor": ("4147007", "SCT", "Mass"),
+    "mass": ("4147007", "SCT", "Mass"),
+    "neoplasm": ("108369006", "SCT", "Neoplasm"),
+    "calcification": ("129748009", "SCT", "Radiographic calcification finding"),
+    "calcifications": ("129748009", "SCT", "Radiographic calcification finding"),
+    "architectural distortion": ("129792006", "SCT", "Architectural distortion of breast"),
+    "lymph node": ("59441001", "SCT", "Lymph node"),
+    "cyst": ("399294002", "SCT", "Cyst of breast"),
+}
+_ANATOMY = {
+    "breast": ("76752008", "SCT", "Breast"),
+    "nipple": ("24142002", "SCT", "Nipple"),
+    "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
+}
+_AMBER = [51213, 38633, 52422]  # sRGB 255, 176, 32, as in the browser; CIELab of white D50 (PS3.3 C.10.7.1.1)
+_SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
+
+
+def segment_description(number: int, name: str, side: str | None, method: Method, algorithm: str) -> Any:
+    """A segment as highdicom writes it.
+
+    Args:
+        number: of the segment, from 1.
+        name: one with a code of its own (`monai_mammo.dicom.segmentation.write_segmentation`), or any other.
+        side: L or R, the breast's, if it is known.
+        method: how its mask was made.
+        algorithm: behind a mask that is not MANUAL.
+    """
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+
+    known = name.strip().lower()
+    kind = _ANATOMY.get(known) or _KINDS.get(known, _LESION)
+    made_by = None
+    if method != "MANUAL":
+        made_by = AlgorithmIdentificationSequence(
+            name=short(algorithm) or "monai_mammo",
+            family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
+            version=version("monai_mammo"),
+        )
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=short(name) or f"segment {number}",
+        segmented_property_category=CodedConcept(*(_STRUCTURE if known in _ANATOMY else _ABNORMAL)),
+        segmented_property_type=CodedConcept(*kind),
+        algorithm_type=method,
+        algorithm_identification=made_by,
+        anatomic_regions=[CodedConcept(*_ANATOMY["breast"])],
+    )
+    if known not in _ANATOMY:
+        description.RecommendedDisplayCIELabValue = _AMBER
+    if side in _SIDES:
+        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*_SIDES[side])]
+    return description
+
+
+def short(words: str) -> str:
+    """A text as a DICOM value of at most 64 characters: no backslash, no control characters."""
+    return "".join(letter for letter in words if letter.isprintable() and letter != "\\")[:64].strip()
