@@ -31,7 +31,8 @@ def latest_checkpoint(directory: str | Path) -> str:
     """Newest complete checkpoint of a training run.
 
     A process killed while it writes leaves a torn file behind: a torch checkpoint is a zip archive whose index
-    comes last, so a torn one is recognised and the one before it is taken.
+    comes last, so a torn one is recognised and the one before it is taken. So is one that vanishes meanwhile: a
+    training that runs removes its oldest.
 
     Args:
         directory: where the files are; it need not exist.
@@ -170,8 +171,11 @@ def begun_from_imagenet(network: torch.nn.Module, weights: str | Path | None) ->
 
 
 def _written(checkpoint: Path) -> tuple[int, int]:
-    """When: a former, longer run in the same folder has later epochs, which are not the last one's."""
-    return checkpoint.stat().st_mtime_ns, epoch_of(checkpoint)
+    """When, 0 if it is gone: a former, longer run in the same folder has later epochs, which are not the last one's."""
+    try:
+        return checkpoint.stat().st_mtime_ns, epoch_of(checkpoint)
+    except FileNotFoundError:
+        return 0, 0
 
 
 def epoch_of(checkpoint: str | Path) -> int:

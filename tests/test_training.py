@@ -40,6 +40,15 @@ def test_a_longer_run_that_was_in_the_folder_before_is_not_gone_on_with(tmp_path
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=1.pt")
 
 
+def test_a_checkpoint_that_the_training_removes_meanwhile_ends_nobody_who_looks(tmp_path):
+    """A benchmark looks every second how far its training is; once it met the moment, and ended the training."""
+    torch.save({"epoch": torch.tensor(2)}, tmp_path / "checkpoint_epoch=2.pt")
+    (tmp_path / "checkpoint_epoch=1.pt").symlink_to(tmp_path / "gone")  # listed, and not there
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=2.pt")
+    (tmp_path / "checkpoint_epoch=2.pt").unlink()
+    assert latest_checkpoint(tmp_path) == ""
+
+
 def test_it_is_said_when_later_epochs_in_the_folder_are_passed_over(tmp_path, caplog):
     """As of a folder that was copied, whose files' times say nothing."""
     for age, epoch in ((20, 2), (10, 1)):
