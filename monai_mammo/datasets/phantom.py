@@ -182,7 +182,7 @@ def segmentation_datalist(out: Path) -> Path:
     lesions, wholes = [], []
     for image in images:
         lesions += [_entry(image, out, label=out / lesion.mask, box=list(lesion.box)) for lesion in image.lesions]
-        union = np.zeros((image.rows, image.columns), np.uint8)
+        union = np.zeros((image.rows, image.columns), bool)
         for lesion in image.lesions:
             union |= np.asarray(Image.open(out / lesion.mask))
         path = unions / f"{image.patient}_{image.laterality}_{image.view}.png"
@@ -204,7 +204,10 @@ def quality_datalist(out: Path) -> Path:
         ValueError: fewer than three patients.
     """
     images = read_truth(out)
-    entries = [_entry(image, out, label=int(not image.complete), cause=image.cause) for image in images]
+    entries = [
+        _entry(image, out, label=int(not image.complete), **({"cause": image.cause} if image.cause else {}))
+        for image in images
+    ]
     sides = _sides(out, images)
     return write_datalist(
         out / "quality", entries, sides, name="phantom completeness", labels=LABEL_NAMES["quality"], **_ABOUT
@@ -302,7 +305,7 @@ def _write_patient(out: Path, number: int, seed: int, truncated: int, shape: tup
 
 
 def _write_lesion(out: Path, name: str, mask: np.ndarray, spacing: float) -> Lesion:
-    Image.fromarray(mask.astype(np.uint8) * 255).save(out / name)
+    Image.fromarray(mask != 0).save(out / name)  # of one bit: a label is 1, as the datalists say
     points = np.argwhere(mask)
     (row0, column0), (row1, column1) = points.min(axis=0).tolist(), (points.max(axis=0) + 1).tolist()
     row, column = points.mean(axis=0).tolist()

@@ -51,7 +51,11 @@ def sniff(path: Path, head: bytes) -> str | None:
         return "tiff"
     if head.startswith(b"NRRD000"):
         return "nrrd"
-    if head[344:347] == b"n+1" or head[4:7] == b"n+2" or (head[:2] == b"\x1f\x8b" and path.name.endswith(".nii.gz")):
+    if (
+        head[344:347] == b"n+1"
+        or head[4:7] == b"n+2"
+        or (head[:2] == b"\x1f\x8b" and path.name.lower().endswith(".nii.gz"))
+    ):
         return "nifti"
     return None
 
@@ -134,7 +138,9 @@ def _read_picture(path: Path, labels: bool, limit: int) -> np.ndarray:
         check_size(path, image.height, image.width, limit)
         if getattr(image, "n_frames", 1) > 1:
             raise MammogramError(path, f"it has {image.n_frames} pages", "Give an image of one page")
-        if image.mode == "P" and not labels:
+        if labels:
+            _refuse_ambiguous(path, image)
+        elif image.mode == "P":
             image = image.convert("RGB")
         if image.mode in ("LA", "PA"):
             image = image.getchannel(0)
@@ -149,6 +155,23 @@ def _read_picture(path: Path, labels: bool, limit: int) -> np.ndarray:
         values = np.asarray(image)
         # Older Pillow opens 16-bit PNG as 32-bit integers.
         return values.astype(np.uint16) if image.mode == "I" and image.format == "PNG" else values
+
+
+def _refuse_ambiguous(path: Path, image: Image.Image) -> None:
+    """Refuse a mask that is drawn by its transparency, or whose palette does not begin with the background.
+
+    What is white where it can be seen is white all over without its alpha; and the numbers of a palette that a program
+    made by itself, from the commonest colour on, say nothing.
+    """
+    if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+        raise MammogramError(path, "parts of the mask are transparent", "Save it opaque, with one channel")
+    if image.mode != "P":
+        return
+    palette = image.getpalette() or []
+    grey = all(palette[3 * index : 3 * index + 3] == [index] * 3 for index in range(len(palette) // 3))
+    if not grey and palette[:3] != [0, 0, 0]:
+        reason = "the mask's palette does not begin with black, so its numbers may be no labels"
+        raise MammogramError(path, reason, "Save it with one channel, labels as values")
 
 
 def _read_nifti(path: Path, limit: int) -> Raster:

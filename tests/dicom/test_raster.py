@@ -62,7 +62,39 @@ def test_a_palette_is_looked_up_in_images_but_is_the_label_in_masks(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "palette.png"), [[0, 1, 2]])
 
 
-@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_the_labels_of_a_coloured_palette_are_its_numbers_if_the_first_is_black(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), mode="P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "palette.png"), [[0, 1, 2]])
+
+
+def test_a_palette_that_a_program_made_by_itself_is_refused(tmp_path):
+    """The commonest colour may come first, whichever it is: masks came out inverted."""
+    drawn = np.zeros((60, 50, 3), np.uint8)
+    drawn[10:20, 10:20] = [255, 0, 0]
+    image = Image.fromarray(drawn).quantize(2)
+    assert image.getpalette()[:3] == [255, 0, 0]
+    image.save(tmp_path / "quantised.png")
+    with pytest.raises(MammogramError, match=r"palette does not begin with black, .* Save it with one channel"):
+        read_mask(tmp_path / "quantised.png")
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_mask_drawn_by_its_transparency_is_refused(tmp_path, mode, colour):
+    """White on transparent was a mask of everything, black on transparent one of nothing."""
+    alpha = np.zeros((60, 50), np.uint8)
+    alpha[10:20, 10:20] = 255
+    grey = np.full_like(alpha, colour)
+    path = save_picture(tmp_path / "mask.png", np.stack([grey] * (len(mode) - 1) + [alpha], axis=-1))
+    with pytest.raises(MammogramError, match=r"mask\.png: parts of the mask are transparent\. Save it opaque"):
+        read_mask(path)
+    opaque = save_picture(tmp_path / "opaque.png", np.stack([alpha] * (len(mode) - 1) + [grey | 255], axis=-1))
+    np.testing.assert_array_equal(read_mask(opaque) > 0, alpha > 0)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz", "NII.GZ"])
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2"])
 def test_nifti_is_transposed_to_rows_and_columns(tmp_path, suffix, dtype):
     values = np.arange(84, dtype=dtype).reshape(12, 7)
