@@ -27,12 +27,13 @@ _OTHER_FINDINGS = {
 }
 _ANATOMY = {
     "breast": ("76752008", "SCT", "Breast"),
+    # The breast's outline, named by the verdict on its completeness: a lesion by no means.
+    "complete": ("76752008", "SCT", "Breast"),
+    "incomplete": ("76752008", "SCT", "Breast"),
     "nipple": ("24142002", "SCT", "Nipple"),
     "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
 }
 _AMBER = [51213, 38633, 52422]  # sRGB 255, 176, 32, as in the browser; CIELab of white D50 (PS3.3 C.10.7.1.1)
-_OUTLINES = {"complete", "incomplete"}
-"""Verdicts on quality: by them a segment is named that outlines the breast."""
 _SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
 
 
@@ -44,7 +45,7 @@ def tells_of_tumours(name: str) -> bool | None:
     known = _plain(name)
     if known in _TUMOURS:
         return True
-    return False if known in _OTHER_FINDINGS.keys() | _ANATOMY.keys() | _OUTLINES else None
+    return False if known in _OTHER_FINDINGS.keys() | _ANATOMY.keys() else None
 
 
 def segment_description(number: int, name: str, side: str | None, method: Method, algorithm: str) -> Any:
