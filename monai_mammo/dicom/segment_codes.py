@@ -11,12 +11,14 @@ Method = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 _ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
 _STRUCTURE = ("123037004", "SCT", "Anatomical Structure")
 _LESION = ("52988006", "SCT", "Lesion")
-_KINDS = {
+_TUMOURS = {
     # A mammogram shows a mass; that it is a neoplasm (108369006) is for pathology to say.
     "tumour": ("4147007", "SCT", "Mass"),
     "tumor": ("4147007", "SCT", "Mass"),
     "mass": ("4147007", "SCT", "Mass"),
     "neoplasm": ("108369006", "SCT", "Neoplasm"),
+}
+_OTHER_FINDINGS = {
     "calcification": ("129748009", "SCT", "Radiographic calcification finding"),
     "calcifications": ("129748009", "SCT", "Radiographic calcification finding"),
     "architectural distortion": ("129792006", "SCT", "Architectural distortion of breast"),
@@ -25,11 +27,25 @@ _KINDS = {
 }
 _ANATOMY = {
     "breast": ("76752008", "SCT", "Breast"),
+    # The breast's outline, named by the verdict on its completeness: a lesion by no means.
+    "complete": ("76752008", "SCT", "Breast"),
+    "incomplete": ("76752008", "SCT", "Breast"),
     "nipple": ("24142002", "SCT", "Nipple"),
     "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
 }
 _AMBER = [51213, 38633, 52422]  # sRGB 255, 176, 32, as in the browser; CIELab of white D50 (PS3.3 C.10.7.1.1)
 _SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
+
+
+def tells_of_tumours(name: str) -> bool | None:
+    """Whether a segment of this name shows tumours; None where the name is none of those that are known.
+
+    The only place that says which names mean a tumour; upper and lower case and blanks around a name do not count.
+    """
+    known = _plain(name)
+    if known in _TUMOURS:
+        return True
+    return False if known in _OTHER_FINDINGS.keys() | _ANATOMY.keys() else None
 
 
 def segment_description(number: int, name: str, side: str | None, method: Method, algorithm: str) -> Any:
@@ -46,8 +62,8 @@ def segment_description(number: int, name: str, side: str | None, method: Method
     from highdicom.seg import SegmentDescription
     from highdicom.sr import CodedConcept
 
-    known = name.strip().lower()
-    kind = _ANATOMY.get(known) or _KINDS.get(known, _LESION)
+    known = _plain(name)
+    kind = _ANATOMY.get(known) or _TUMOURS.get(known) or _OTHER_FINDINGS.get(known, _LESION)
     made_by = None
     if method != "MANUAL":
         made_by = AlgorithmIdentificationSequence(
@@ -69,6 +85,10 @@ def segment_description(number: int, name: str, side: str | None, method: Method
     if side in _SIDES:
         description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*_SIDES[side])]
     return description
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()
 
 
 def short(words: str) -> str:

@@ -81,13 +81,47 @@ def test_a_normal_breast_is_an_entry_of_the_whole_mode_and_none_of_the_lesion_mo
         lesion_datalist(datastore, tmp_path / "lesions", first_validates)
 
 
-def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastore, tmp_path: Path) -> None:
-    named = [{"name": "incomplete", "idx": 1}, {"name": "Tumour", "idx": 2}]
+@pytest.mark.parametrize("name", ["Tumour", "tumor", "Mass", " neoplasm"])
+def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastore, tmp_path: Path, name: str) -> None:
+    named = [{"name": "incomplete", "idx": 1}, {"name": name, "idx": 2}]
     save(datastore, "P1-1", {1: [[0, 0, 100, 80]], 2: [[10, 20, 30, 40]]}, label_info=named)
-    save(datastore, "P2-1", {1: [[0, 0, 100, 80]]}, label_info=named[:1])
+    save(datastore, "P2-1", {1: [[0, 0, 100, 80]]}, label_info=named)
+    save(datastore, "P3-1", {}, label_info=[{"name": "Segment_1", "idx": 1}])
     entries = entries_of(whole_datalist(datastore, tmp_path / "data", first_validates))
     sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
-    assert sizes == {"P1": 400, "P2": 0}
+    assert sizes == {"P1": 400, "P2": 0, "P3": 0}
+    assert datastore.status()["labels_unclear"] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["Segment_1"], "'Segment_1'"),
+        (["malignant tumour", "tumour"], "'malignant tumour'"),
+        (["tumour", "lump"], "'lump'"),
+        (["incomplete"], "none of its segments"),
+        (["calcification", "breast"], "none of its segments"),
+    ],
+)
+def test_a_label_that_does_not_say_where_tumours_are_is_kept_and_named_and_not_learnt(
+    datastore: MammogramDatastore, tmp_path: Path, names: list[str], reason: str
+) -> None:
+    """It would be learnt as a normal breast."""
+    boxes = {number: [[0, 10 * number, 9, 10 * number + 9]] for number in range(1, len(names) + 1)}
+    for image_id in ("P1-1", "P2-1"):
+        save(datastore, image_id, {1: [[1, 2, 3, 4]]})
+    named = [{"name": name, "idx": number} for number, name in enumerate(names, start=1)]
+    save(datastore, "P3-1", boxes, label_info=named)
+    for make in (whole_datalist, lesion_datalist):
+        entries = entries_of(make(datastore, tmp_path / "data", first_validates))
+        assert {Path(entry["image"]).parent.name for entry in entries} == {"P1", "P2"}
+    assert "P3-1" in datastore.get_labeled_images()
+    (unclear,) = datastore.status()["labels_unclear"]
+    assert unclear["image"] == "P3-1"
+    assert reason in unclear["reason"]
+    renamed = [{"name": "mass", "idx": number} for number in boxes]
+    datastore.update_label_info("P3-1", "final", {"label_info": renamed})
+    assert datastore.status()["labels_unclear"] == []
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,7 +168,8 @@ def test_an_image_with_a_damaged_record_is_left_out_and_stops_no_training(
     make.check(datastore)
     entries = entries_of(make(datastore, tmp_path / "data", first_validates))
     assert {entry["patient"] for entry in entries} == {datastore.image(f"P{number}-1").patient for number in (2, 3)}
-    assert len(datastore.status()["damaged_records"]) == 1
+    damaged = ["labels/.info/P1-1.json"] if make is quality_datalist else []
+    assert datastore.status()["damaged_records"] == [*damaged, "labels/final/P1-1.json"]
 
 
 @pytest.mark.parametrize("make", [lesion_datalist, whole_datalist, quality_datalist])

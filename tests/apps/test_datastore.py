@@ -248,6 +248,7 @@ def test_an_empty_folder_is_a_datastore_without_images(tmp_path: Path) -> None:
         "unreadable": [],
         "labels_to_deliver": 0,
         "labels_undeliverable": [],
+        "labels_unclear": [],
         "damaged_records": [],
         "origin_problem": None,
     }

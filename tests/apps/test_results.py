@@ -254,6 +254,29 @@ def test_the_labelled_folder_is_a_data_set_with_its_lesions(store: MammogramData
     np.testing.assert_array_equal(lesion.read(lesion.masks[0]), blob()[1])
 
 
+@pytest.mark.parametrize("verdict", ["complete", "incomplete"])
+@pytest.mark.parametrize(
+    ("tumour", "normal", "lesions"), [("drawn", False, 1), ("empty", True, 0), ("not named", False, 0)]
+)
+def test_the_outline_of_a_breast_is_no_lesion_of_the_labelled_folder(
+    store: MammogramDatastore, verdict: str, tumour: str, normal: bool, lesions: int
+) -> None:
+    """Slicer submits the quality model's outline with the tumours; alone it says nothing of tumours."""
+    breast, lesion = blob()[0] > 0, blob()[1] if tumour == "drawn" else np.zeros((ROWS, COLUMNS), bool)
+    names = [{"name": verdict, "idx": 1}, *([] if tumour == "not named" else [{"name": "tumour", "idx": 3}])]
+    save(store, np.where(lesion, 3, breast), label_info=names)
+    assert masks(store, store.labels.folder / "final" / "left.dcm")[verdict].any(), "it is not lost"
+    defects: list[Any] = []
+    (image,) = folder.images(store.labels.folder.parent, defects)
+    assert (image.normal, len(image.lesions)) == (normal, lesions)
+    assert [defect.reason for defect in defects if "anatomy" in defect.reason] == [
+        "segment 1 outlines anatomy (breast), no lesion"
+    ]
+    for found in image.lesions:
+        assert found.read is not None
+        np.testing.assert_array_equal(found.read(found.masks[0]), lesion)
+
+
 def test_labels_that_say_nothing_are_a_tumour_and_strange_names_do_no_harm() -> None:
     mask = np.array([[0, 1, 2]])
     assert set(named_masks(mask, {})) == set(named_masks(mask, {"label_info": [{"name": "background", "idx": 0}]}))

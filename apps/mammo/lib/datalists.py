@@ -17,15 +17,17 @@ from PIL import Image
 from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.datalist import LABEL_NAMES, write_datalist
-from monai_mammo.dicom.reader import read_mask
 from monai_mammo.regions import bounding_box
 
 from .datastore import QUALITY_VERDICTS, MammogramDatastore
 from .errors import RequestRefused
 from .files import DamagedRecord
+from .tumours import Unclear, tumour_pixels
 
-TUMOUR_NAMES = ("tumour", "tumor")
-NO_LABELS = "Save final labels, or verdicts for the quality model, for images of at least two patients"
+NO_LABELS = (
+    "Save final labels, or verdicts for the quality model, for images of at least two patients; labels that are left "
+    "out stand in /info/, as datastore.labels_unclear"
+)
 Entry = dict[str, Any]
 Said = tuple[str, int, np.ndarray | None]
 Divide = Callable[[Mapping[str, set[int]]], dict[str, list[str]]]
@@ -103,8 +105,8 @@ def _tumours(datastore: MammogramDatastore) -> Iterator[Said]:
     tag = DefaultLabelTag.FINAL
     for image_id in datastore.get_labeled_images(tag):
         try:
-            mask = tumour_pixels(datastore, image_id, tag)
-        except DamagedRecord:  # which the datastore's status names
+            mask = tumour_pixels(*datastore.read_label(image_id, tag))
+        except (DamagedRecord, Unclear):  # which the datastore's status names
             continue
         yield image_id, int(mask.any()), mask
 
@@ -139,17 +141,6 @@ def _by_lesion(datastore: MammogramDatastore, said: Said, folder: Path) -> list[
     (entry,), components = _with_mask(datastore, said, folder), connected_components(said[2])
     boxes = (bounding_box(components == number) for number in range(1, components.max() + 1))
     return [{**entry, "box": box} for box in boxes]
-
-
-def tumour_pixels(datastore: MammogramDatastore, image_id: str, tag: str, reader: str | None = None) -> np.ndarray:
-    """Where a label, or a certain reader's, says tumour (rows, columns): the values that its `label_info` calls so, or
-    all of them if it names none."""
-    mask = read_mask(datastore.get_label_uri(image_id, tag, reader))
-    names = datastore.get_label_info(image_id, tag, reader).get("label_info")
-    if not names:
-        return mask > 0
-    values = [entry.get("idx") for entry in names if str(entry.get("name", "")).lower() in TUMOUR_NAMES]
-    return np.isin(mask, [value for value in values if value is not None])
 
 
 whole_datalist = Datalist(_tumours, _with_mask, SEGMENTS)

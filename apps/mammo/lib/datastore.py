@@ -32,6 +32,7 @@ from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension, read_label
 from .names import check_named, safe_name, with_segments
 from .results import Results
+from .tumours import unclear_labels
 from .users import current_user
 
 __all__ = ["QUALITY_VERDICTS", "MammogramDatastore"]
@@ -142,8 +143,8 @@ class MammogramDatastore(Datastore):
         return found
 
     def status(self) -> dict[str, Any]:
-        """Counts for the viewers, the images that cannot be used, the labels that cannot become a DICOM SEG, and the
-        records that were found damaged, whose images are left out where all are listed."""
+        """Counts for the viewers, images that cannot be used, labels that cannot become a DICOM SEG or do not say where
+        tumours are, and records that were found damaged, whose images are left out where all are listed."""
         unreadable = self.unreadable_images()
         tags = {tag: len(self.get_labeled_images(tag)) for tag in self.labels.tags()}
         return {
@@ -154,6 +155,7 @@ class MammogramDatastore(Datastore):
             "unreadable": unreadable[:SHOWN_UNREADABLE],
             "labels_to_deliver": self.results.waiting(),
             "labels_undeliverable": self.results.undeliverable()[:SHOWN_UNREADABLE],
+            "labels_unclear": unclear_labels(self.labels, self.get_labeled_images())[:SHOWN_UNREADABLE],
             "damaged_records": self.labels.damaged(),
             "origin_problem": self.index.problem,
         }
@@ -339,6 +341,16 @@ class MammogramDatastore(Datastore):
         """What was saved with a label, with its `reader` and time `ts`; a certain reader's if one is named."""
         self.get_label_uri(label_id, label_tag, reader)
         return self.labels.info(label_id, safe_name(label_tag, "tag"), reader)
+
+    def read_label(self, label_id: str, label_tag: str, reader: str | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """A label's mask (rows, columns), and what was saved with it; a certain reader's if one is named.
+
+        Raises:
+            RequestRefused: there is no such label (404).
+            MammogramError: it cannot be read.
+        """
+        file, info = self.get_label_uri(label_id, label_tag, reader), self.get_label_info(label_id, label_tag, reader)
+        return read_mask(file), info
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what was saved with a label."""
