@@ -267,7 +267,7 @@ def _prepared(out: Path) -> tuple[dict[str, Any], list[Finding]]:
         defects = [Finding("prepared", "note", reason, tuple(of_reason)) for reason, of_reason in files.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}, [Finding("datalist", "warning", "it is not as `prepare` writes it", (file,))]
-    return {key: value for key, value in document.items() if key != "defects"}, defects
+    return {key: value for key, value in document.items() if key not in ("defects", "sections")}, defects
 
 
 def _merged(findings: Iterable[Finding]) -> list[Finding]:

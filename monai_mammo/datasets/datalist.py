@@ -50,6 +50,7 @@ def write_datalist(
     description: str = "",
     licence: str = "",
     originals: Iterable[Mapping[str, Any]] = (),
+    former: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `folder/dataset.json`, every entry in the section of its patient.
 
@@ -60,6 +61,8 @@ def write_datalist(
         name, description, licence: of the data set.
         labels: meaning of the label's values.
         originals: see the module's text; those of training patients are written.
+        former: sections of patients, such as an earlier list had; those who have none now are written as
+            `former_patients`, for they may come back (see `sections_of_patients`).
 
     Returns:
         the file's path. It is written whole or not at all.
@@ -70,7 +73,9 @@ def write_datalist(
         sections[section_of[entry["patient"]]].append(entry)
     if originals := [entry for entry in originals if section_of[entry["patient"]] == "training"]:
         sections["originals"] = originals
-    about = {"name": name, "description": description, "licence": licence}
+    about: dict[str, Any] = {"name": name, "description": description, "licence": licence}
+    if absent := {patient: section for patient, section in (former or {}).items() if patient not in section_of}:
+        about["former_patients"] = absent
     return write_sections(folder, sections, about=about, labels=labels)
 
 
@@ -148,7 +153,7 @@ def load_datalist(
 
 
 def sections_of_patients(files: Iterable[Path]) -> dict[str, str]:
-    """Every patient's section in datalists; of several, training: who has been learnt from must not judge.
+    """Every patient's section in datalists, now or formerly; of several, training: who was learnt from must not judge.
 
     Raises:
         MammogramError: one of the files is no such list.
@@ -158,7 +163,10 @@ def sections_of_patients(files: Iterable[Path]) -> dict[str, str]:
         document = _document(file)
         try:
             listed = [(str(entry["patient"]), section) for section in SECTIONS for entry in document[section]]
-        except (KeyError, TypeError):
+            listed += document.get("former_patients", {}).items()
+            if not {section for _, section in listed} <= {*SECTIONS}:
+                raise MammogramError(file, "it has former patients of no section", _CORRECT)
+        except (KeyError, TypeError, AttributeError):
             raise MammogramError(file, "its entries do not all name a patient", _CORRECT) from None
         for patient, section in listed:
             found[patient] = min(section, found.get(patient, section), key=SECTIONS.index)

@@ -6,14 +6,14 @@ trained on `protocols`'.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, sections_of_patients, write_datalist, write_sections
+from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, write_datalist, write_sections
+from monai_mammo.datasets.earlier import SUMMARY, listed_sections, read_summary, settled_sections
 from monai_mammo.datasets.lesions import MARGIN
 from monai_mammo.datasets.pieces import Entry, Subject
 from monai_mammo.datasets.pool import run
@@ -32,7 +32,6 @@ from monai_mammo.files import write_json
 from monai_mammo.machine import available_cores
 
 TASKS = ("segmentation", "quality")
-SUMMARY = "prepared.json"
 
 _LISTS = {
     "segmentation": ("segmentation_roi", "segmentation_whole", "segmentation_crops"),
@@ -40,6 +39,8 @@ _LISTS = {
     "segmentation_paper": ("segmentation_paper",),
     "quality_paper": ("quality_paper",),
 }
+_BY_PATIENT = tuple(name for task in TASKS for name in _LISTS[task])
+"""The lists that share one assignment of patients."""
 _PAPER: Mapping[str, Callable[[Sequence[Entry], int], PaperSplit]] = {
     "segmentation": paper_segmentation,
     "quality": paper_quality,
@@ -115,7 +116,8 @@ def prepare(
 ) -> Prepared:
     """Make a data set's datalists; a second run redoes only what is missing or was made from other files or options.
 
-    Patients stay in the section where an earlier run put them, whatever patients were added; these alone are dealt.
+    Patients stay in the section where any earlier run put them, whoever was added or missing meanwhile; new ones alone
+    are dealt.
 
     Lists of protocol `patient`: `segmentation_roi` (an entry a lesion, with mask and box, the image whole),
     `segmentation_whole` (an entry an image, its label all its lesions), `segmentation_crops` (an entry a lesion, cut
@@ -147,7 +149,7 @@ def prepare(
     images = _once(data_set.images(source, defects), defects)
     tasks = _tasks(images, source, task)
     plan = _Plan(data_set.NAME, data_set.LICENCE, source, out, tasks, protocol, seed, margin, samples)
-    earlier = _earlier(plan)
+    earlier = read_summary(out, data_set.NAME, seed)
     out.mkdir(parents=True, exist_ok=True)
     dropped = leaking(images) if protocol == "patient" else []
     both = "its patient is in the official test set, too"
@@ -156,7 +158,7 @@ def prepare(
     prepared, kept = Prepared(out), [image for image in images if image.image not in gone]
     if task is None and tasks == ("quality",):
         prepared.remarks["segmentation"] = "no lesion is outlined; only quality was made"
-    settled = _sections(plan) if earlier else {}
+    settled = settled_sections(out, earlier, _BY_PATIENT) if earlier else {}
     splits = patient_split(images, seed, kept=settled)
     made = _made(plan, kept, splits, processes, progress)
     better = _without_gaps(kept, made, splits, seed, settled) if protocol == "patient" else splits
@@ -173,7 +175,7 @@ def prepare(
                 continue
             _write(plan, prepared, wanted_task, name, entries[name], splits, entries["originals"])
     prepared.defects = list(dict.fromkeys(defect for some in by_maker.values() for defect in some))
-    _summarise(plan, prepared, len(images), by_maker, earlier)
+    _summarise(plan, prepared, len(images), by_maker, earlier, settled)
     return prepared
 
 
@@ -201,37 +203,6 @@ def _tasks(images: Sequence[SourceImage], source: Path, task: str | None) -> tup
     if task == "segmentation" and not outlined:
         raise MammogramError(source, "no lesion is outlined in it", "Use --task quality")
     return (task,) if task else TASKS if outlined else ("quality",)
-
-
-def _earlier(plan: _Plan) -> dict[str, Any]:
-    """The summary of an earlier run into the same folder.
-
-    Raises:
-        MammogramError: it was of another data set or seed, whose lists would contradict this run's.
-    """
-    file = plan.out / SUMMARY
-    if not file.is_file():
-        return {}
-    try:
-        earlier: dict[str, Any] = json.loads(file.read_text())
-        same = earlier["data_set"] == plan.name and earlier["options"]["seed"] == plan.seed
-    except (ValueError, KeyError, TypeError):
-        raise MammogramError(
-            file, "it is no summary of `monai-mammo prepare`", "Remove it, or give a new folder"
-        ) from None
-    if not same:
-        known = f"{earlier['data_set']} with seed {earlier['options']['seed']}"
-        raise MammogramError(
-            plan.out, f"it was prepared from {known}", "Give a new folder, or the same data set and seed"
-        )
-    return earlier
-
-
-def _sections(plan: _Plan) -> dict[str, str]:
-    """The sections that an earlier run gave its patients: one who changed sides would judge what it has trained."""
-    names = [name for task in TASKS for name in _LISTS[task]]
-    files = [plan.out / name / "dataset.json" for name in names]
-    return sections_of_patients(file for file in files if file.is_file())
 
 
 def _subjects(
@@ -368,6 +339,7 @@ def _summarise(
     listed: int,
     by_maker: Mapping[str, Sequence[Defect]],
     earlier: Mapping[str, Any],
+    settled: Mapping[str, str],
 ) -> None:
     """Write the summary; what earlier runs said of lists that this one did not touch stays in it."""
     known = [(plain_defect(defect, plan.source), part) for part, some in by_maker.items() for defect in some]
@@ -390,6 +362,7 @@ def _summarise(
             "samples": plan.samples,
         },
         "images": listed,
+        "sections": dict(sorted({**settled, **listed_sections(plan.out, _BY_PATIENT)}.items())),
         "counts": _kept(earlier, "counts", own) | prepared.counts,
         "remarks": _kept(earlier, "remarks", own) | prepared.remarks,
         "defects": _merged(known + kept),

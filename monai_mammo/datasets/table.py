@@ -36,7 +36,8 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
 
     Patients are dealt 70 / 10 / 20, those with an incomplete image by the same shares, unless the table has a column
     `section`. If that leaves a section without a label, further deals follow, at last with larger shares held out.
-    Where `out` holds a datalist already, its patients stay in the section that they have; the new ones are dealt.
+    Where `out` holds a datalist already, its patients stay in the section that they have, also those who were missing
+    in between (`former_patients` in it); the new ones are dealt.
 
     Args:
         task: what its labels are.
@@ -55,9 +56,11 @@ def datalist_of_table(task: Task, table: Path, out: Path, seed: int = 0) -> Path
     if not entries:
         raise MammogramError(table, "it has no row below its header", "Write one row an image")
     decided = any("section" in entry for entry in entries)
-    splits = _given(table, entries) if decided else _dealt(table, entries, seed, out / "dataset.json")
+    former = out / "dataset.json"
+    kept = sections_of_patients([former] if former.is_file() else [])
+    splits = _given(table, entries) if decided else _dealt(table, entries, seed, kept)
     rows = [{key: value for key, value in entry.items() if key != "section"} for entry in entries]
-    return write_datalist(out, rows, splits, name=table.stem, labels=LABEL_NAMES[task])
+    return write_datalist(out, rows, splits, name=table.stem, labels=LABEL_NAMES[task], former=kept)
 
 
 def _entries(task: Task, table: Path) -> Iterator[Entry]:
@@ -134,8 +137,7 @@ def _file(table: Path, where: str, name: str) -> str:
     return str(file)
 
 
-def _dealt(table: Path, entries: list[Entry], seed: int, former: Path) -> dict[str, list[str]]:
-    kept = sections_of_patients([former] if former.is_file() else [])
+def _dealt(table: Path, entries: list[Entry], seed: int, kept: Mapping[str, str]) -> dict[str, list[str]]:
     try:
         deals = list(_deals(entries, seed, kept))
     except ValueError as error:

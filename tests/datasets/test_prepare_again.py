@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from monai_mammo.datasets import cdd_cesm
-from monai_mammo.datasets.datalist import sections_of_patients
+from monai_mammo.datasets.datalist import SECTIONS, sections_of_patients
 from monai_mammo.datasets.pool import DIED, run
 from monai_mammo.datasets.prepare import prepare
 from monai_mammo.dicom.errors import MammogramError
@@ -86,6 +86,26 @@ def test_patients_who_were_added_are_dealt_and_nobody_else_moves(cesm, tmp_path)
         seen.append(sections_of_patients(lists))
     assert seen[0].items() <= seen[1].items()
     assert Counter(seen[1].values()) == {"training": 8, "validation": 1, "test": 3}
+
+
+@pytest.mark.parametrize("upgraded", [False, True], ids=["remembered", "of a version without the memory"])
+def test_patients_who_were_missing_for_a_run_come_back_to_their_section(cesm, tmp_path, upgraded):
+    """Who has been trained on must not be tested on because an archive was not mounted once."""
+    listed = [replace(image, patient=image.image.stem) for image in cdd_cesm.images(cesm, [])]
+    summary = tmp_path / "prepared.json"
+    prepare(module_of(*listed), cesm, tmp_path, task="quality", processes=0)
+    before = sections_of_patients([tmp_path / "quality" / "dataset.json"])
+    absent = {patient for section in SECTIONS for patient in [one for one in before if before[one] == section][:2]}
+    if upgraded:
+        known = json.loads(summary.read_text())
+        assert known.pop("sections") == before
+        summary.write_text(json.dumps(known))
+    present = [image for image in listed if image.patient not in absent]
+    for _ in range(2):  # the second run finds them in no datalist
+        prepare(module_of(*present), cesm, tmp_path, task="quality", processes=0)
+    assert absent.isdisjoint(sections_of_patients([tmp_path / "quality" / "dataset.json"]))
+    prepare(module_of(*listed), cesm, tmp_path, task="quality", processes=0)
+    assert sections_of_patients([tmp_path / "quality" / "dataset.json"]) == before
 
 
 def test_one_task_after_the_other_gives_what_both_together_give(cesm, prepared):

@@ -118,6 +118,25 @@ def test_a_longer_table_moves_nobody_and_deals_the_new_patients(tmp_path: Path) 
     assert len(after) == PATIENTS
 
 
+def test_patients_who_were_missing_for_a_while_come_back_to_their_section(tmp_path: Path) -> None:
+    rows = [f'"image, {number}.png",{number % 2},P{number}' for number in range(PATIENTS)]
+    head, out = "image,label,patient", tmp_path / "out"
+    before = sections_of_patients([datalist_of_table("quality", written(tmp_path, [head, *rows]), out)])
+    fewer = [row for number, row in enumerate(rows) if number % 3]
+    for seed in (1, 2):  # the second table finds them in no section any more
+        datalist_of_table("quality", written(tmp_path, [head, *fewer]), out, seed)
+    assert {entry["patient"] for part in sections(out, "quality").values() for entry in part} < before.keys()
+    datalist_of_table("quality", written(tmp_path, [head, *rows]), out, seed=3)
+    again = {entry["patient"]: section for section, part in sections(out, "quality").items() for entry in part}
+    assert again == before
+    assert "former_patients" not in (out / "dataset.json").read_text()
+    decided = [f"{row},training" for row in fewer]
+    datalist_of_table("quality", written(tmp_path, [f"{head},section", *decided]), out)
+    missing = {f"P{number}" for number in range(0, PATIENTS, 3)}
+    known = sections_of_patients([out / "dataset.json"])
+    assert {patient: known[patient] for patient in missing} == {patient: before[patient] for patient in missing}
+
+
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
