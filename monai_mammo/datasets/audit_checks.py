@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from monai_mammo.datasets.audit_catalogue import SPACING_FACTOR, SPACING_MM, DataList, Finding, Item, Measures, Severity
 from monai_mammo.datasets.audit_pixels import MaskMeasure, Measure
 from monai_mammo.datasets.datalist import SECTIONS
+from monai_mammo.datasets.pseudonym import spelt
 
 _FILLS, _MOST_OF_BREAST, _OUTSIDE, _MOSTLY_OUTSIDE = 0.8, 0.5, 0.1, 0.5
 _RARELY_EMPTY, _FEW = 0.05, 6
@@ -121,7 +121,7 @@ def _spellings(data: DataList, measures: Measures) -> Iterator[Finding]:
         headers[item.text("patient")].add(measures[item.image][0].patient if item.image in measures else "")
     spellings: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(headers.keys() - {""}):
-        spellings[re.sub(r"\s+|(?<!\d)0+(?=\d)", "", patient.casefold())].append(patient)
+        spellings[spelt(patient)].append(patient)
     said = set().union(*headers.values())
     for patients in spellings.values():
         known = set().union(*(headers[patient] for patient in patients))

@@ -7,7 +7,8 @@ paths in the CSV files are older than the archive's present names, so files are 
 UID. Folder names and series descriptions do not tell crop and mask apart: every file of an abnormality becomes a
 candidate of `SourceLesion.masks`, and the pixels decide when they are read. The files state no pixel spacing.
 
-The same film may be listed twice, once for its masses and once for its calcifications (71 films): two images here.
+The same film is listed twice where it has masses and calcifications (71 films), each time with files of its own: one
+image here, with all its lesions. Films of one patient on both official sides stay apart.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
 
     Each row ends as a lesion or as a defect. An abnormality without any file is a defect and its image stays, with
     fewer lesions than its attribute `lesions_listed` says: a union of its masks would not show all there is. Of several
-    assessments of an image, `birads` is the highest; an image's `part` is mass or calcification, the CSV file's.
+    assessments of an image, `birads` is the highest; its attribute `part` is mass, calcification or both, joined by
+    "; ". Of a film that is listed for masses and for calcifications, the masses' file is taken if it is on disk.
 
     Raises:
         MammogramError: no folder, or no CSV file of the data set in it.
@@ -106,8 +108,8 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     rows = _rows([file for file in files if file.suffix.lower() == ".csv"], source, defects)
     on_disk = _OnDisk(file for file in files if file.suffix.lower() in _SUFFIXES)
     found = []
-    for name, listed in _by_image(rows).items():
-        image = _full_image(on_disk.take(name, [row.series[0] for row in listed]), defects)
+    for listed in _by_film(rows):
+        image = _film(listed, on_disk, defects)
         lesions = [_lesion(row, on_disk, source, image is None, defects) for row in listed]
         if image is not None:
             found.append(_image(image, listed, [lesion for lesion in lesions if lesion is not None]))
@@ -280,11 +282,24 @@ class _OnDisk:
             yield from ((files[0], len(files)) for name, files in group.items() if name not in self._claimed)
 
 
-def _by_image(rows: Iterable[Abnormality]) -> dict[str, list[Abnormality]]:
-    by_image: dict[str, list[Abnormality]] = defaultdict(list)
+def _by_film(rows: Iterable[Abnormality]) -> list[list[Abnormality]]:
+    """The rows of every film, its masses first: a lesion of the one CSV file is no background in the other's image."""
+    by_film: dict[tuple[str, ...], list[Abnormality]] = defaultdict(list)
     for row in rows:
-        by_image[row.image].append(row)
-    return by_image
+        by_film[row.patient, row.laterality, row.view, row.split].append(row)
+    return [sorted(film, key=lambda row: row.kind != "mass") for film in by_film.values()]
+
+
+def _film(listed: Sequence[Abnormality], on_disk: _OnDisk, defects: list[Defect]) -> Path | None:
+    """The full mammogram of a film, which each of its CSV files has under a PatientID of its own."""
+    chosen = None
+    for name in dict.fromkeys(row.image for row in listed):
+        image = _full_image(on_disk.take(name, [row.series[0] for row in listed if row.image == name]), defects)
+        if chosen is not None and image is not None:
+            reason = f"it is the film of {chosen}, listed for other lesions"
+            defects.append(Defect(image, reason, "its lesions are outlined on that file"))
+        chosen = chosen or image
+    return chosen
 
 
 def _full_image(files: Sequence[Path], defects: list[Defect]) -> Path | None:
@@ -328,5 +343,5 @@ def _image(file: Path, listed: Sequence[Abnormality], lesions: Sequence[SourceLe
         density=densities.most_common(1)[0][0] if densities else "",
         birads=max((row.birads for row in listed), default=""),
         split=first.split,
-        attributes={"part": first.kind, "lesions_listed": len(listed)},
+        attributes={"part": "; ".join(dict.fromkeys(row.kind for row in listed)), "lesions_listed": len(listed)},
     )

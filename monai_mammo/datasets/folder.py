@@ -9,12 +9,12 @@ given away.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.datasets.pseudonym import patient_of, pseudonym
+from monai_mammo.datasets.pseudonym import patient_of, pseudonym, spelt
 from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, stored_as
@@ -41,8 +41,9 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     defined display; a second file of the same SOPInstanceUID, and both where they differ in patient, study, side or
     view; a segment of an image that is not there, of no frame, or of anatomy (the breast, the nipple, …); what its
     reader replaced by a later version (`monai_mammo.dicom.segmentation.former_versions`). Where PatientID is empty or
-    the same for everybody, the study stands for the patient. An image is normal where a segment marks no pixel of it
-    and none marks any: somebody looked and found nothing.
+    the same for everybody, the study stands for the patient. Patients whose PatientIDs differ in spelling alone are
+    kept as several, with a defect, as pseudonyms no longer show that they may be one. An image is normal where a
+    segment marks no pixel of it and none marks any: somebody looked and found nothing.
 
     Raises:
         MammogramError: no folder, or no mammogram in it.
@@ -68,6 +69,7 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
             f"no mammogram in DICOM is among its {files} files" + (f"; {defects[0]}" if defects else ""),
             "Give a folder with mammograms (modality MG) in DICOM",
         )
+    _name_spellings(headers.values(), defects)
     lesions, looked_at = _lesions(list(segmentations.values()), headers, found, defects)
     return [_image(header, lesions[uid], uid in looked_at, defects) for uid, header in headers.items()]
 
@@ -104,6 +106,21 @@ def _one_image(same: Sequence[MammogramHeader], defects: list[Defect]) -> bool:
         differing = "" if len(kinds) == 1 else ", but another patient, study, side or view: one of them is wrong"
         defects.append(Defect(header.path, f"it has the SOPInstanceUID of {other.path}{differing}"))
     return len(kinds) == 1
+
+
+def _name_spellings(headers: Iterable[MammogramHeader], defects: list[Defect]) -> None:
+    """A defect for patients who may be one, written in several ways; it names a file of each, and no PatientID."""
+    spellings: dict[str, dict[str, Path]] = defaultdict(dict)
+    for header in headers:
+        if patient_of(header) == header.patient_id:
+            spellings[spelt(header.patient_id)].setdefault(header.patient_id, header.path)
+    for first, *others in (list(files.values()) for files in spellings.values() if len(files) > 1):
+        several = 1 + len(others)
+        reason = (
+            f"its PatientID and that of {', '.join(map(str, others))} differ only in capitals, spaces or zeros before "
+            "a number: one patient may be in several sections"
+        )
+        defects.append(Defect(first, reason, f"kept as {several} patients; correct PatientID if they are one"))
 
 
 def _image(

@@ -77,6 +77,8 @@ def segmentation(subject: Subject, pixels: np.ndarray) -> Made:
     listed = int(image.attributes.get("lesions_listed", len(image.lesions)))
     if not lesions and not (image.normal and not listed):
         known = "no outline of it is usable" if listed else "it has no outline and is not said to be normal"
+        if not listed and image.attributes.get("outlined"):
+            known = "what is outlined on it is not said to be a mass"
         made.defects.append(Defect(image.image, known, "left out of segmentation"))
         return made
     file = Path(os.path.relpath(image.image, subject.out)).as_posix()

@@ -28,3 +28,8 @@ def pseudonym(identifier: str) -> str:
 def patient_of(header: MammogramHeader) -> str:
     """What tells this patient from others: PatientID, or the study where PatientID tells nobody apart; may be empty."""
     return header.study_instance_uid if _NOBODY.fullmatch(header.patient_id) else header.patient_id
+
+
+def spelt(identifier: str) -> str:
+    """What two spellings of one identifier have in common: no capitals, spaces or zeros before a number."""
+    return re.sub(r"\s+|(?<!\d)0+(?=\d)", "", identifier.casefold())

@@ -70,7 +70,8 @@ class SourceImage:
     split: Literal["", "training", "test"] = ""
     """The data set's official side, where it has one."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """The data set's own; plain values."""
+    """The data set's own; plain values. `lesions_listed`: how many lesions it names, with an outline or without;
+    `outlined`: the finding, no lesion to segment, that alone is outlined."""
 
     def entry(self) -> dict[str, Any]:
         """What every datalist entry of this image says; unknown values are left out."""

@@ -10,11 +10,13 @@ import pytest
 from monai_mammo.datasets import cbis_ddsm
 from monai_mammo.datasets.cbis_ddsm import images
 from monai_mammo.datasets.lesions import find_lesions
+from monai_mammo.datasets.prepare import prepare
 from monai_mammo.datasets.sources import Defect
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
 
 from .cbis_ddsm_replica import (
+    CALC,
     CROP,
     FULL,
     GREY,
@@ -32,6 +34,7 @@ from .cbis_ddsm_replica import (
     write_csv,
     write_dicom,
 )
+from .conftest import entries
 
 
 def test_todays_folders_are_found_although_the_csvs_paths_are_stale(tmp_path: Path) -> None:
@@ -123,6 +126,40 @@ def test_several_lesions_are_one_image_and_the_worst_assessment_is_the_images(tm
     assert [lesion.pathology for lesion in image.lesions] == ["malignant", "benign_without_callback"]
     assert image.birads == "5"
     assert image.attributes["lesions_listed"] == 2
+
+
+@pytest.mark.parametrize("lost", ["", LEFT_CC, LEFT_CC.replace("Mass", "Calc")])
+def test_a_film_with_masses_and_calcifications_is_one_image_with_all_its_lesions(tmp_path: Path, lost: str) -> None:
+    """As two images, each had the other's lesion as background."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    calc = LEFT_CC.replace("Mass", "Calc")
+    write_csv(source / TABLE, [row(LEFT_CC), row(LEFT_MLO)])
+    write_csv(source / "calc_case_description_train_set.csv", [row(calc, assessment="5")], CALC)
+    files = {name: full(source, name) for name in (LEFT_CC, calc, LEFT_MLO) if name != lost}
+    lower = np.roll(OUTLINE, 30, axis=0)
+    for name, outline in ((LEFT_CC, OUTLINE), (calc, lower), (LEFT_MLO, OUTLINE)):
+        write_dicom(source / f"{name}_1" / "s" / "t" / "1-1.dcm", outline)
+    (film, other), defects = found_in(source)
+    assert film.image == files[calc if lost == LEFT_CC else LEFT_CC]
+    assert [lesion.kind for lesion in film.lesions] == ["mass", "calcification"]
+    assert (film.birads, film.attributes) == ("5", {"part": "mass; calcification", "lesions_listed": 2})
+    assert other.attributes == {"part": "mass", "lesions_listed": 1}
+    second = [] if lost else [f"it is the film of {files[LEFT_CC]}, listed for other lesions"]
+    assert reasons(defects) == second
+    prepare(cbis_ddsm, source, out, task="segmentation", processes=0)
+    (whole,) = [entry for entry in entries(out, "segmentation_whole") if entry["view"] == "CC"]
+    np.testing.assert_array_equal(read_mask(out / "segmentation_whole" / whole["label"]) > 0, (OUTLINE + lower) > 0)
+
+
+def test_films_of_one_patient_on_both_official_sides_stay_apart(tmp_path: Path) -> None:
+    test = LEFT_CC.replace("Mass-Training", "Calc-Test")
+    write_csv(tmp_path / TABLE, [row(LEFT_CC)])
+    write_csv(tmp_path / "calc_case_description_test_set.csv", [row(test)], CALC)
+    for name in (LEFT_CC, test):
+        full(tmp_path, name)
+        write_dicom(tmp_path / f"{name}_1" / "s" / "t" / "1-1.dcm", OUTLINE)
+    found, _ = found_in(tmp_path)
+    assert sorted((image.split, len(image.lesions)) for image in found) == [("test", 1), ("training", 1)]
 
 
 def test_an_outline_that_is_not_there_is_named_and_the_image_says_that_it_shows_more(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from monai_mammo.datasets import cdd_cesm
+from monai_mammo.datasets.pieces import segmentation
+from monai_mammo.datasets.work import subjects
 from monai_mammo.dicom.errors import MammogramError
 
 COLUMNS = ["file", "patient", "side", "kind", "view", "Breast density (ACR)", "BIRADS", "Findings", "Tags"]
@@ -58,6 +61,32 @@ def test_a_mask_is_a_union_of_masses_and_other_findings_masks_are_no_lesions(tmp
     assert tagged.lesions
 
 
+def test_pathology_is_what_the_column_says_and_unknown_without_it(tmp_path):
+    rows = [row("P1_L_DM_CC"), row("P2_L_DM_CC", result="Benign ")]
+    for name, columns, said in (("with", [*COLUMNS, RESULT], ["malignant", "benign"]), ("without", COLUMNS, ["", ""])):
+        (tmp_path / name).mkdir()
+        found = cdd_cesm.images(replica(tmp_path / name, rows, columns), [])
+        assert [image.lesions[0].pathology for image in found] == said
+
+
+def test_a_mask_of_another_finding_is_not_called_a_missing_outline(tmp_path):
+    rows = [row("P1_L_DM_CC", "Skin thickening", Tags="edema"), row("P2_L_DM_CC", "", "Normal"), row("P3_L_DM_CC", "")]
+    source = replica(tmp_path, rows)
+    (source / "masks" / "P3_L_DM_CC.png").unlink()
+    skin, normal, bare = cdd_cesm.images(source, [])
+    assert skin.attributes == {"outlined": "Skin thickening; edema"}
+    assert normal.attributes == bare.attributes == {}
+    reasons = []
+    for image in (skin, bare):
+        (subject,) = subjects([image], source, tmp_path / "out", 0, 0.2)
+        (defect,) = segmentation(subject, np.zeros((8, 8), dtype=np.float32)).defects
+        reasons.append(defect.reason)
+    assert reasons == [
+        "what is outlined on it is not said to be a mass",
+        "it has no outline and is not said to be normal",
+    ]
+
+
 def test_normal_is_what_the_pathology_column_says(tmp_path):
     rows = [row("P1_L_DM_CC", "", "Normal"), row("P2_L_DM_CC", "", "Benign")]
     assert [image.normal for image in cdd_cesm.images(replica(tmp_path, rows), [])] == [True, False]
@@ -74,10 +103,10 @@ def test_missing_files_are_defects(tmp_path):
 
 
 def test_another_folder_is_refused(tmp_path):
-    with pytest.raises(MammogramError, match=r"index\.csv"):
+    with pytest.raises(MammogramError, match=r"index\.csv has the columns file, patient, .* masks a PNG"):
         cdd_cesm.images(tmp_path, [])
     replica(tmp_path, [row("P1_L_DM_CC")], COLUMNS[:5])
-    with pytest.raises(MammogramError, match="no column 'Findings'"):
+    with pytest.raises(MammogramError, match=r"no column 'Findings'.*made from what TCIA publishes"):
         cdd_cesm.images(tmp_path, [])
 
 

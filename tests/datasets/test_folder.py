@@ -49,6 +49,23 @@ def test_one_patients_images_share_a_pseudonym_and_another_patients_do_not(tmp_p
     assert not {"1.2.1", "1.2.2"} & {image.attributes["study"] for image in found}
 
 
+def test_patients_who_may_be_one_in_several_spellings_are_named_without_their_ids(tmp_path: Path) -> None:
+    """Pseudonyms hide the likeness from the audit, so who makes them says it."""
+    for number, patient in enumerate(["Pat-3", "PAT-03", "pat-3 1", "Pat-30", "Pat-3", "pat -003"]):
+        mammogram(tmp_path / f"image{number}", PatientID=patient)
+    found, defects = found_in(tmp_path)
+    assert len({image.patient for image in found}) == 5
+    (defect,) = defects
+    assert defect.file == tmp_path / "image0"
+    assert all(str(tmp_path / name) in defect.reason for name in ("image1", "image5"))
+    assert "differ only in capitals, spaces or zeros" in defect.reason
+    assert defect.action == "kept as 3 patients; correct PatientID if they are one"
+    assert "pat-" not in str(defect).replace(str(tmp_path), "").lower()
+    for number in range(2):  # no PatientID at all: the study tells them apart, and numbers in it are no spelling
+        mammogram(tmp_path / "studies" / f"image{number}", PatientID="", StudyInstanceUID=f"1.2.{number}")
+    assert sum("differ only" in defect.reason for defect in found_in(tmp_path)[1]) == 1
+
+
 def test_pseudonyms_depend_on_the_secret_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     without = pseudonym("4711")
