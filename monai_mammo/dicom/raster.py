@@ -163,7 +163,7 @@ def _refuse_ambiguous(path: Path, image: Image.Image) -> None:
     What is white where it can be seen is white all over without its alpha; and the numbers of a palette that a program
     made by itself, from the commonest colour on, say nothing.
     """
-    if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+    if "A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255:
         raise MammogramError(path, "parts of the mask are transparent", "Save it opaque, with one channel")
     if image.mode != "P":
         return
