@@ -69,7 +69,7 @@ def phantom(
 @app.command()
 def prepare(
     data_set: Annotated[DataSet, typer.Argument(help="Which data set it is; folder: any tree of DICOM files.")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="The data set's folder as it was downloaded.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The data set's folder; the README says what is read.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for datalists, masks, crops and samples.")],
     task: Annotated[Task | None, typer.Option(help="One task only; by default every one the data set allows.")] = None,
     protocol: Annotated[

@@ -2,8 +2,9 @@
 
 On disk: `AllDICOMs/<id>_<hash>_MG_<R|L>_<CC|ML>_ANON.dcm` (the hash tells the patient, "ML" means MLO),
 `AllXML/<id>.xml` (an OsiriX property list: `Images[0].ROIs[*]` with `Name` and `Point_px`, strings "(x, y)"), and
-`INbreast.csv`, separated by ";" (File Name, ACR, Bi-Rads, …). Images of BI-RADS 1 have no XML file. There is no
-official split and no pathology by lesion. The pectoral muscles, in a folder of their own, are not read.
+`INbreast.csv`, separated by ";", or by commas or tabs if it was saved anew (File Name, ACR, Bi-Rads, …). Images of
+BI-RADS 1 have no XML file. There is no official split and no pathology by lesion. The pectoral muscles, in a folder of
+their own, are not read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below
+from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, files_below, separator
 from monai_mammo.dicom.errors import MammogramError, refusing
 
 NAME = "INbreast"
@@ -101,7 +102,7 @@ def _table(source: Path, defects: list[Defect]) -> dict[str, dict[str, str]] | N
     file = _within(source, "INbreast.csv")
     unknown = "images kept, density and BI-RADS unknown"
     if file is None:
-        spreadsheet = " (INbreast.xls is not read: save it as CSV with ;)" if _within(source, "INbreast.xls") else ""
+        spreadsheet = " (INbreast.xls is not read: save it as CSV)" if _within(source, "INbreast.xls") else ""
         defects.append(Defect(source / "INbreast.csv", f"it does not exist{spreadsheet}", unknown))
         return None
     try:
@@ -109,7 +110,7 @@ def _table(source: Path, defects: list[Defect]) -> dict[str, dict[str, str]] | N
     except OSError as error:
         defects.append(Defect(file, f"it cannot be read ({type(error).__name__})", unknown))
         return None
-    reader = csv.DictReader(lines, delimiter=";")
+    reader = csv.DictReader(lines, delimiter=separator(lines[0] if lines else ""))
     names = {(name or "").strip().lower(): name for name in reader.fieldnames or []}
     missing = [name for name in ("file name", "acr", "bi-rads") if name not in names]
     if missing:

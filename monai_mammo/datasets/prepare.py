@@ -1,4 +1,4 @@
-"""From a data set as it was downloaded to the bundles' datalists: list, make every image's pieces, divide, write.
+"""From a data set to the bundles' datalists: list, make every image's pieces, divide, write.
 
 Order and resumption only: what is on disk is each data set's module's, what is made of an image `pieces`', who is
 trained on `protocols`'.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, write_datalist, write_sections
-from monai_mammo.datasets.earlier import SUMMARY, listed_sections, read_summary, settled_sections
+from monai_mammo.datasets.earlier import SUMMARY, listed_sections, read_summary, refuse_another_source, settled_sections
 from monai_mammo.datasets.lesions import MARGIN
 from monai_mammo.datasets.pieces import Entry, Subject
 from monai_mammo.datasets.pool import run
@@ -142,7 +142,8 @@ def prepare(
         what was made. `out/prepared.json` says the same; it and each `dataset.json` are written whole or not at all.
 
     Raises:
-        MammogramError: not that data set, an unusable `out`, or a task for which the data set has no truth.
+        MammogramError: not that data set, an unusable `out`, one made from another folder of which no image is left, or
+            a task for which the data set has no truth.
     """
     defects: list[Defect] = []
     _refuse_misplaced(source, out)
@@ -150,6 +151,7 @@ def prepare(
     tasks = _tasks(images, source, task)
     plan = _Plan(data_set.NAME, data_set.LICENCE, source, out, tasks, protocol, seed, margin, samples)
     earlier = read_summary(out, data_set.NAME, seed)
+    refuse_another_source(out, earlier, source, images)
     out.mkdir(parents=True, exist_ok=True)
     dropped = leaking(images) if protocol == "patient" else []
     both = "its patient is in the official test set, too"
@@ -181,7 +183,7 @@ def prepare(
 
 def _refuse_misplaced(source: Path, out: Path) -> None:
     if not source.is_dir():
-        raise MammogramError(source, "there is no such folder", "Give the data set's folder as it was downloaded")
+        raise MammogramError(source, "there is no such folder", "Give the data set's folder")
     if out.exists() and not out.is_dir():
         raise MammogramError(out, "it is a file", "Give a folder to write into")
     if out.resolve().is_relative_to(source.resolve()):

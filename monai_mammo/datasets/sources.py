@@ -23,6 +23,11 @@ def read_pixels(image: Path) -> np.ndarray:
     return read_mammogram(image).pixels
 
 
+def separator(header: str) -> str:
+    """What separates the columns of a table with this first line: a comma, a semicolon or a tab."""
+    return max(",;\t", key=header.count)
+
+
 @dataclass(frozen=True)
 class SourceLesion:
     """One annotated lesion: where its outline is and what is known of it.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mammo.datasets.datalist import LABEL_NAMES, SECTIONS, Task, sections_of_patients, write_datalist
+from monai_mammo.datasets.sources import separator
 from monai_mammo.datasets.splits import split_patients
 from monai_mammo.dicom.errors import MammogramError, refusing
 
@@ -87,7 +88,7 @@ def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     if text.lower().startswith("sep="):
         text, above = text.partition("\n")[2], 1
     header = text.splitlines()[0] if text else ""
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator(header))
     names = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
     rows = []

@@ -237,9 +237,19 @@ def test_without_the_table_the_outlines_still_count(release):
     assert len(defects) == 2  # the table, and the image of which nothing else is known
 
 
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_table_saved_with_another_separator_reads_the_same(release, separator):
+    expected = inbreast.images(release, [])
+    table = release / "INbreast.csv"
+    table.write_text(table.read_text().replace(";", separator))
+    defects = []
+    assert inbreast.images(release, defects) == expected
+    assert not any("INbreast.csv" in str(defect.file) for defect in defects)
+
+
 def test_a_table_with_other_columns_is_told(release):
     table = release / "INbreast.csv"
-    table.write_text(table.read_text().replace(";", ","))
+    table.write_text(table.read_text().replace("File Name", "Files"))
     defects = []
     assert len(inbreast.images(release, defects)) == 3
     assert told(defects, release)[0] == (

@@ -220,3 +220,21 @@ def test_another_seed_or_data_set_into_the_same_folder_is_refused(cesm, prepared
     with pytest.raises(MammogramError, match="prepared from CDD-CESM"):
         prepare(other, cesm, prepared, processes=0)
     assert contents(prepared) == before
+
+
+def test_another_folder_of_the_same_kind_does_not_replace_what_was_prepared(copy, tmp_path):
+    """Its files may have the names of the other's; a folder that was renamed and grew is still the same."""
+    out, renamed = tmp_path / "out", tmp_path / "renamed"
+    prepare(cdd_cesm, copy, out, task="quality", processes=0)
+    before = contents(out)
+    copy.rename(renamed)
+    listed = cdd_cesm.images(renamed, [])
+    others = [replace(image, patient=f"other-{image.patient}") for image in listed]
+    for images in (others, others[:3]):
+        module = SimpleNamespace(NAME=cdd_cesm.NAME, LICENCE="", images=lambda *_, images=images: images)
+        with pytest.raises(MammogramError, match="from the folder 'cesm', of which no image is left in 'renamed'"):
+            prepare(module, renamed, out, task="quality", processes=0)
+    assert contents(out) == before
+    mixed = SimpleNamespace(NAME=cdd_cesm.NAME, LICENCE="", images=lambda *_: [*listed[:4], *others[4:]])
+    prepare(mixed, renamed, out, task="quality", processes=0)
+    assert {entry["patient"] for entry in entries(out, "quality")} >= {image.patient for image in listed[:4]}
