@@ -471,7 +471,13 @@ def test_the_archive_holds_images_with_their_labels_only(studies: Path, tmp_path
         datastore.get_dataset_archive(None)
     datastore.save_label("film", str(save_mask(tmp_path / "label.nrrd")), "final", {})
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
-        assert sorted(archive.namelist()) == ["image/film.png", "label/film.nrrd"]
+        assert sorted(archive.namelist()) == ["image/film.png", "label/film.json", "label/film.nrrd"]
+        assert json.loads(archive.read("label/film.json")) == {"label_info": []}
+    named = [{"name": "mass", "idx": 1}]
+    datastore.update_label_info("film", "final", {"label_info": named})
+    with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
+        assert json.loads(archive.read("label/film.json")) == {"label_info": named}
+    assert [entry["label_info"] for entry in datastore.datalist()] == [named]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")

@@ -10,20 +10,19 @@ from __future__ import annotations
 import io
 import logging
 import threading
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.reader import read_mask
-from monai_mammo.files import replacing
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
+from .exports import labelled_pairs, write_archive
 from .files import DamagedRecord
 from .grids import on_grid
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
@@ -134,13 +133,9 @@ class MammogramDatastore(Datastore):
         return [image_id for image_id in self.list_images() if image_id not in labelled]
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Paths of every image with a final label, and of that label; without those of which a record is damaged."""
-        found = []
-        for image_id in self.get_labeled_images():
-            with suppress(DamagedRecord):  # which the status names
-                label = self.get_label_uri(image_id, DefaultLabelTag.FINAL)
-                found.append({"image": self.get_image_uri(image_id), "label": label})
-        return found
+        """Paths of every image with a final label, and of that label, with its `label_info`; without those of which a
+        record is damaged."""
+        return list(labelled_pairs(self))
 
     def status(self) -> dict[str, Any]:
         """Counts for the viewers, images that cannot be used, labels that cannot become a DICOM SEG or do not say where
@@ -365,23 +360,12 @@ class MammogramDatastore(Datastore):
         self.labels.remove(label_id, safe_name(label_tag, "tag"))
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """A ZIP of the images with final labels, and of those labels.
+        """A ZIP of the images with final labels, of those labels, and beside each a JSON of what its values mean.
 
         Raises:
             RequestRefused: nothing has a final label yet.
         """
-        labelled = self.get_labeled_images()[: limit_cases or None]
-        if not labelled:
-            raise RequestRefused(404, "no image has a final label yet", "Save a label first")
-        archive = self._own / ".dataset.zip"
-        with replacing(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as opened:
-            for image_id in labelled:
-                opened.write(
-                    self.get_image_uri(image_id), f"image/{image_id}{image_extension(self.image(image_id).file)}"
-                )
-                label = self.get_label_uri(image_id, DefaultLabelTag.FINAL)
-                opened.write(label, f"label/{Path(label).name}")
-        return str(archive)
+        return str(write_archive(self, self._own / ".dataset.zip", limit_cases))
 
     # The datastore itself
 
