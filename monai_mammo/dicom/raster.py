@@ -6,6 +6,7 @@ They carry no view and no side, and their background is dark by assumption. No D
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,6 +132,28 @@ def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
             "Check that it is the mask and not an image; else threshold it and save it without loss",
         )
     return (values != 0).astype(np.uint8)
+
+
+def nrrd_segments(path: Path) -> list[tuple[str, int]]:
+    """Name and label value of every segment that a NRRD file's header names as 3D Slicer does (`Segment0_Name`,
+    `Segment0_LabelValue`), in the order of the values; empty for other files, and without pynrrd.
+
+    Raises:
+        MammogramError: it begins as NRRD, and its header is damaged.
+    """
+    try:
+        import nrrd
+    except ImportError:
+        return []
+    with refusing(path, "the NRRD file is damaged or unreadable", _EXPORT_AGAIN):
+        with path.open("rb") as file:
+            if sniff(path, file.read(352)) != "nrrd":
+                return []
+        header = {str(key): str(value).strip() for key, value in nrrd.read_header(str(path)).items()}
+    numbers = [found[1] for key in header if (found := re.fullmatch(r"Segment(\d+)_Name", key))]
+    values = {number: header.get(f"Segment{number}_LabelValue", "") for number in numbers}
+    named = [(header[f"Segment{number}_Name"], int(value)) for number, value in values.items() if value.isdecimal()]
+    return sorted(named, key=lambda segment: segment[1])
 
 
 def _read_picture(path: Path, labels: bool, limit: int) -> np.ndarray:

@@ -93,6 +93,32 @@ def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastor
     assert datastore.status()["labels_unclear"] == []
 
 
+@pytest.mark.parametrize("given", [{}, {"label_info": []}])
+def test_a_label_that_names_its_segments_in_its_own_header_needs_no_more(
+    datastore: MammogramDatastore, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """3D Slicer writes them so; all of it would be learnt as a tumour."""
+    save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
+    mask = np.zeros((1, 120, 90), dtype=np.uint8)
+    mask[0, :100, :80], mask[0, 10:30, 20:40] = 1, 2
+    label = SimpleITK.GetImageFromArray(mask)
+    for number, (name, value) in enumerate([(" breast ", 1), ("tumour", 2), ("", "x")]):
+        label.SetMetaData(f"Segment{number}_Name", name)
+        label.SetMetaData(f"Segment{number}_LabelValue", str(value))
+    SimpleITK.WriteImage(label, str(tmp_path / "own.seg.nrrd"), useCompression=True)
+    datastore.save_label("P1-1", str(tmp_path / "own.seg.nrrd"), "final", given)
+    assert datastore.get_label_info("P1-1", "final")["label_info"] == [
+        {"name": "breast", "idx": 1},
+        {"name": "tumour", "idx": 2},
+    ]
+    entries = entries_of(whole_datalist(datastore, tmp_path / "data", first_validates))
+    sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
+    assert sizes == {"P1": 400, "P2": 4}
+    calcification = [{"name": "calcification", "idx": 1}, {"name": "mass", "idx": 2}]
+    datastore.save_label("P1-1", str(tmp_path / "own.seg.nrrd"), "final", {"label_info": calcification})
+    assert datastore.get_label_info("P1-1", "final")["label_info"] == calcification, "what is sent counts first"
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [

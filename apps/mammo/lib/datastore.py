@@ -29,7 +29,7 @@ from .grids import on_grid
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
-from .masks import label_extension, read_label
+from .masks import label_extension, read_label, segments_of_file
 from .names import check_named, safe_name, with_segments
 from .results import Results
 from .tumours import unclear_labels
@@ -257,6 +257,8 @@ class MammogramDatastore(Datastore):
 
         Where its file says that its axes run against the image's, it is kept in the image's order (`grids.on_grid`).
 
+        Without `label_info`, its segments are those that the header of a `.seg.nrrd` names, if any.
+
         A final label replaces one of the same reader only: another's is kept, but is no longer the one that clients
         see. Of a DICOM image it becomes a DICOM SEG too, which an archive's image brings into the archive.
 
@@ -276,6 +278,7 @@ class MammogramDatastore(Datastore):
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
         info = with_segments(label_info or {})
         mask = read_label(Path(label_filename))
+        info = info if info.get("label_info") else {**info, **segments_of_file(Path(label_filename))}
         rows, columns = mask.shape
         if (rows, columns) != (image.rows, image.columns):
             raise RequestRefused(

@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.raster import nrrd_segments
 from monai_mammo.dicom.reader import read_mask
 
 from .errors import RequestRefused
@@ -139,6 +140,16 @@ def read_label(path: Path) -> np.ndarray:
         return read_mask(path)
     except MammogramError as error:
         raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error
+
+
+def segments_of_file(path: Path) -> dict[str, Any]:
+    """The `label_info` that a label's own header states, as 3D Slicer writes it; {} if there is none.
+
+    Raises:
+        MammogramError: the header is damaged.
+    """
+    named = [{"name": name, "idx": value} for name, value in nrrd_segments(path)]
+    return {"label_info": named} if named else {}
 
 
 def label_extension(name: str) -> str:
