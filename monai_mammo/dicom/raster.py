@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,12 +108,18 @@ def to_unit(path: Path, values: np.ndarray) -> np.ndarray:
     return scaled.astype(np.float32)
 
 
-def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
-    """Turn the values of a mask into uint8 labels.
+def to_labels(path: Path, values: np.ndarray, named: Collection[int] = ()) -> np.ndarray:
+    """Turn the values of a mask into labels, uint8 unless a label that is named is larger, then uint16.
 
     Values up to `LARGEST_LABEL` are labels and stay. A larger value marks a mask of two values (0 and 255, 0 and
     65535), which becomes 0 and 1. More than two values, some of them large, are grey levels and refused: so a crop
-    or a mammogram in a mask's place does not pass (it happens in CBIS-DDSM).
+    or a mammogram in a mask's place does not pass (it happens in CBIS-DDSM). Where all values are 0 or named, they are
+    labels and stay, however large.
+
+    Args:
+        path: the mask's file, for errors.
+        values: its values (rows, columns).
+        named: the labels that are known to be such, up to 65535.
 
     Raises:
         MammogramError: negative or fractional values, or grey levels.
@@ -120,6 +127,8 @@ def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
         raise MammogramError(path, "a mask's values must be finite and not negative", "Give 0 for the background")
+    if LARGEST_LABEL < high <= np.iinfo(np.uint16).max and np.isin(values, [0, *named]).all():
+        return values.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
     if high <= LARGEST_LABEL:
         labels = values.astype(np.uint8)
         if values.dtype.kind == "f" and not np.array_equal(labels, values):
