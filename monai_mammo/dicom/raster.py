@@ -6,6 +6,8 @@ They carry no view and no side, and their background is dark by assumption. No D
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,12 +108,18 @@ def to_unit(path: Path, values: np.ndarray) -> np.ndarray:
     return scaled.astype(np.float32)
 
 
-def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
-    """Turn the values of a mask into uint8 labels.
+def to_labels(path: Path, values: np.ndarray, named: Collection[int] = ()) -> np.ndarray:
+    """Turn the values of a mask into labels, uint8 unless a label that is named is larger, then uint16.
 
     Values up to `LARGEST_LABEL` are labels and stay. A larger value marks a mask of two values (0 and 255, 0 and
     65535), which becomes 0 and 1. More than two values, some of them large, are grey levels and refused: so a crop
-    or a mammogram in a mask's place does not pass (it happens in CBIS-DDSM).
+    or a mammogram in a mask's place does not pass (it happens in CBIS-DDSM). Where all values are 0 or named, they are
+    labels and stay, however large.
+
+    Args:
+        path: the mask's file, for errors.
+        values: its values (rows, columns).
+        named: the labels that are known to be such, up to 65535.
 
     Raises:
         MammogramError: negative or fractional values, or grey levels.
@@ -119,6 +127,8 @@ def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
         raise MammogramError(path, "a mask's values must be finite and not negative", "Give 0 for the background")
+    if LARGEST_LABEL < high <= np.iinfo(np.uint16).max and np.isin(values, [0, *named]).all():
+        return values.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
     if high <= LARGEST_LABEL:
         labels = values.astype(np.uint8)
         if values.dtype.kind == "f" and not np.array_equal(labels, values):
@@ -131,6 +141,28 @@ def to_labels(path: Path, values: np.ndarray) -> np.ndarray:
             "Check that it is the mask and not an image; else threshold it and save it without loss",
         )
     return (values != 0).astype(np.uint8)
+
+
+def nrrd_segments(path: Path) -> list[tuple[str, int]]:
+    """Name and label value of every segment that a NRRD file's header names as 3D Slicer does (`Segment0_Name`,
+    `Segment0_LabelValue`), in the order of the values; empty for other files, and without pynrrd.
+
+    Raises:
+        MammogramError: it begins as NRRD, and its header is damaged.
+    """
+    try:
+        import nrrd
+    except ImportError:
+        return []
+    with refusing(path, "the NRRD file is damaged or unreadable", _EXPORT_AGAIN):
+        with path.open("rb") as file:
+            if sniff(path, file.read(352)) != "nrrd":
+                return []
+        header = {str(key): str(value).strip() for key, value in nrrd.read_header(str(path)).items()}
+    numbers = [found[1] for key in header if (found := re.fullmatch(r"Segment(\d+)_Name", key))]
+    values = {number: header.get(f"Segment{number}_LabelValue", "") for number in numbers}
+    named = [(header[f"Segment{number}_Name"], int(value)) for number, value in values.items() if value.isdecimal()]
+    return sorted(named, key=lambda segment: segment[1])
 
 
 def _read_picture(path: Path, labels: bool, limit: int) -> np.ndarray:

@@ -6,6 +6,7 @@ The only way in which training, bundles, app and batch read images, so that all 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -76,28 +77,32 @@ def read_header(path: str | PathLike[str]) -> MammogramHeader:
         return _open_dicom(path, file)[2]
 
 
-def read_mask(path: str | PathLike[str]) -> np.ndarray:
+def read_mask(path: str | PathLike[str], named: Collection[int] = ()) -> np.ndarray:
     """Read a mask: uint8 labels (rows, columns), in the same orientation as `read_mammogram` gives its image.
 
     Takes the same files. Values up to 31 are labels and stay; a mask of 0 and one larger value becomes 0 and 1; grey
     levels are refused (`monai_mammo.dicom.raster.to_labels`). A DICOM file's stored values are taken as they are.
 
+    Args:
+        path: the file.
+        named: labels that are known to be such: a mask of these and 0 stays as it is, uint16 where they exceed 255.
+
     Raises:
         MammogramError: the file cannot be used as a mask.
     """
-    return read_mask_with_affine(path)[0]
+    return read_mask_with_affine(path, named)[0]
 
 
-def read_mask_with_affine(path: str | PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_mask_with_affine(path: str | PathLike[str], named: Collection[int] = ()) -> tuple[np.ndarray, np.ndarray]:
     """`read_mask`, and the affine (4, 4) that the file states."""
     path, kind = _identify(path)
     if kind != "dicom":
         raster = read_raster(path, kind, labels=True)
         affine = index_to_world(raster.spacing) if raster.affine is None else raster.affine
-        return to_labels(path, raster.values), affine
+        return to_labels(path, raster.values, named), affine
     with path.open("rb") as file:
         dataset, layout, header = _open_dicom(path, file)
-        return to_labels(path, read_stored(path, file, dataset, layout)), header.affine
+        return to_labels(path, read_stored(path, file, dataset, layout), named), header.affine
 
 
 def is_other_file(path: Path) -> bool:

@@ -19,6 +19,7 @@ from pydicom import dcmread
 
 from monai_mammo.datasets.datalist import load_datalist
 from monai_mammo.dicom.reader import read_mask
+from monai_mammo.dicom.segmentation import read_segmentation
 
 from .conftest import blob, write_dicom, write_png
 
@@ -91,6 +92,54 @@ def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastor
     sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
     assert sizes == {"P1": 400, "P2": 0, "P3": 0}
     assert datastore.status()["labels_unclear"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "tumour"), [((0, 100), 100), ((1, 100), 100), ((0, 255), 255), ((1, 300), 300), ((0, 255), 1)]
+)
+def test_large_values_are_the_labels_that_label_info_calls_by_them(
+    datastore: MammogramDatastore, tmp_path: Path, values: tuple[int, int], tumour: int
+) -> None:
+    """A mask of 0 and 255 may be meant as 1, too, where 255 is not named."""
+    save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
+    mask = np.zeros((1, 120, 90), dtype=np.uint16)
+    mask[0, :100, :80], mask[0, 10:30, 20:40] = values
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask), str(tmp_path / "large.nrrd"))
+    names = [{"name": "tumour", "idx": tumour}] + ([{"name": "breast", "idx": 1}] if values[0] else [])
+    datastore.save_label("P1-1", str(tmp_path / "large.nrrd"), "final", {"label_info": names})
+    entries = entries_of(whole_datalist(datastore, tmp_path / "data", first_validates))
+    sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
+    assert sizes == {"P1": 400, "P2": 4}
+    segmentation = datastore.labels.segmentation("P1-1", datastore.get_label_info("P1-1", "final")["reader"])
+    assert segmentation is not None
+    found = read_segmentation(segmentation, datastore.image("P1-1").sop)
+    assert int(found["tumour"].sum()) == 400
+
+
+@pytest.mark.parametrize("given", [{}, {"label_info": []}])
+def test_a_label_that_names_its_segments_in_its_own_header_needs_no_more(
+    datastore: MammogramDatastore, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """3D Slicer writes them so; all of it would be learnt as a tumour."""
+    save(datastore, "P2-1", {1: [[1, 2, 3, 4]]})
+    mask = np.zeros((1, 120, 90), dtype=np.uint8)
+    mask[0, :100, :80], mask[0, 10:30, 20:40] = 1, 2
+    label = SimpleITK.GetImageFromArray(mask)
+    for number, (name, value) in enumerate([(" breast ", 1), ("tumour", 2), ("", "x")]):
+        label.SetMetaData(f"Segment{number}_Name", name)
+        label.SetMetaData(f"Segment{number}_LabelValue", str(value))
+    SimpleITK.WriteImage(label, str(tmp_path / "own.seg.nrrd"), useCompression=True)
+    datastore.save_label("P1-1", str(tmp_path / "own.seg.nrrd"), "final", given)
+    assert datastore.get_label_info("P1-1", "final")["label_info"] == [
+        {"name": "breast", "idx": 1},
+        {"name": "tumour", "idx": 2},
+    ]
+    entries = entries_of(whole_datalist(datastore, tmp_path / "data", first_validates))
+    sizes = {Path(entry["image"]).parent.name: int(read_mask(entry["label"]).sum()) for entry in entries}
+    assert sizes == {"P1": 400, "P2": 4}
+    calcification = [{"name": "calcification", "idx": 1}, {"name": "mass", "idx": 2}]
+    datastore.save_label("P1-1", str(tmp_path / "own.seg.nrrd"), "final", {"label_info": calcification})
+    assert datastore.get_label_info("P1-1", "final")["label_info"] == calcification, "what is sent counts first"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mask
 
 from .archive import Archive
 from .errors import RequestRefused, unknown
@@ -28,7 +27,7 @@ from .grids import on_grid
 from .images import OWN_FOLDER, ImageFile, StudiesFolder, image_extension, reading_place
 from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
-from .masks import label_extension, read_label
+from .masks import label_extension, labels_in, read_label, segments_of_file
 from .names import check_named, safe_name, with_segments
 from .results import Results
 from .tumours import unclear_labels
@@ -252,6 +251,8 @@ class MammogramDatastore(Datastore):
 
         Where its file says that its axes run against the image's, it is kept in the image's order (`grids.on_grid`).
 
+        Without `label_info`, its segments are those that the header of a `.seg.nrrd` names, if any.
+
         A final label replaces one of the same reader only: another's is kept, but is no longer the one that clients
         see. Of a DICOM image it becomes a DICOM SEG too, which an archive's image brings into the archive.
 
@@ -270,7 +271,8 @@ class MammogramDatastore(Datastore):
         """As `save_label`; the label's revision."""
         image, tag, reader = self.image(image_id), safe_name(label_tag, "tag"), current_user.get()
         info = with_segments(label_info or {})
-        mask = read_label(Path(label_filename))
+        info = info if info.get("label_info") else {**info, **segments_of_file(Path(label_filename))}
+        mask = read_label(Path(label_filename), info)
         rows, columns = mask.shape
         if (rows, columns) != (image.rows, image.columns):
             raise RequestRefused(
@@ -304,7 +306,8 @@ class MammogramDatastore(Datastore):
         """Whether a reader's label is this mask; one that cannot be read is not."""
         file = self.labels.file(image_id, tag, reader)
         with suppress(MammogramError):
-            return file is not None and np.array_equal(read_mask(file), mask)
+            kept = self.labels.info(image_id, tag, reader)
+            return file is not None and np.array_equal(labels_in(file, kept), mask)
         return False
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
@@ -345,13 +348,13 @@ class MammogramDatastore(Datastore):
             MammogramError: it cannot be read.
         """
         file, info = self.get_label_uri(label_id, label_tag, reader), self.get_label_info(label_id, label_tag, reader)
-        return read_mask(file), info
+        return labels_in(Path(file), info), info
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what was saved with a label."""
         file, named = self.get_label_uri(label_id, label_tag), with_segments(info)
         if "label_info" in info:
-            check_named(read_label(Path(file)), named)
+            check_named(read_label(Path(file), named), named)
         self.labels.update(label_id, safe_name(label_tag, "tag"), named)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:

@@ -49,7 +49,7 @@ def on_grid(label: Path, mask: np.ndarray, image: Callable[[], Path]) -> Iterato
         return
     mask = np.flip(mask, axes)
     extension = label_extension(label.name).removeprefix(".seg")  # a copy has no names of segments
-    copy = Path(write_mask(mask, beneath[1], {"result_extension": extension}))
+    copy = Path(write_mask(mask, beneath[1], {"result_extension": extension, "result_dtype": mask.dtype.name}))
     try:
         yield copy, mask
     finally:

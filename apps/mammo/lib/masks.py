@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK
 
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.raster import nrrd_segments
 from monai_mammo.dicom.reader import read_mask
 
 from .errors import RequestRefused
@@ -128,17 +129,43 @@ def result_format(request: dict[str, Any]) -> tuple[str, str]:
     return extension, dtype
 
 
-def read_label(path: Path) -> np.ndarray:
+def read_label(path: Path, info: dict[str, Any]) -> np.ndarray:
     """The mask (rows, columns) of a label's file.
+
+    Args:
+        path: the file.
+        info: what comes with it; the values that its `label_info` names stay as they are.
 
     Raises:
         RequestRefused: it is of another type (415), or cannot be read (422).
     """
     label_extension(path.name)
     try:
-        return read_mask(path)
+        return labels_in(path, info)
     except MammogramError as error:
         raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error
+
+
+def labels_in(path: Path, info: dict[str, Any]) -> np.ndarray:
+    """`read_label` of a file that is kept.
+
+    Raises:
+        MammogramError: it cannot be read.
+    """
+    return read_mask(path, [entry["idx"] for entry in info.get("label_info") or []])
+
+
+def segments_of_file(path: Path) -> dict[str, Any]:
+    """The `label_info` that a label's own header states, as 3D Slicer writes it; {} if there is none.
+
+    Raises:
+        RequestRefused: the header is damaged (422).
+    """
+    try:
+        named = [{"name": name, "idx": value} for name, value in nrrd_segments(path)]
+    except MammogramError as error:
+        raise RequestRefused(422, f"the label cannot be used: {error.reason}", error.remedy) from error
+    return {"label_info": named} if named else {}
 
 
 def label_extension(name: str) -> str:

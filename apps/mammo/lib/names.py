@@ -63,8 +63,9 @@ def check_named(mask: np.ndarray, info: dict[str, Any]) -> None:
     if named and nameless:
         raise RequestRefused(
             422,
-            f"'label_info' names no segment for the label's values {', '.join(map(str, nameless))}",
-            f"Name them, too, or save the segments with the values named there: {', '.join(map(str, sorted(named)))}",
+            f"no segment is named for the label's values {', '.join(map(str, nameless))}",
+            "Name them in 'label_info', too, or save the segments with the values named now: "
+            f"{', '.join(map(str, sorted(named)))}",
         )
 
 

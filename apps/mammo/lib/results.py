@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 from pydicom.config import disable_value_validation
 
 from monai_mammo.dicom.errors import MammogramError, refusing
-from monai_mammo.dicom.reader import read_mask
 from monai_mammo.dicom.segment_codes import Method
 from monai_mammo.dicom.segmentation import write_segmentation
 from monai_mammo.files import digest, write_json
@@ -29,6 +28,7 @@ from .errors import RequestRefused, system_reason
 from .files import DamagedRecord, read_json
 from .images import ImageFile
 from .labels import FINAL, Labels
+from .masks import labels_in
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Results:
                 if file is None:  # removed since
                     entry.unlink(missing_ok=True)
                     return True
-                mask = read_mask(file)
+                mask = labels_in(file, info)
             uid = self._written(image_id, self.image(image_id), mask, info, sending)
             if not self.labels.set_segmentation(image_id, reader, info.get("revision", 0), sending, uid):
                 return True  # saved again meanwhile: the next delivery takes the new one

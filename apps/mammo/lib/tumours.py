@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from monai_mammo.dicom.errors import MammogramError
-from monai_mammo.dicom.reader import read_mask
 from monai_mammo.dicom.segment_codes import tells_of_tumours
 
 from .files import DamagedRecord
 from .labels import FINAL, Labels
+from .masks import labels_in
 
 RENAME = "Save it again with its tumours in a segment named tumour, an empty one if there is none"
 Segments = tuple[tuple[str, int], ...]
@@ -80,7 +80,7 @@ def _why_unclear(file: Path, modified: int, segments: Segments) -> str:
     """Why a label in this state of its file is `Unclear`; empty if it is not."""
     info = {"label_info": [{"name": name, "idx": value} for name, value in segments]}
     try:
-        tumour_pixels(read_mask(file), info)
+        tumour_pixels(labels_in(file, info), info)
     except Unclear as unclear:
         return str(unclear)
     return ""
