@@ -20,6 +20,7 @@ from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, stored_as
 from monai_mammo.dicom.reader import read_header
 from monai_mammo.dicom.segmentation import (
+    LABEL_MAP,
     SEGMENTATION,
     Segment,
     decode_segment,
@@ -83,7 +84,7 @@ def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]
         header = read_header(file)
     except MammogramError as error:
         sop_class, uid = stored_as(file)
-        if sop_class == SEGMENTATION:
+        if sop_class in (SEGMENTATION, LABEL_MAP):
             if segmentations.setdefault(uid or str(file), file) is not file:
                 defects.append(Defect(file, f"it has the SOPInstanceUID of {segmentations[uid]}"))
         else:

@@ -5,6 +5,7 @@ They carry no view and no side, and their background is dark by assumption. No D
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
 from collections.abc import Collection
@@ -209,11 +210,17 @@ def _refuse_ambiguous(path: Path, image: Image.Image) -> None:
 def _read_nifti(path: Path, limit: int) -> Raster:
     import nibabel
 
-    image: Any = nibabel.load(path)
-    shape = _plane(path, tuple(int(side) for side in image.shape), limit)
-    if image.get_data_dtype().kind not in "biuf":
-        raise MammogramError(path, "the NIfTI file holds colours or complex numbers", _ONE_SLICE)
-    values = np.asanyarray(image.dataobj).reshape(shape, order="F")
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    # Not by nibabel.load, which goes by the name's ending, and cannot open RAS.Nii.gz.
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        kind = nibabel.Nifti2Image if stream.read(8)[4:7] == b"n+2" else nibabel.Nifti1Image
+        stream.seek(0)
+        image: Any = kind.from_stream(stream)
+        shape = _plane(path, tuple(int(side) for side in image.shape), limit)
+        if image.get_data_dtype().kind not in "biuf":
+            raise MammogramError(path, "the NIfTI file holds colours or complex numbers", _ONE_SLICE)
+        values = np.asanyarray(image.dataobj).reshape(shape, order="F")
     unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     zooms = [float(zoom) * unit for zoom in image.header.get_zooms()[:2]]
     return _transposed(values, zooms, np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, dtype=np.float64))

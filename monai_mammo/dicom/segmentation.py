@@ -33,11 +33,13 @@ from monai_mammo.files import replacing
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class."""
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+"""SOP class of segmentations whose pixels are numbers of segments, which are not read."""
 
 _SEG_TAGS = [
     "SegmentSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "ReferencedSeriesSequence", "SourceImageSequence", "Manufacturer", "SeriesInstanceUID", "ContentDate",
-    "ContentTime",
+    "ContentTime", "SOPClassUID", "SegmentationType",
 ]  # fmt: skip
 _COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
@@ -209,10 +211,13 @@ def segments(file: Path) -> list[Segment]:
     whole names one image only.
 
     Raises:
-        MammogramError: the header cannot be read, or a frame names no segment or no image.
+        MammogramError: the header cannot be read, a frame names no segment or no image, or the file is a LABELMAP.
     """
     with disable_value_validation(), refusing(file, "the segmentation's header is malformed", _WRITE_AGAIN):
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SEG_TAGS)
+        if text(dataset, "SOPClassUID") == LABEL_MAP or text(dataset, "SegmentationType") == "LABELMAP":
+            reason = "it is a segmentation of type LABELMAP; BINARY and FRACTIONAL are read"
+            raise MammogramError(file, reason, "Export it as one of these")
         kinds = {int(item.SegmentNumber): _kind(item) for item in dataset.get("SegmentSequence") or []}
         labels = {int(item.SegmentNumber): text(item, "SegmentLabel") for item in dataset.get("SegmentSequence") or []}
         shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())

@@ -142,7 +142,7 @@ def segmentation(
         "PixelRepresentation": 0,
         "PixelData": packed + b"\0" * (len(packed) % 2),
     }
-    return save(path, SEG, **(attributes | changes))
+    return save(path, changes.pop("SOPClassUID", SEG), **(attributes | changes))
 
 
 def found_in(source: Path) -> tuple[list[SourceImage], list[Defect]]:

@@ -82,6 +82,13 @@ def test_segments_of_one_label_are_united_for_who_asks_by_label(tmp_path: Path) 
         ([(1, "", square())], {}, "frame 1 refers to 0 images, not to one"),
         ([(1, "", square())], {"whole": ["image", "1.2.999"]}, "frame 1 refers to 2 images, not to one"),
         ([], {"types": []}, "the segmentation has no segment"),
+        *(
+            ([(1, "image", square())], changes, "it is a segmentation of type LABELMAP; BINARY and FRACTIONAL are read")
+            for changes in (
+                {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.7", "PerFrameFunctionalGroupsSequence": []},
+                {"SegmentationType": "LABELMAP", "PerFrameFunctionalGroupsSequence": []},
+            )
+        ),
         (
             [(1, "image", square())],
             {"PerFrameFunctionalGroupsSequence": [Dataset()], "whole": ["image"]},

@@ -26,6 +26,15 @@ def save_nifti(path, values, affine=None):
     return path
 
 
+@pytest.mark.parametrize("name", ["RAS.NII.GZ", "ras.Nii.gz", "ras.nii.GZ", "RAS.NII", "ras.Nii", "ras.dat"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_nifti_is_read_whatever_capitals_its_name_has(tmp_path, name, kind):
+    values = np.eye(5, 4, dtype=np.uint8)
+    plain = tmp_path / ("plain.nii.gz" if name.lower().endswith("gz") else "plain.nii")
+    nibabel.save(kind(values.T[..., None], np.eye(4)), plain)
+    np.testing.assert_array_equal(read_mask(plain.rename(tmp_path / name)), values)
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_integers_are_scaled_by_the_range_of_their_type(tmp_path, ramp16, suffix):
     deep = read_mammogram(save_picture(tmp_path / f"deep.{suffix}", ramp16))
