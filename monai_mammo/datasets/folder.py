@@ -19,6 +19,7 @@ from monai_mammo.datasets.sources import Defect, SourceImage, SourceLesion, file
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.header import MammogramHeader, stored_as
 from monai_mammo.dicom.reader import read_header
+from monai_mammo.dicom.segment_place import misplaced
 from monai_mammo.dicom.segmentation import (
     LABEL_MAP,
     SEGMENTATION,
@@ -38,13 +39,14 @@ _ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major mus
 def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
     """Every mammogram below a folder, the segments of DICOM SEG files as its lesions.
 
-    Left out with a defect each: what is no DICOM, no mammogram or damaged; FOR PROCESSING images, which have no
-    defined display; a second file of the same SOPInstanceUID, and both where they differ in patient, study, side or
-    view; a segment of an image that is not there, of no frame, or of anatomy (the breast, the nipple, …); what its
-    reader replaced by a later version (`monai_mammo.dicom.segmentation.former_versions`). Where PatientID is empty or
-    the same for everybody, the study stands for the patient. Patients whose PatientIDs differ in spelling alone are
-    kept as several, with a defect, as pseudonyms no longer show that they may be one. An image is normal where a
-    segment marks no pixel of it and none marks any: somebody looked and found nothing.
+    Left out with a defect each: what is no DICOM, no mammogram or damaged; FOR PROCESSING images, which have no defined
+    display; a second file of the same SOPInstanceUID, and both where they differ in patient, study, side or view; a
+    segment of an image that is not there, of no frame, of anatomy (the breast, the nipple, …), or of another size or
+    place than its image (`monai_mammo.dicom.segment_place.misplaced`); what its reader replaced by a later version
+    (`monai_mammo.dicom.segmentation.former_versions`). Where PatientID is empty or the same for everybody, the study
+    stands for the patient. Patients whose PatientIDs differ in spelling alone are kept as several, with a defect, as
+    pseudonyms no longer show that they may be one. An image is normal where a segment marks no pixel of it and none
+    marks any: somebody looked and found nothing.
 
     Raises:
         MammogramError: no folder, or no mammogram in it.
@@ -172,6 +174,9 @@ def _lesions(
             if reason:
                 defects.append(Defect(file, f"segment {segment.number} {reason}"))
                 continue
+            if elsewhere := _misplaced(segment, headers[segment.image].path):
+                defects.append(Defect(file, f"segment {segment.number} {elsewhere}"))
+                continue
             if _is_empty(segment):
                 looked_at.add(segment.image)
                 defects.append(Defect(file, f"segment {segment.number} marks no pixel", "kept as: no lesion"))
@@ -204,6 +209,13 @@ def _segments(files: Sequence[Path], defects: list[Defect]) -> dict[Path, list[S
         if not shown[file]:
             defects.append(Defect(file, "the segmentation has no segment"))
     return shown
+
+
+def _misplaced(segment: Segment, image: Path) -> str:
+    try:
+        return misplaced(segment.file, segment.frames, image)
+    except MammogramError as error:
+        return f"cannot be placed: {error.reason}"
 
 
 def _is_empty(segment: Segment) -> bool:

@@ -36,14 +36,19 @@ def plane_of(dataset: Dataset) -> Plane:
     that say nothing of their place must not seem to lie upon each other. The spacing is PixelSpacing,
     ImagerPixelSpacing or NominalScannedPixelSpacing as stored, since viewers lay masks over the stored grid, or 1 mm.
     """
+    frame, stated = text(dataset, "FrameOfReferenceUID"), stated_plane(dataset)
+    if stated is None:
+        stated, frame = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)), ""
+    frame = frame or generate_uid(entropy_srcs=[text(dataset, "SOPInstanceUID"), "frame of reference"])
+    return Plane(str(frame), *stated, _spacing(dataset) or (1.0, 1.0))
+
+
+def stated_plane(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """ImagePositionPatient (mm) and ImageOrientationPatient, where a header has both and they make sense."""
     path = Path(text(dataset, "SOPInstanceUID"))
     position = _finite(path, dataset, "ImagePositionPatient", 3)
     orientation = _finite(path, dataset, "ImageOrientationPatient", 6)
-    frame = text(dataset, "FrameOfReferenceUID")
-    if not (position and orientation and _is_rotation(orientation)):
-        position, orientation, frame = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), ""
-    frame = frame or generate_uid(entropy_srcs=[text(dataset, "SOPInstanceUID"), "frame of reference"])
-    return Plane(str(frame), position, orientation, _spacing(dataset) or (1.0, 1.0))
+    return (position, orientation) if position and orientation and _is_rotation(orientation) else None
 
 
 def add_plane(dataset: Dataset) -> None:

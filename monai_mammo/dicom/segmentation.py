@@ -155,6 +155,8 @@ def write_segmentation(
 def read_segmentation(file: str | os.PathLike[str], image: str) -> dict[str, np.ndarray]:
     """Decode all segments of a DICOM SEG file that show one mammogram: the other way of `write_segmentation`.
 
+    The pixels are as stored; whether they lie upon the mammogram's says `monai_mammo.dicom.segment_place.misplaced`.
+
     Args:
         file: whoever wrote it.
         image: SOPInstanceUID of the mammogram.

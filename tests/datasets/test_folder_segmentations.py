@@ -247,3 +247,57 @@ def test_what_another_program_puts_into_one_series_all_counts(tmp_path: Path) ->
         dataset.save_as(file)
     (image,), _ = found_in(tmp_path)
     assert len(image.lesions) == 2
+
+
+def plane(position: list[float], orientation: list[float]) -> dict[str, Any]:
+    """What all frames share: where they lie."""
+    shared = item(PlanePositionSequence=[item(ImagePositionPatient=position)])
+    shared.PlaneOrientationSequence = [item(ImageOrientationPatient=orientation)]
+    return {"SharedFunctionalGroupsSequence": [shared]}
+
+
+@pytest.mark.parametrize(
+    ("position", "orientation", "lies"),
+    [
+        ([5, 6, 7], [1, 0, 0, 0, 1, 0], True),
+        ([5.04, 6.04, 99], [1, 0, 0, 0, 1, 0], True),
+        ([5.06, 6, 7], [1, 0, 0, 0, 1, 0], False),
+        ([5, 5.94, 7], [1, 0, 0, 0, 1, 0], False),
+        ([5 + 0.1 * (SHAPE[1] - 1), 6, 7], [-1, 0, 0, 0, 1, 0], False),
+        ([5, 6, 7], [1, 0, 0, 0, -1, 0], False),
+        ([5, 6, 7], [0, 1, 0, 1, 0, 0], False),
+    ],
+)
+def test_a_segment_that_lies_elsewhere_than_its_image_is_left_out(
+    tmp_path: Path, position: list[float], orientation: list[float], lies: bool
+) -> None:
+    placed = {"ImagePositionPatient": [5, 6, 7], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    file, frame = tmp_path / "seg", {"FrameOfReferenceUID": "1.2.3"}
+    uid = mammogram(tmp_path / "a", **placed, **frame)
+    segmentation(file, [(1, uid, square())], **plane(position, orientation), **frame)
+    (image,), defects = found_in(tmp_path)
+    assert len(image.lesions) == lies
+    reason = "segment 1 lies elsewhere than its mammogram: it is flipped, turned or cut against it"
+    assert said(defects, file) == ([] if lies else [reason])
+    assert not image.normal
+
+
+def test_places_that_cannot_be_compared_leave_nothing_out(tmp_path: Path) -> None:
+    other = plane([50, 60, 70], [-1, 0, 0, 0, 1, 0])
+    placed = {"ImagePositionPatient": [5, 6, 7], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    for name, changes, frame in (("a", {}, "1.2.3"), ("b", placed, "1.2.4")):
+        uid = mammogram(tmp_path / name, **changes, FrameOfReferenceUID="1.2.3")
+        segmentation(tmp_path / f"{name}-seg", [(1, uid, square())], **other, FrameOfReferenceUID=frame)
+    found, defects = found_in(tmp_path)
+    assert [len(image.lesions) for image in found] == [1, 1]
+    assert defects == []
+
+
+@pytest.mark.parametrize("size", [(80, 60), (20, 15), (39, 30)])
+def test_a_segment_of_another_size_is_left_out_and_never_resized(tmp_path: Path, size: tuple[int, int]) -> None:
+    mask = np.zeros(size, np.uint8)
+    mask[5:15, 4:14] = 1
+    segmentation(tmp_path / "seg", [(1, mammogram(tmp_path / "a"), mask)])
+    (image,), defects = found_in(tmp_path)
+    assert image.lesions == ()
+    assert said(defects, tmp_path / "seg") == [f"segment 1 has {size[0]} x {size[1]} pixels, its mammogram 40 x 30"]
