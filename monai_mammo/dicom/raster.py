@@ -115,7 +115,7 @@ def to_labels(path: Path, values: np.ndarray, named: Collection[int] = ()) -> np
     Values up to `LARGEST_LABEL` are labels and stay. A larger value marks a mask of two values (0 and 255, 0 and
     65535), which becomes 0 and 1. More than two values, some of them large, are grey levels and refused: so a crop
     or a mammogram in a mask's place does not pass (it happens in CBIS-DDSM). Where all values are 0 or named, they are
-    labels and stay, however large.
+    labels and stay, however large; so does a single large one where several labels are named, as it may be any of them.
 
     Args:
         path: the mask's file, for errors.
@@ -128,14 +128,16 @@ def to_labels(path: Path, values: np.ndarray, named: Collection[int] = ()) -> np
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
         raise MammogramError(path, "a mask's values must be finite and not negative", "Give 0 for the background")
-    if LARGEST_LABEL < high <= np.iinfo(np.uint16).max and np.isin(values, [0, *named]).all():
+    of_two = bool(((values == 0) | (values == high)).all())
+    known = np.isin(values, [0, *named]).all() or (of_two and len(set(named) - {0}) > 1)
+    if LARGEST_LABEL < high <= np.iinfo(np.uint16).max and known:
         return values.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
     if high <= LARGEST_LABEL:
         labels = values.astype(np.uint8)
         if values.dtype.kind == "f" and not np.array_equal(labels, values):
             raise MammogramError(path, "the mask has fractional values", "Threshold it, or save its labels as integers")
         return labels
-    if not ((values == 0) | (values == high)).all():
+    if not of_two:
         raise MammogramError(
             path,
             "the file holds grey levels, not a mask of two values or of small labels",

@@ -116,6 +116,15 @@ def test_large_values_are_the_labels_that_label_info_calls_by_them(
     assert int(found["tumour"].sum()) == 400
 
 
+def test_a_mask_of_255_is_not_taken_for_one_of_several_segments(datastore: MammogramDatastore, tmp_path: Path) -> None:
+    mask = np.zeros((1, 120, 90), dtype=np.uint8)
+    mask[0, 10:30, 20:40] = 255
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask), str(tmp_path / "white.nrrd"))
+    names = [{"name": "breast", "idx": 1}, {"name": "tumour", "idx": 2}]
+    with pytest.raises(RequestRefused, match="no segment is named for the label's values 255"):
+        datastore.save_label("P1-1", str(tmp_path / "white.nrrd"), "final", {"label_info": names})
+
+
 @pytest.mark.parametrize("given", [{}, {"label_info": []}])
 def test_a_label_that_names_its_segments_in_its_own_header_needs_no_more(
     datastore: MammogramDatastore, tmp_path: Path, given: dict[str, Any]
