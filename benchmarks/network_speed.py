@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from monai_mammo.networks import ResNet34PARBKAN, ResPAMUNet
 from monai_mammo.networks.inference import for_inference
+from monai_mammo.networks.replay import Replayed
 from monai_mammo.predictor import MixedPrecisionInferer, prefers_bfloat16
 
 
@@ -96,9 +97,15 @@ def classifier(chosen: argparse.Namespace, width: int, device: torch.device) -> 
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)  # a new PARB's is zero, and its errors would not be seen
     comparisons = []
-    for precision, amp in (("float32", False), ("bfloat16", True)):
-        runs = {name: forward(for_inference(net, image, amp), image, amp, net) for name, net in plain.items()}
-        title = f"classifier, width {width}, batch 1, folded, {precision}"
+    kinds = [(precision, amp, False) for precision, amp in (("float32", False), ("bfloat16", True))]
+    if device.type == "cuda":
+        kinds += [(f"{precision}, recorded", amp, True) for precision, amp, _ in kinds]
+    for kind, amp, recorded in kinds:
+        fast = {name: for_inference(net, image, amp) for name, net in plain.items()}
+        runs = {
+            name: forward(Replayed(net) if recorded else net, image, amp, plain[name]) for name, net in fast.items()
+        }
+        title = f"classifier, width {width}, batch 1, folded, {kind}"
         comparisons.append(Comparison(title, runs, "ResNet34 + PARB + KAN", "ResNet34", "<= 1.20", 3 * chosen.repeats))
     return comparisons
 
@@ -107,9 +114,10 @@ def inference(chosen: argparse.Namespace, width: int, device: torch.device) -> l
     """ResPAM U-Net as served, over the plain network."""
     images = torch.randn(chosen.batch_size, 3, chosen.side, chosen.side, device=device)
     plain = ResPAMUNet(out_channels=2, width=width, stem=chosen.stem).to(device).eval()
+    served: nn.Module = for_inference(plain, images[:1], True)
     runs = {
         "plain float32": forward(plain, images, False, plain),
-        "served, bfloat16": forward(for_inference(plain, images[:1], True), images, True, plain),
+        "served, bfloat16": forward(Replayed(served) if device.type == "cuda" else served, images, True, plain),
     }
     title = f"ResPAM U-Net, width {width}, inference at batch {chosen.batch_size}"
     repeats = max(3, chosen.repeats // 3)

@@ -17,6 +17,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai_mammo.bundles import config_of, inference_of, labels_in, other_weights
 from monai_mammo.dicom.errors import MammogramError, cause_of, refusing
 from monai_mammo.networks.inference import for_inference
+from monai_mammo.networks.replay import Replayed
 
 
 def prefers_bfloat16(device: str | torch.device) -> bool:
@@ -57,7 +58,8 @@ class MixedPrecisionInferer(Inferer):
 class Predictor:
     """Run a bundle on images, its network in the faster form that `for_inference` gives it.
 
-    `network` is to be run by `inferer`, whose precision its weights have.
+    `network` is to be run by `inferer`, whose precision its weights have; `scores` does so, on a GPU with the pass
+    recorded (:class:`~monai_mammo.networks.replay.Replayed`).
 
     Args:
         bundle: the bundle's folder.
@@ -99,6 +101,7 @@ class Predictor:
             raise cause_of(error) from error
         self.inferer = self.parser.get_parsed_content("inferer")
         self.network = self._load_network()
+        self._passes = Replayed(self.network) if self.device.type == "cuda" else self.network
         self.postprocessing = self.parser.get_parsed_content("postprocessing")
 
     @property
@@ -121,10 +124,13 @@ class Predictor:
             MammogramError: the image or what is given with it cannot be used.
         """
         batch = list_data_collate([self.prepare(image, **given)])
-        with torch.inference_mode():
-            found = self.inferer(batch["image"].to(self.device), self.network)
-        batch["pred"] = found.clone()  # a tensor made in inference mode could not be changed by whoever gets it
+        batch["pred"] = self.scores(batch["image"].to(self.device)).clone()  # whoever gets it may change it
         return self.postprocessing(decollate_batch(batch)[0])
+
+    @torch.inference_mode()
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's scores of prepared images (B, C, rows, columns) on `device`, as an inference tensor."""
+        return self.inferer(images, self._passes)
 
     def prepare(self, image: str | Path, **given: Any) -> dict[str, Any]:
         """The data dictionary after the bundle's preprocessing; arguments and errors as of a call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.cli import app
 from monai_mammo.networks.inference import for_inference
+from monai_mammo.networks.replay import Replayed
 from monai_mammo.predictor import MixedPrecisionInferer, Predictor, prefers_bfloat16
 from monai_mammo.training import BestWeights
 from monai_mammo.transforms import BreastMaskd, BreastRegiond, ClearAird, ScalePercentilesd
@@ -101,6 +103,49 @@ def test_bfloat16_is_equal_to_a_hundredth_unless_the_plain_network_is_not_either
         for network in (plain, for_inference(plain, x, bfloat16=True))
     ]
     assert 0 < errors[1] <= max(1e-2, 2 * errors[0])
+
+
+@each_system
+@pytest.mark.parametrize("amp", [False, True])
+@torch.inference_mode()
+def test_a_recorded_pass_gives_what_the_network_gives(name: str, amp: bool) -> None:
+    network = for_inference(build(name).cuda().eval(), images(1).cuda(), bfloat16=amp)
+    recorded, inferer = Replayed(network), MixedPrecisionInferer(amp)
+    for x in (images(1), images(2), images(1) + 1, images(2) - 1):
+        expected, found = (inferer(x.cuda(), each) for each in (network, recorded))
+        torch.testing.assert_close(found, expected, rtol=1e-3 if amp else 1e-5, atol=float(expected.abs().max()) * 1e-3)
+
+
+def recorded_classifier() -> tuple[nn.Module, Replayed]:
+    network = for_inference(build("resnet34_parb_kan").cuda().eval(), images(1).cuda())
+    return network, Replayed(network)
+
+
+def test_a_recorded_pass_leaves_earlier_answers_alone() -> None:
+    network, recorded = recorded_classifier()
+    first = recorded(images(1).cuda())
+    second = recorded(images(1).cuda() + 1)
+    torch.testing.assert_close(first, network(images(1).cuda()), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(first, second)
+
+
+def test_recorded_passes_of_several_threads_are_not_mixed_up() -> None:
+    network, recorded = recorded_classifier()
+    given = [images(1).cuda() + step / 4 for step in range(32)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(recorded, given))
+    for x, answer in zip(given, found, strict=True):
+        torch.testing.assert_close(answer, network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_decides_by_what_it_computes_is_run_as_it_is() -> None:
+    class Deciding(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum() > 0 else x
+
+    recorded, ones = Replayed(Deciding()), torch.ones(1, 2, device="cuda")
+    assert [recorded(sign * ones).tolist() for sign in (1, -1, 1)] == [[[2, 2]], [[-1, -1]], [[2, 2]]]
+    assert Replayed(nn.ReLU())(-ones).tolist() == [[0, 0]]  # and nothing is broken for others
 
 
 def test_the_gpu_is_recognised_for_what_it_can() -> None:

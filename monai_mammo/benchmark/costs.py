@@ -76,12 +76,11 @@ def _input(predictor: Predictor, batch: int) -> torch.Tensor:
     return image.to(predictor.device)
 
 
-@torch.inference_mode()
 def _time(predictor: Predictor, batch: int) -> float:
     image = _input(predictor, batch)
     _wait(predictor.device)
     start = time.perf_counter()
-    predictor.inferer(image, predictor.network)
+    predictor.scores(image)
     _wait(predictor.device)
     return time.perf_counter() - start
 
