@@ -159,8 +159,10 @@ def costs_table(benchmark: Benchmark, titles: dict[str, str]) -> Table | None:
         "Ratio",
         f"Images a second at batch {machine['batch']}",
     ]
+    recorded = ", passes recorded as CUDA graphs" if machine.get("recorded") else ""
     caption = (
-        f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, {machine['precision']}; "
+        f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, {machine['precision']}"
+        f"{recorded}; "
         f"medians of {machine['rounds']} turns (shortest to longest), the systems taking turns in one run. "
         "GMAC: half the operations that torch's FlopCounterMode counts in convolutions and products."
     )
