@@ -69,9 +69,10 @@ def serve(port: int) -> int:
     """Start the server, say what to do with it once it answers, and stop it with this process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as by Ctrl-C: what is below ends the server
     address = f"http://127.0.0.1:{port}"
-    command = ["monailabel", "start_server", "--app", str(ROOT / "apps" / "mammo"), "--studies", str(STUDIES)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    # `monailabel` is a script that runs the first `python` on PATH.
+    # The script `monailabel` would do the same, but takes no paths with spaces.
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(ROOT / "apps" / "mammo")]
+    command += ["--studies", str(STUDIES), "--host", "127.0.0.1", "--port", str(port)]
+    # Trainings run the first `python` on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     server = subprocess.Popen(command, env={**os.environ, "PATH": path}, start_new_session=True)
     try:

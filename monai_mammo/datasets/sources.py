@@ -108,7 +108,7 @@ def files_below(folder: Path, defects: list[Defect]) -> Iterator[Path]:
     """Every file below a folder, sorted, links followed once; hidden files and folders are passed over.
 
     A folder that cannot be listed becomes a defect: its files would get lost in silence. So does a pipe or a device:
-    who opens a pipe waits for ever.
+    who opens a pipe waits for ever. So does a name that is not UTF-8, which could not be written down.
     """
 
     def unlisted(error: OSError) -> None:
@@ -124,6 +124,8 @@ def files_below(folder: Path, defects: list[Defect]) -> Iterator[Path]:
                 continue
             if os.path.exists(file) and not os.path.isfile(file):
                 defects.append(Defect(file, "it is a pipe or a device, no file", "ignored"))
+            elif (shown := os.fsencode(file).decode("utf-8", "replace")) != str(file):
+                defects.append(Defect(Path(shown), "its name, or a folder's, is not UTF-8: rename it"))
             else:
                 yield file
         seen.add(real)

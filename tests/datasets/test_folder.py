@@ -171,6 +171,21 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
     assert said(defects, tmp_path / "pipe.dcm") == ["it is a pipe or a device, no file"]
 
 
+def test_a_name_that_is_not_utf_8_is_told_and_the_rest_is_prepared(tmp_path: Path) -> None:
+    row, column = np.mgrid[:200, :150]
+    breast = ((row - 100) / 70) ** 2 + (column / 100) ** 2 < 1
+    shape = {"Rows": 200, "Columns": 150, "PixelData": (breast * 2000).astype("<u2").tobytes()}
+    source, out = tmp_path / "source", tmp_path / "out"
+    for patient in ("one", "two", "three", "four"):
+        mammogram(source / patient, PatientID=patient, **shape)
+    os.rename(source / "four", os.fsencode(source) + b"/L_CC_\xe4.dcm")
+    result = prepare(folder, source, out, task="quality", processes=0)
+    (told,) = [defect for defect in result.defects if "not UTF-8: rename it" in defect.reason]
+    assert told.file.name == "L_CC_\ufffd.dcm"
+    assert "not UTF-8" in (out / "prepared.json").read_text(encoding="utf-8")
+    assert {Path(entry["source"]).name for entry in entries(out, "quality")} == {"one", "two", "three"}
+
+
 def test_an_image_that_is_declared_to_show_a_part_of_the_breast_makes_no_complete_sample(tmp_path: Path) -> None:
     row, column = np.mgrid[:200, :150]
     breast = ((row - 100) / 70) ** 2 + (column / 100) ** 2 < 1

@@ -106,7 +106,7 @@ def _disk(_: Request, error: Exception) -> JSONResponse:
         remedy = "Free space where its labels, weights and temporary files are"
     elif error.errno in _NO_RIGHT:
         status, reason = 503, "the server may not use one of its folders"
-        remedy = "Let it write to those of labels and weights, and read that of the images"
+        remedy = "Let it write to those of labels, weights, sessions and temporary files, and read that of the images"
     else:
         raise error
     refused = RequestRefused(status, f"{reason} ({system_reason(error)})", remedy)

@@ -5,6 +5,7 @@ Not here: what they mean. Arrays are (rows, columns), files (x, y, 1).
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import tempfile
@@ -24,6 +25,7 @@ from .errors import RequestRefused
 RESULT_EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
 LABEL_EXTENSIONS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".png", ".tiff", ".tif")
 RESULT_TYPES = ("uint8", "int16", "uint16", "int32", "float32")
+_NIFTI_HEADER = 352
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def write_mask(mask: np.ndarray, geometry: Geometry, request: dict[str, Any]) ->
 
     Raises:
         RequestRefused: an extension or a type that is not offered.
+        OSError: the disk of temporary files is full.
     """
     extension, dtype = result_format(request)
     image = SimpleITK.GetImageFromArray(mask[np.newaxis].astype(dtype, copy=False))
@@ -110,7 +113,20 @@ def write_mask(mask: np.ndarray, geometry: Geometry, request: dict[str, Any]) ->
     handle, path = tempfile.mkstemp(prefix="mask-", suffix=extension)
     os.close(handle)
     SimpleITK.WriteImage(image, path, useCompression=bool(request.get("result_compress", True)))
+    if not _is_whole(path, mask.size * np.dtype(dtype).itemsize):
+        os.unlink(path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # SimpleITK says nothing when it could not write
     return path
+
+
+def _is_whole(path: str, size: int) -> bool:
+    """Whether a file holds `size` bytes of pixels: as they are, or as a gzip stream, whose end says it (RFC 1952)."""
+    with open(path, "rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 4))
+        inside = int.from_bytes(file.read(), "little")
+    header = _NIFTI_HEADER if path.endswith(".nii.gz") else 0
+    return length >= size or inside == size + header
 
 
 def result_format(request: dict[str, Any]) -> tuple[str, str]:

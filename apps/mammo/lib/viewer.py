@@ -44,9 +44,11 @@ def find_viewer(configured: str | None = None) -> Path:
     if (FETCHED / "index.html").is_file():
         return FETCHED
     logger.warning(
-        "OHIF 3.13 is not in %s: MONAI Label's older one is served, without the mammography mode. `make ohif` fetches "
-        "the newer one",
+        "OHIF 3.13 is not in %s: MONAI Label's older one is served, without the mammography mode. The newer one is "
+        "fetched by: %s %s",
         FETCHED,
+        sys.executable,
+        MODULES / "fetch.py",
     )
     return BUILT_IN.resolve()
 

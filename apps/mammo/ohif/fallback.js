@@ -9,7 +9,7 @@ Object.assign(window.config, {
       React.createElement(
         'span',
         { role: 'alert', style: { color: '#ffb020', fontSize: '12px', display: 'block', width: '380px', whiteSpace: 'normal' } },
-        'Older OHIF, without the mammography mode: run “make ohif” and restart the server'
+        'Older OHIF, without the mammography mode: run “python ohif/fetch.py” in the folder of the app, with the server’s Python, and restart the server'
       ),
   },
 });
