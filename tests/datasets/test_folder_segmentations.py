@@ -365,6 +365,19 @@ def test_a_segment_that_lies_elsewhere_than_its_image_is_left_out(
     assert not image.normal
 
 
+@pytest.mark.parametrize(("x", "y", "lies"), [(0.09, 0, True), (0.11, 0, False), (0, 0.04, True), (0, 0.09, False)])
+def test_a_place_is_measured_in_columns_along_a_row_and_in_rows_along_a_column(
+    tmp_path: Path, x: float, y: float, lies: bool
+) -> None:
+    """Of 0.1 mm from row to row and 0.2 mm from column to column, half a pixel is allowed."""
+    placed: dict[str, Any] = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    frame = {"FrameOfReferenceUID": "1.2.3"}
+    uid = mammogram(tmp_path / "a", ImagerPixelSpacing=[0.1, 0.2], **placed, **frame)
+    segmentation(tmp_path / "seg", [(1, uid, square())], **plane([x, y, 0], [1, 0, 0, 0, 1, 0]), **frame)
+    (image,), _ = found_in(tmp_path)
+    assert len(image.lesions) == lies
+
+
 def test_places_that_cannot_be_compared_leave_nothing_out(tmp_path: Path) -> None:
     other = plane([50, 60, 70], [-1, 0, 0, 0, 1, 0])
     placed = {"ImagePositionPatient": [5, 6, 7], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
