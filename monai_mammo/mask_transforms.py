@@ -34,9 +34,13 @@ class HysteresisThresholdd(MapTransform):
     to a little below `low`, so that a mask leaves it out and whoever moves the threshold down still finds it.
 
     Args:
-        keys: probabilities (channels, rows, columns), the last channel's counts.
+        keys: probabilities (1, rows, columns) of what is looked for, float.
         high: what a region has to reach; at or below `low` it says nothing.
         low: the threshold of the mask.
+
+    Raises:
+        ValueError: another number of channels. With the background's beside it, a lowered pixel's largest channel could
+            still be the tumour's.
     """
 
     def __init__(
@@ -50,13 +54,15 @@ class HysteresisThresholdd(MapTransform):
         d = dict(data)
         below = self.low * (1 - _ROUNDING)
         for key in self.key_iterator(d):
-            probability = np.asarray(convert_to_numpy(without_meta(d[key])[-1]))
+            if d[key].shape[0] != 1:
+                raise ValueError(f"{key!r} has {d[key].shape[0]} channels: give the one of what is looked for")
+            probability = np.asarray(convert_to_numpy(without_meta(d[key])[0]))
             regions, number = connected_components(probability >= self.low, return_num=True, connectivity=2)
             sure = np.zeros(number + 1, dtype=bool)
             sure[regions[probability >= self.high]] = True
             doubtful = (regions > 0) & ~sure[regions]
             d[key] = convert_to_tensor(d[key], track_meta=True).clone()
-            d[key][-1][torch.as_tensor(doubtful, device=d[key].device)] = below
+            d[key][0][torch.as_tensor(doubtful, device=d[key].device)] = below
         return d
 
 

@@ -52,13 +52,19 @@ def test_what_is_left_are_the_regions_that_reach_the_peak_and_what_is_lowered_st
     np.testing.assert_allclose(result[changed], 0.5, atol=1e-5)
 
 
-def test_the_last_channel_counts_the_metadata_stay_and_the_input_is_not_changed():
-    pred = MetaTensor(torch.full((2, 4, 4), 0.6), meta={"filename_or_obj": "film.png"})
+def test_the_metadata_stay_and_the_input_is_not_changed():
+    pred = MetaTensor(torch.full((1, 4, 4), 0.6), meta={"filename_or_obj": "film.png"})
     result = HysteresisThresholdd("pred", high=0.8)({"pred": pred})["pred"]
-    assert torch.equal(pred.as_tensor(), torch.full((2, 4, 4), 0.6))
-    assert result[0].min() == pred[0].min()
-    assert result[1].max() < 0.5
+    assert torch.equal(pred.as_tensor(), torch.full((1, 4, 4), 0.6))
+    assert result.max() < 0.5
     assert result.meta["filename_or_obj"] == "film.png"
+
+
+def test_the_backgrounds_probability_beside_the_tumours_is_refused():
+    """Of [0.3, 0.7] the tumour's would be lowered to 0.5, and still be the larger."""
+    pred = torch.tensor([0.3, 0.7])[:, None, None]
+    with pytest.raises(ValueError, match="'pred' has 2 channels"):
+        HysteresisThresholdd("pred", high=0.9)({"pred": pred})
 
 
 @pytest.mark.parametrize("low", [0.0, 0.8, 0.9, 1.1])

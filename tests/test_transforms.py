@@ -221,6 +221,27 @@ def test_grey_air_letters_and_what_was_blacked_out_are_no_breast(air):
     assert not outline[:, 200:].any()
 
 
+def test_a_label_that_a_thin_bridge_joins_to_the_breast_is_no_breast():
+    """As of a scratch, or of the film's rim, between the two."""
+    breast = disc(240, 200, 120, 0, 100)
+    pixels = 0.6 * breast
+    pixels[20:50, 140:180] = 0.9
+    pixels[30:32, 40:140] = 0.5
+    assert breast[30:32, 40].all(), "the bridge has to reach the breast"
+    outline = breast_mask(pixels)
+    assert (outline & breast).sum() / (outline | breast).sum() > 0.97
+    assert not outline[:, 110:].any()
+
+
+def test_the_breasts_thin_end_at_the_films_edge_is_breast_and_a_thin_thread_inside_is_none():
+    """Beyond the edge tissue may go on."""
+    pixels = 0.6 * disc(240, 200, 120, 0, 80)
+    pixels[200:230, :3] = pixels[20:80, 60:62] = 0.6
+    outline = breast_mask(pixels)
+    assert outline[200:228, :2].all()
+    assert not outline[16:60, 56:67].any()
+
+
 def test_an_image_without_air_is_all_breast():
     rng = np.random.default_rng(0)
     assert breast_mask(0.6 + 0.2 * disc(90, 70, 40, 30, 30) + rng.normal(0, 0.01, (90, 70))).all()

@@ -8,8 +8,9 @@ given away.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,16 @@ from monai_mammo.dicom.segmentation import (
 NAME = "DICOM folder"
 LICENCE = "the owner's; nothing is known of it"
 
-_ANATOMY = {"breast", "nipple", "skin", "pectoral muscle", "pectoralis major muscle", "background", "entire breast"}
+
+@dataclass
+class _Drawn:
+    """What the folder's segments say of mammograms, by SOPInstanceUID."""
+
+    lesions: dict[str, list[SourceLesion]] = field(default_factory=lambda: defaultdict(list))
+    without: set[str] = field(default_factory=set)
+    """Of which a segment for tumours marks no pixel."""
+    unusable: Counter[str] = field(default_factory=Counter)
+    """How many segments mark what is a tumour, or may be one, and cannot be used."""
 
 
 def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
@@ -41,12 +51,14 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
 
     Left out with a defect each: what is no DICOM, no mammogram or damaged; FOR PROCESSING images, which have no defined
     display; a second file of the same SOPInstanceUID, and both where they differ in patient, study, side or view; a
-    segment of an image that is not there, of no frame, of anatomy (the breast, the nipple, …), or of another size or
+    segment of an image that is not there, of no frame, of what is no tumour (anatomy, lymph nodes, cysts,
+    calcifications, …) or may be none (`monai_mammo.dicom.segment_codes.type_tells_of_tumours`), or of another size or
     place than its image (`monai_mammo.dicom.segment_place.misplaced`); what its reader replaced by a later version
-    (`monai_mammo.dicom.segmentation.former_versions`). Where PatientID is empty or the same for everybody, the study
-    stands for the patient. Patients whose PatientIDs differ in spelling alone are kept as several, with a defect, as
-    pseudonyms no longer show that they may be one. An image is normal where a segment marks no pixel of it and none
-    marks any: somebody looked and found nothing.
+    (`monai_mammo.dicom.segmentation.former_versions`). Where such a segment may mark a tumour, the image names more
+    lesions than it has (`lesions_listed`), so that the tumour counts nowhere as background. Where PatientID is empty or
+    the same for everybody, the study stands for the patient. Patients whose PatientIDs differ in spelling alone are
+    kept as several, with a defect, as pseudonyms no longer show that they may be one. An image is normal where a
+    segment for tumours marks no pixel of it and none marks any: somebody looked and found nothing.
 
     Raises:
         MammogramError: no folder, or no mammogram in it.
@@ -73,8 +85,8 @@ def images(source: Path, defects: list[Defect]) -> list[SourceImage]:
             "Give a folder with mammograms (modality MG) in DICOM",
         )
     _name_spellings(headers.values(), defects)
-    lesions, looked_at = _lesions(list(segmentations.values()), headers, found, defects)
-    return [_image(header, lesions[uid], uid in looked_at, defects) for uid, header in headers.items()]
+    drawn = _drawn(list(segmentations.values()), headers, found, defects)
+    return [_image(header, uid, drawn, defects) for uid, header in headers.items()]
 
 
 def _mammogram(file: Path, segmentations: dict[str, Path], defects: list[Defect]) -> MammogramHeader | None:
@@ -126,9 +138,8 @@ def _name_spellings(headers: Iterable[MammogramHeader], defects: list[Defect]) -
         defects.append(Defect(first, reason, f"kept as {several} patients; correct PatientID if they are one"))
 
 
-def _image(
-    header: MammogramHeader, lesions: Sequence[SourceLesion], looked_at: bool, defects: list[Defect]
-) -> SourceImage:
+def _image(header: MammogramHeader, uid: str, drawn: _Drawn, defects: list[Defect]) -> SourceImage:
+    lesions, unusable = drawn.lesions[uid], drawn.unusable[uid]
     if patient_of(header) != header.patient_id:
         reason = "PatientID is empty or stands for everybody"
         defects.append(Defect(header.path, reason, "kept; its study stands for the patient"))
@@ -139,6 +150,7 @@ def _image(
         "view_modifiers": " ".join(header.view_modifiers),
         "partial_view": "" if header.partial_view is None else header.partial_view,
         "implant": "" if header.implant is None else header.implant,
+        "lesions_listed": len(lesions) + unusable if unusable else "",
     }
     return SourceImage(
         image=header.path,
@@ -147,22 +159,21 @@ def _image(
         view=header.view or "",
         lesions=tuple(lesions),
         spacing=header.spacing,
-        normal=looked_at and not lesions,
+        normal=uid in drawn.without and not lesions and not unusable,
         part=header.shows_part,
         attributes={key: value for key, value in attributes.items() if value != ""},
     )
 
 
-def _lesions(
+def _drawn(
     files: Sequence[Path],
     headers: Mapping[str, MammogramHeader],
     found: Mapping[str, Sequence[MammogramHeader]],
     defects: list[Defect],
-) -> tuple[dict[str, list[SourceLesion]], set[str]]:
-    """Lesions of every mammogram, by its SOPInstanceUID, and the mammograms of which a segment marks no pixel."""
-    lesions: dict[str, list[SourceLesion]] = defaultdict(list)
+) -> _Drawn:
+    """What all SEG files together say of the mammograms."""
+    drawn = _Drawn()
     outlined: dict[str, list[Path]] = defaultdict(list)
-    looked_at: set[str] = set()
     shown = _segments(files, defects)
     former = former_versions(segment for each in shown.values() for segment in each)
     defects += [Defect(file, f"it is a former version of {latest}") for (file, _), latest in former.items()]
@@ -170,22 +181,16 @@ def _lesions(
         for segment in its_segments:
             if (file, segment.image) in former:
                 continue
-            reason = _useless(segment, headers, found)
-            if reason:
+            if reason := _useless(segment, headers, found):
                 defects.append(Defect(file, f"segment {segment.number} {reason}"))
                 continue
-            if elsewhere := _misplaced(segment, headers[segment.image].path):
-                defects.append(Defect(file, f"segment {segment.number} {elsewhere}"))
-                continue
-            if _is_empty(segment):
-                looked_at.add(segment.image)
-                defects.append(Defect(file, f"segment {segment.number} marks no pixel", "kept as: no lesion"))
+            if not _usable(segment, headers[segment.image].path, drawn, defects):
                 continue
             others = outlined[segment.image]
             if others and file not in others:
                 defects.append(Defect(file, f"it outlines the same mammogram as {others[0]}", "kept, both count"))
             others.append(file)
-            lesions[segment.image].append(
+            drawn.lesions[segment.image].append(
                 SourceLesion(
                     masks=(file,),
                     kind=segment.kind,
@@ -194,7 +199,36 @@ def _lesions(
                     read=partial(read_segment, number=segment.number, image=segment.image),
                 )
             )
-    return lesions, looked_at
+    return drawn
+
+
+def _usable(segment: Segment, image: Path, drawn: _Drawn, defects: list[Defect]) -> bool:
+    """Whether a segment that may show tumours of an image marks some, for sure and in its place; else it is noted."""
+    name, file = f"segment {segment.number}", segment.file
+    if elsewhere := _misplaced(segment, image):
+        drawn.unusable[segment.image] += 1
+        defects.append(Defect(file, f"{name} {elsewhere}"))
+        return False
+    empty = _is_empty(segment)
+    if segment.tumours is None:
+        drawn.unusable[segment.image] += not empty
+        defects.append(Defect(file, f"{name} {_doubt(segment)}", f"left out; {_remedy(segment)} if it is one"))
+        return False
+    if empty:
+        drawn.without.add(segment.image)
+        defects.append(Defect(file, f"{name} marks no pixel", "kept as: no lesion"))
+    return not empty
+
+
+def _doubt(segment: Segment) -> str:
+    if segment.series:  # this program's own: the type tells nothing of the name, which may name anybody
+        return "has a name that is not known: whether it is a tumour nobody knows"
+    kind = f"is of the type '{segment.kind[:64]}'" if segment.kind else "has no type"
+    return f"{kind}: whether it is a tumour nobody knows"
+
+
+def _remedy(segment: Segment) -> str:
+    return "save it again under the name tumour" if segment.series else "export it as Mass, Neoplasm or Lesion"
 
 
 def _segments(files: Sequence[Path], defects: list[Defect]) -> dict[Path, list[Segment]]:
@@ -235,4 +269,4 @@ def _useless(
         return "outlines an image whose SOPInstanceUID several different mammograms have"
     if segment.image not in headers:
         return "outlines an image that is not among the folder's mammograms"
-    return f"outlines anatomy ({segment.kind}), no lesion" if segment.kind in _ANATOMY else ""
+    return f"outlines no tumour ({segment.kind})" if segment.tumours is False else ""

@@ -33,6 +33,27 @@ _ANATOMY = {
     "nipple": ("24142002", "SCT", "Nipple"),
     "pectoral muscle": ("60005003", "SCT", "Pectoralis major muscle"),
 }
+_Code = tuple[str, str, str]
+_TUMOUR_TYPES: tuple[_Code, ...] = (
+    *_TUMOURS.values(),
+    _LESION,
+    ("129788004", "SCT", "Mammographic breast mass"),
+    ("27925004", "SCT", "Nodule"),
+    ("86049000", "SCT", "Neoplasm, Primary"),
+    ("14799000", "SCT", "Neoplasm, Secondary"),
+)
+_OTHER_TYPES: tuple[_Code, ...] = (
+    *_OTHER_FINDINGS.values(),
+    *_ANATOMY.values(),
+    ("367643001", "SCT", "Cyst"),
+    ("181131000", "SCT", "Entire breast"),
+    ("39937001", "SCT", "Skin"),
+    ("125040", "DCM", "Background"),
+)
+_TYPES = [(code, True) for code in _TUMOUR_TYPES] + [(code, False) for code in _OTHER_TYPES]
+_BY_CODE = {code[:2]: told for code, told in _TYPES}
+_BY_MEANING = {code[2].lower(): told for code, told in _TYPES}
+_NO_FINDING = (_STRUCTURE[:2], ("85756007", "SCT"))  # and tissue
 _AMBER = [51213, 38633, 52422]  # sRGB 255, 176, 32, as in the browser; CIELab of white D50 (PS3.3 C.10.7.1.1)
 _SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
 
@@ -40,12 +61,34 @@ _SIDES = {"L": ("7771000", "SCT", "Left"), "R": ("24028007", "SCT", "Right")}
 def tells_of_tumours(name: str) -> bool | None:
     """Whether a segment of this name shows tumours; None where the name is none of those that are known.
 
-    The only place that says which names mean a tumour; upper and lower case and blanks around a name do not count.
+    With `type_tells_of_tumours` the only place that says what means a tumour; upper and lower case and blanks around a
+    name do not count.
     """
     known = _plain(name)
     if known in _TUMOURS:
         return True
     return False if known in _OTHER_FINDINGS.keys() | _ANATOMY.keys() else None
+
+
+def type_tells_of_tumours(kind: _Code, category: _Code, *, ours: bool) -> bool | None:
+    """Whether a segment of this property type shows tumours; None where the type is none of those that are known.
+
+    A mass, a nodule and a neoplasm are tumours here, and a "Lesion": whoever chose that code outlined what a reader is
+    to look at. `segment_description` chooses it for every name that it does not know, so that it tells nothing there.
+
+    Args:
+        kind: value, scheme and meaning of the property type's code; the meaning counts where the code is not known, as
+            in another scheme than SNOMED CT's of today.
+        category: the same of the property category; anatomy is no tumour, whichever it is.
+        ours: whether `segment_description` chose the code.
+    """
+    if ours and kind[:2] == _LESION[:2]:
+        return None
+    meaning = _plain(kind[2])
+    told = _BY_CODE.get(kind[:2], _BY_MEANING.get(meaning))
+    if told is None and category[:2] in _NO_FINDING:
+        return False
+    return tells_of_tumours(meaning) if told is None else told
 
 
 def segment_description(number: int, name: str, side: str | None, method: Method, algorithm: str) -> Any:

@@ -27,7 +27,7 @@ from monai_mammo.dicom.errors import MammogramError, refusing
 from monai_mammo.dicom.header import integer, text
 from monai_mammo.dicom.pixels import MAX_PIXELS, check_size
 from monai_mammo.dicom.plane import Plane, plane_of
-from monai_mammo.dicom.segment_codes import Method, segment_description, short
+from monai_mammo.dicom.segment_codes import Method, segment_description, short, type_tells_of_tumours
 from monai_mammo.dicom.views import read_laterality
 from monai_mammo.files import replacing
 
@@ -68,6 +68,8 @@ class Segment:
     """SeriesInstanceUID of a file that `write_segmentation` made; empty where it is unknown what a series means."""
     written: str = ""
     """ContentDate and ContentTime."""
+    tumours: bool | None = None
+    """Whether the property type is a tumour's; None where nobody knows (`segment_codes.type_tells_of_tumours`)."""
 
 
 def write_segmentation(
@@ -220,8 +222,7 @@ def segments(file: Path) -> list[Segment]:
         if text(dataset, "SOPClassUID") == LABEL_MAP or text(dataset, "SegmentationType") == "LABELMAP":
             reason = "it is a segmentation of type LABELMAP; BINARY and FRACTIONAL are read"
             raise MammogramError(file, reason, "Export it as one of these")
-        kinds = {int(item.SegmentNumber): _kind(item) for item in dataset.get("SegmentSequence") or []}
-        labels = {int(item.SegmentNumber): text(item, "SegmentLabel") for item in dataset.get("SegmentSequence") or []}
+        described = {int(item.SegmentNumber): item for item in dataset.get("SegmentSequence") or []}
         shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
         whole = _instances(dataset)
         frames: dict[tuple[int, str], list[int]] = defaultdict(list)
@@ -233,12 +234,16 @@ def segments(file: Path) -> list[Segment]:
             frames[_number_of(groups, shared), named[0]].append(index)
         series = text(dataset, "SeriesInstanceUID") if text(dataset, "Manufacturer") == _MAKER else ""
         written = f"{text(dataset, 'ContentDate')} {text(dataset, 'ContentTime')}"
-    shown = {number for number, _ in frames}
-    found = [
-        Segment(file, number, image, tuple(frames[number, image]), kinds.get(number, ""), labels.get(number, ""))
-        for number, image in frames
-    ]
-    found += [Segment(file, number, "", (), kinds[number], labels[number]) for number in kinds if number not in shown]
+        shown = {number for number, _ in frames}
+        found = [
+            Segment(file, number, image, tuple(indices), **_description(described.get(number, Dataset()), bool(series)))
+            for (number, image), indices in frames.items()
+        ]
+        found += [
+            Segment(file, number, "", (), **_description(described[number], bool(series)))
+            for number in described
+            if number not in shown
+        ]
     return [replace(segment, series=series, written=written) for segment in found]
 
 
@@ -344,10 +349,17 @@ def _person(name: str) -> str:
     return plain if "^" in plain or not plain else f"{plain[:63]}^"
 
 
-def _kind(item: Dataset) -> str:
-    """Property type of a segment. Not its label: that is free text, and may name anybody."""
-    types = item.get("SegmentedPropertyTypeCodeSequence") or []
-    return text(types[0], "CodeMeaning").lower() if types else ""
+def _description(item: Dataset, ours: bool) -> dict[str, Any]:
+    """What a SegmentSequence's item says of a segment. Its label is free text, and may name anybody: no kind."""
+    kind = _code(item, "SegmentedPropertyTypeCodeSequence")
+    tumours = type_tells_of_tumours(kind, _code(item, "SegmentedPropertyCategoryCodeSequence"), ours=ours)
+    return {"kind": kind[2].lower(), "label": text(item, "SegmentLabel"), "tumours": tumours}
+
+
+def _code(item: Dataset, sequence: str) -> tuple[str, str, str]:
+    """Value, scheme and meaning of a sequence's first code, empty where there is none."""
+    code = next(iter(item.get(sequence) or []), Dataset())
+    return text(code, "CodeValue"), text(code, "CodingSchemeDesignator"), text(code, "CodeMeaning")
 
 
 def _images_of(groups: Dataset) -> list[str]:

@@ -151,6 +151,27 @@ def test_a_film_with_masses_and_calcifications_is_one_image_with_all_its_lesions
     np.testing.assert_array_equal(read_mask(out / "segmentation_whole" / whole["label"]) > 0, (OUTLINE + lower) > 0)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (f"z/{LEFT_CC}/{STUDY}/{FULL}/1-1.dcm", f"a/{LEFT_CC}/{STUDY}/{ROOT}99/1-1.dcm"),
+        (f"a/{LEFT_CC}/{STUDY}/{FULL}/1-2.dcm", f"a/{LEFT_CC}/{STUDY}/{FULL}/1-1.dicom"),
+        (f"a/{LEFT_CC}/{STUDY}/{FULL}/1-1.dcm", f"a/{LEFT_CC}/{STUDY}/{FULL}/1-2.dcm"),
+    ],
+    ids=["in the series that the CSV file names", "a .dcm file", "the first by name"],
+)
+def test_of_several_files_of_a_mammogram_one_is_chosen_in_a_stated_order(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    write_csv(tmp_path / TABLE, [row(LEFT_CC)])
+    for file in (first, second):
+        write_dicom(tmp_path / file, GREY, LEFT_CC)
+    write_dicom(tmp_path / f"{LEFT_CC}_1" / "s" / "t" / "1-1.dcm", OUTLINE)
+    (image,), defects = found_in(tmp_path)
+    assert image.image == tmp_path / first
+    assert reasons(defects) == [f"a second file of the mammogram {tmp_path / first}"]
+
+
 def test_films_of_one_patient_on_both_official_sides_stay_apart(tmp_path: Path) -> None:
     test = LEFT_CC.replace("Mass-Training", "Calc-Test")
     write_csv(tmp_path / TABLE, [row(LEFT_CC)])

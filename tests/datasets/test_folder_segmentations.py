@@ -12,7 +12,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from monai_mammo.datasets.pieces import Subject
+from monai_mammo.datasets.pieces import segmentation as segmentation_of
 from monai_mammo.dicom.errors import MammogramError
+from monai_mammo.dicom.segment_codes import tells_of_tumours
 from monai_mammo.dicom.segmentation import read_segment, read_segmentation, write_segmentation
 
 from .folder_replica import SHAPE, found_in, item, mammogram, reference, said, segmentation, square
@@ -22,10 +25,10 @@ def test_segments_become_the_lesions_of_the_image_that_they_name(tmp_path: Path)
     left, right = mammogram(tmp_path / "left"), mammogram(tmp_path / "right", ImageLaterality="R")
     file = tmp_path / "seg.dcm"
     frames = [(1, right, square()), (2, right, square(20, 3, 9)), (1, left, square(0, 0, 10))]
-    segmentation(file, frames, ["Mass", "Calcification"])
+    segmentation(file, frames, ["Mass", "Neoplasm"])
     found, defects = found_in(tmp_path)
     lesions = {image.laterality: image.lesions for image in found}
-    assert [lesion.kind for lesion in lesions["R"]] == ["mass", "calcification"]
+    assert [lesion.kind for lesion in lesions["R"]] == ["mass", "neoplasm"]
     assert [lesion.name for lesion in lesions["R"]] == ["seg_1", "seg_2"]
     assert all(lesion.union for lesion in lesions["R"]), "a segment may mark several findings of one kind"
     for lesion, (*_, mask) in zip((*lesions["R"], *lesions["L"]), frames, strict=True):
@@ -78,7 +81,7 @@ def test_segments_of_one_label_are_united_for_who_asks_by_label(tmp_path: Path) 
     [
         ([(1, "1.2.999", square())], {}, "segment 1 outlines an image that is not among the folder's mammograms"),
         ([], {}, "segment 1 has no frame: it outlines nothing"),
-        ([(1, "image", square())], {"types": ["Breast"]}, "segment 1 outlines anatomy (breast), no lesion"),
+        ([(1, "image", square())], {"types": ["Breast"]}, "segment 1 outlines no tumour (breast)"),
         ([(1, "", square())], {}, "frame 1 refers to 0 images, not to one"),
         ([(1, "", square())], {"whole": ["image", "1.2.999"]}, "frame 1 refers to 2 images, not to one"),
         ([], {"types": []}, "the segmentation has no segment"),
@@ -115,7 +118,7 @@ def test_an_image_of_which_nothing_is_marked_is_normal_and_one_with_a_lesion_is_
     nothing = np.zeros(SHAPE, np.uint8)
     segmentation(tmp_path / "seg1", [(1, normal, nothing)])
     file = tmp_path / "seg2"
-    segmentation(file, [(1, tumour, square()), (2, tumour, nothing)], ["Mass", "Calcification"])
+    segmentation(file, [(1, tumour, square()), (2, tumour, nothing)], ["Mass", "Neoplasm"])
     labels = {segment.SegmentLabel for segment in pydicom.dcmread(file).SegmentSequence}
     assert len(labels) == 1, "a segment counts by itself, whatever others of its label mark"
     (first, second), defects = found_in(tmp_path)
@@ -133,6 +136,86 @@ def test_an_image_of_which_only_anatomy_is_unmarked_is_not_known_to_be_normal(tm
     assert not image.normal
 
 
+OTHERS = ["calcification", "Calcifications", "architectural distortion", "lymph node", "cyst", "complete", "nipple"]
+
+
+@pytest.mark.parametrize("name", ["tumour", "tumor", "Mass", "neoplasm", *OTHERS, "scar", "lesion", "Segment_1"])
+def test_the_same_names_mean_a_tumour_in_the_folder_as_in_the_app(tmp_path: Path, name: str) -> None:
+    mammogram(tmp_path / "a")
+    write_segmentation(tmp_path / "seg", tmp_path / "a", {name: square()})
+    (image,), defects = found_in(tmp_path)
+    told = tells_of_tumours(name)
+    assert len(image.lesions) == (told is True)
+    reasons = said(defects, tmp_path / "seg")
+    if told is None:
+        assert reasons == ["segment 1 has a name that is not known: whether it is a tumour nobody knows"]
+        assert defects[0].action == "left out; save it again under the name tumour if it is one"
+    else:
+        assert len(reasons) == (not told)
+        assert all("segment 1 outlines no tumour (" in reason for reason in reasons)
+
+
+ABNORMAL, STRUCTURE = ("49755003", "SCT", "abnormal"), ("123037004", "SCT", "structure")
+
+
+@pytest.mark.parametrize(
+    ("kind", "category", "told"),
+    [
+        (("52988006", "SCT", "Lesion"), ABNORMAL, True),
+        (("M-01100", "SRT", "Lesion"), ABNORMAL, True),
+        (("4147007", "SCT", "Raumforderung"), ABNORMAL, True),
+        (("129788004", "SCT", "Mammographic breast mass"), ABNORMAL, True),
+        (("7", "99HOUSE", "Tumor"), ABNORMAL, True),
+        (("59441001", "SCT", "Mass"), ABNORMAL, False),  # the code counts, not its text
+        (("7", "99HOUSE", "lymph node"), ABNORMAL, False),
+        (("59820001", "SCT", "Blood vessel"), STRUCTURE, False),
+        (("68453008", "SCT", "Carcinoma"), ABNORMAL, None),
+        (("", "", ""), ABNORMAL, None),
+    ],
+)
+def test_another_programs_types_are_told_by_their_codes(
+    tmp_path: Path, kind: tuple[str, str, str], category: tuple[str, str, str], told: bool | None
+) -> None:
+    file = tmp_path / "seg"
+    segmentation(file, [(1, mammogram(tmp_path / "a"), square())])
+    dataset = pydicom.dcmread(file)
+    for code, sequence in ((kind, "Type"), (category, "Category")):
+        value, scheme, meaning = code
+        coded = item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+        setattr(dataset.SegmentSequence[0], f"SegmentedProperty{sequence}CodeSequence", [coded])
+    dataset.save_as(file)
+    (image,), defects = found_in(tmp_path)
+    assert len(image.lesions) == (told is True)
+    assert image.attributes.get("lesions_listed") == (1 if told is None else None)
+    kind_of_it = "is of the type 'carcinoma'" if kind[2] else "has no type"
+    expected = {
+        True: [],
+        False: [f"segment 1 outlines no tumour ({kind[2].lower()})"],
+        None: [f"segment 1 {kind_of_it}: whether it is a tumour nobody knows"],
+    }
+    assert said(defects, file) == expected[told]
+
+
+@pytest.mark.parametrize(
+    ("beside", "normal", "whole"), [("lymph node", True, 2), ("scar", False, 0)], ids=["no tumour", "perhaps one"]
+)
+def test_what_may_be_a_tumour_counts_nowhere_as_background(
+    tmp_path: Path, beside: str, normal: bool, whole: int
+) -> None:
+    for name, tumour in (("a", square()), ("b", np.zeros(SHAPE, np.uint8))):
+        mammogram(tmp_path / "source" / name, PatientID=f"SECRET-ID-4711-{name}")
+        masks = {"tumour": tumour, beside: square(20, 15, 11)}
+        write_segmentation(tmp_path / "source" / f"{name}.seg", tmp_path / "source" / name, masks)
+    (first, second), _ = found_in(tmp_path / "source")
+    assert (len(first.lesions), second.normal) == (1, normal)
+    made = [
+        segmentation_of(Subject(image, image.image.name, tmp_path / "source", tmp_path), np.zeros(SHAPE))
+        for image in (first, second)
+    ]
+    assert sum(len(each.entries.get("segmentation_whole", [])) for each in made) == whole
+    assert [len(each.entries.get("segmentation_roi", [])) for each in made] == [1, 0]
+
+
 def test_a_hostile_or_truncated_segmentation_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     uid = mammogram(tmp_path / "a")
     segmentation(tmp_path / "huge", [(1, uid, square())], Rows=65535, Columns=65535)
@@ -145,7 +228,7 @@ def test_a_hostile_or_truncated_segmentation_is_refused_before_memory_is_taken(t
 
 def test_a_header_that_describes_more_frames_than_there_are_ends_no_listing(tmp_path: Path) -> None:
     uid, file = mammogram(tmp_path / "a"), tmp_path / "seg"
-    segmentation(file, [(1, uid, square()), (2, uid, square())], ["Mass", "Cyst"])
+    segmentation(file, [(1, uid, square()), (2, uid, square())], ["Mass", "Lesion"])
     cut = pydicom.dcmread(file)
     cut.NumberOfFrames, cut.PixelData = 1, cut.PixelData[: SHAPE[0] * SHAPE[1] // 8]
     cut.save_as(file)
@@ -280,6 +363,19 @@ def test_a_segment_that_lies_elsewhere_than_its_image_is_left_out(
     reason = "segment 1 lies elsewhere than its mammogram: it is flipped, turned or cut against it"
     assert said(defects, file) == ([] if lies else [reason])
     assert not image.normal
+
+
+@pytest.mark.parametrize(("x", "y", "lies"), [(0.09, 0, True), (0.11, 0, False), (0, 0.04, True), (0, 0.09, False)])
+def test_a_place_is_measured_in_columns_along_a_row_and_in_rows_along_a_column(
+    tmp_path: Path, x: float, y: float, lies: bool
+) -> None:
+    """Of 0.1 mm from row to row and 0.2 mm from column to column, half a pixel is allowed."""
+    placed: dict[str, Any] = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    frame = {"FrameOfReferenceUID": "1.2.3"}
+    uid = mammogram(tmp_path / "a", ImagerPixelSpacing=[0.1, 0.2], **placed, **frame)
+    segmentation(tmp_path / "seg", [(1, uid, square())], **plane([x, y, 0], [1, 0, 0, 0, 1, 0]), **frame)
+    (image,), _ = found_in(tmp_path)
+    assert len(image.lesions) == lies
 
 
 def test_places_that_cannot_be_compared_leave_nothing_out(tmp_path: Path) -> None:

@@ -148,6 +148,14 @@ def test_marks_on_a_bi_rads_1_image_make_it_not_normal(release):
     assert not image.normal
 
 
+def test_an_image_of_another_bi_rads_without_a_mark_is_not_known_to_be_normal(release):
+    """BI-RADS 2 names a finding, which nobody outlined."""
+    write_xml(release / "AllXML" / "102.xml")
+    image = by_number(inbreast.images(release, []))["102"]
+    assert (image.birads, image.lesions) == ("2", ())
+    assert not image.normal
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

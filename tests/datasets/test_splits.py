@@ -1,7 +1,7 @@
 """Splits by patient: no patient on two sides, sizes as asked, the same answer for the same question."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monai_mammo.datasets.splits import FRACTIONS, split_patients
@@ -48,6 +48,21 @@ def test_who_has_a_split_keeps_it_and_the_others_are_dealt_to_the_shares(patient
     assert sorted(patient for side in splits.values() for patient in side) == everybody
     for name, side in splits.items():
         assert abs(len(side) - FRACTIONS[name] * len(everybody)) <= 2
+
+
+@given(
+    sections=st.lists(st.sampled_from([*FRACTIONS, None]), min_size=3, max_size=12),
+    first=st.sets(st.integers(0, 11)),
+    seed=st.integers(0, 3),
+)
+@example(sections=["validation", "validation", None], first=set(), seed=0)  # more than the section's share
+@settings(deadline=None)
+def test_nobody_who_is_kept_moves_or_is_in_two_sections_however_uneven_the_sections_are(sections, first, seed):
+    kept = {f"P{number:02d}": section for number, section in enumerate(sections) if section}
+    everybody = [f"P{number:02d}" for number in range(len(sections))]
+    splits = split_patients(everybody, seed=seed, first=[f"P{number:02d}" for number in first], kept=kept)
+    assert sorted(patient for side in splits.values() for patient in side) == everybody
+    assert {patient: name for name, side in splits.items() for patient in side if patient in kept} == kept
 
 
 def test_fractions_that_are_no_partition_are_refused():

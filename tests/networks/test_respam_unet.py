@@ -145,10 +145,11 @@ def test_scores_are_about_one_before_any_training() -> None:
         assert 0.6 < float(network(torch.randn(4, 1, 64, 64)).std()) < 1.5  # 0.4 with torch's own start
 
 
-def test_the_fusion_weights_are_learned_unless_fixed() -> None:
-    names = [name for name, _ in ResPAMUNet(width=8).named_parameters()]
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "plain"])
+def test_the_fusion_weights_are_learned_unless_fixed(mode: str) -> None:
+    names = [name for name, _ in ResPAMUNet(mode=mode, width=8).named_parameters()]
     assert [name for name in names if name.endswith("alpha")] == [f"layer{i}.pam.alpha" for i in range(1, 5)]
-    fixed = ResPAMUNet(width=8, learnable_fusion=False)
+    fixed = ResPAMUNet(mode=mode, width=8, learnable_fusion=False)
     assert not [name for name, _ in fixed.named_parameters() if name.endswith(("alpha", "beta"))]
 
 
