@@ -35,13 +35,16 @@ from monai_mammo.metrics import (
 CHANCE = {"quality": math.log(2)}
 """The training loss (cross entropy of two classes) of who knows nothing; the segmentation losses have none such."""
 
+_ROUNDING = 1e-9
+"""By so little draws of one value may differ, being means of means."""
+
 FEWEST_PATIENTS = 5
 """Fewer than these say nothing of which system is better."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's mean over the seeds with its 95 % interval."""
+    """A metric's mean over the seeds with its 95 % interval; NaN for both ends where there is none."""
 
     value: float
     low: float
@@ -178,9 +181,16 @@ class Analysis:
 
 
 def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
-    """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value."""
+    """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value.
+
+    NaN where all draws give one value: that two of two were found says little of the next one, and the bootstrap, which
+    knows these two alone, cannot say how little.
+    """
     highest = math.inf if metric in DISTANCES else 1.0
     low, high = interval(samples)
+    defined = samples[np.isfinite(samples)]
+    if defined.size and np.ptp(defined) < _ROUNDING:
+        return math.nan, math.nan
     return max(low, 0.0), min(high, highest)
 
 
@@ -217,7 +227,8 @@ class Group:
 def subgroups(analysis: Analysis, name: str) -> list[Group]:
     """How one system does by view, density, kind and size of lesion, cause of incompleteness.
 
-    Groups of one patient have no interval. A metric that a group leaves undefined is NaN.
+    Groups of one patient have no interval, nor have groups in which every draw of the patients gives one value. A
+    metric that a group leaves undefined is NaN.
     """
     entrant = analysis.entrant(name)
     if entrant is None:

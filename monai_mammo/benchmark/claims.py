@@ -5,7 +5,7 @@ from __future__ import annotations
 from monai_mammo.benchmark import papers
 from monai_mammo.benchmark.analysis import Analysis
 from monai_mammo.benchmark.statistics import LEVEL, holm
-from monai_mammo.benchmark.tables import percent, points
+from monai_mammo.benchmark.tables import cell, percent, points
 
 
 def headline(analysis: Analysis) -> str:
@@ -19,7 +19,7 @@ def headline(analysis: Analysis) -> str:
     name = analysis.heading(metric)
     if len(ranked) > 1:
         name = f"Highest of {len(ranked)} systems by {name}"
-    value = f"{percent(best.value)} [{percent(best.low)}, {percent(best.high)}]"
+    value = cell(best, metric)
     luck = ", though it did not learn" if analysis.unlearnt(first) else ""
     return f"{name}: {first.title}, {value}{luck}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
 

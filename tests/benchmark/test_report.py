@@ -384,6 +384,36 @@ def test_a_model_card_gives_every_metric_and_the_subgroups_of_one_set_of_weights
     assert "| view: MLO |" in written
 
 
+def test_what_every_draw_gives_alike_has_no_interval(data, tmp_path):
+    """All or none found of a few patients says little of the next one; a bootstrap would be certain of it."""
+    records = records_of("quality", load_datalist(data / "quality", "test"), seed=0)
+    for record in records:
+        record["probability"] = 0.9 if record["label"] or record["patient"] == records[0]["patient"] else 0.1
+    QualityReport(output_dir=tmp_path, resamples=20).write(records)
+    written = card("quality", "A model", {data / "quality": tmp_path}, resamples=100)
+    assert len({record["patient"] for record in records if record["label"]}) > 1
+    assert "| Recall | 100.0 [—] |" in written
+    assert not re.search(r"\[(\S+), \1\]", written)
+    assert re.search(r"\| Accuracy \| \d\d\.\d \[\d+\.\d, 100\.0\] \|", written)
+    for caption in (
+        "distances as named. [—]: no interval, because",
+        "little is known of them. [—]: no interval, because",
+    ):
+        assert caption in written
+
+
+def test_two_seeds_that_are_each_alike_in_every_draw_have_an_interval(data, tmp_path):
+    plan = benchmark(tmp_path / "b", data)
+    for run, share in zip(
+        [r for r in runs_of(tmp_path / "b", plan) if r.system == "resnet34"], (0.9, 0.1), strict=True
+    ):
+        records = records_of("quality", load_datalist(data / "quality", "test"), seed=0)
+        QualityReport(output_dir=run.tests("test"), resamples=20).write([{**r, "probability": share} for r in records])
+    found = analysis(tmp_path / "b", "resnet34").estimate("resnet34", "recall_incomplete")
+    assert found.value == 0.5
+    assert found.low < found.high
+
+
 @pytest.mark.parametrize("task", ["quality", "segmentation"])
 def test_records_give_the_same_report_without_weights_masks_and_logs(data, tmp_path, task):
     benchmark(tmp_path / "b", data, task)
