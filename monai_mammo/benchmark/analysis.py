@@ -123,11 +123,15 @@ class Analysis:
         return statistics.difference(value, self.samples[name][metric], self.samples[other][metric])
 
     def against_reference(self) -> list[tuple[Entrant, Difference, float]]:
-        """Every other entrant with its difference in :data:`HEADLINE` and Holm's p; none without the reference."""
-        others = [entrant for entrant in self.test.finished if entrant.name != self.reference]
-        if self.entrant(self.reference) is None or not self.enough_patients:
+        """:meth:`against` the reference system."""
+        return self.against(self.reference)
+
+    def against(self, name: str) -> list[tuple[Entrant, Difference, float]]:
+        """Every other entrant with its difference in :data:`HEADLINE` and Holm's p; none where it has not run."""
+        others = [entrant for entrant in self.test.finished if entrant.name != name]
+        if self.entrant(name) is None or not self.enough_patients:
             return []
-        found = [self.difference(entrant.name, self.reference, self.headline) for entrant in others]
+        found = [self.difference(entrant.name, name, self.headline) for entrant in others]
         return list(zip(others, found, statistics.holm([difference.p for difference in found]), strict=True))
 
     def mcnemar(self, name: str, other: str) -> McNemar:
@@ -192,6 +196,11 @@ def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
     if defined.size and np.ptp(defined) < _ROUNDING:
         return math.nan, math.nan
     return max(low, 0.0), min(high, highest)
+
+
+def trained_once(*entrants: Entrant) -> list[str]:
+    """Titles of those with a single training: no interval knows what another training of theirs would have given."""
+    return [entrant.title for entrant in entrants if len(entrant.records) == 1 and not entrant.baseline]
 
 
 def calibration_error(entrant: Entrant) -> float:

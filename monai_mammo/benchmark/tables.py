@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from monai_mammo.benchmark import papers
-from monai_mammo.benchmark.analysis import Analysis, Check, Estimate, Group, brier_score, calibration_error
+from monai_mammo.benchmark.analysis import (
+    Analysis,
+    Check,
+    Estimate,
+    Group,
+    brier_score,
+    calibration_error,
+    trained_once,
+)
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
 from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
@@ -114,7 +122,8 @@ def differences_table(analysis: Analysis) -> Table | None:
     for entry, difference, p in compared:
         if entry.baseline:
             marked.add(len(rows))
-        established = NONE if math.isnan(p) else "yes" if p < LEVEL else "no"
+        once = " (trained once)" if trained_once(entry, reference) else ""
+        established = NONE if math.isnan(p) else ("yes" if p < LEVEL else "no") + once
         cells = [points(difference), _p(difference.p), _p(p), established]
         rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
     ahead = f"{analysis.heading(analysis.headline)}, difference in points"
@@ -124,6 +133,8 @@ def differences_table(analysis: Analysis) -> Table | None:
         f"Each system less {reference.title}: paired bootstrap over patients (and seeds). Established where Holm's p, "
         f"which allows for the number of comparisons, is below {LEVEL}; the intervals do not allow for it."
     )
+    if any(trained_once(entry, reference) for entry, *_ in compared):
+        caption += " Trained once: the system or the reference was; another training might give another verdict."
     if quality:
         caption += (
             " McNemar's exact test is on the verdicts of the seeds' mean probability, image by image. It takes images "

@@ -277,8 +277,13 @@ def test_the_highest_of_several_systems_is_not_called_better_than_chance_allows(
         sure = Difference(0.1, 0.05, 0.15, p)
         monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
         first, second, third = analysis(tmp_path / "b", "resnet34").ranked()
-        for reference, rival in ((first, second), (second, second), (third, third)):
-            line = headline(analysis(tmp_path / "b", reference.name))
+        for reference, rival in (
+            (first.name, second),
+            (second.name, second),
+            (third.name, third),
+            ("resnet34_parb_kan", second),  # which has not run
+        ):
+            line = headline(analysis(tmp_path / "b", reference))
             assert line.startswith(f"Highest of 3 systems by AUC: {first.title}, ")
             assert (f"; its lead over {rival.title} is not established" in line) == told
 
@@ -445,6 +450,27 @@ def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     claims = [line for line in report(tmp_path / "b")[".md"].splitlines() if "the paper reports" in line]
     assert claims
     assert all("trained once)" in claim and "ResNet34 trained once" not in claim for claim in claims)
+
+
+@pytest.mark.usefixtures("few_suffice")
+@pytest.mark.parametrize(("p", "sure"), [(0.01, "established for these trainings alone"), (0.9, "not established")])
+def test_a_lead_of_systems_that_were_trained_once_says_so(data, tmp_path, monkeypatch, p, sure):
+    """An interval and a p of one training say nothing of what the next would have given."""
+    benchmark(tmp_path / "b", data, done=lambda run: run.seed in (0, None) or run.system == "resnet34_kan")
+    monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_: Difference(0.1, 0.05, 0.15, p))
+    found = analysis(tmp_path / "b", "resnet34")
+    first = found.ranked()[0]
+    pair = [entrant for entrant in (first, found.entrant("resnet34")) if entrant.name != "resnet34_kan"]
+    once = " and ".join(dict.fromkeys(entrant.title for entrant in pair))
+    assert f"{sure} ({once} trained once)" in headline(found)
+    table = differences_table(found)
+    verdict = "yes" if p < 0.05 else "no"
+    assert [row[4] for row in table.rows] == [f"{verdict} (trained once)"] * 3, "the reference was"
+    assert "Trained once:" in table.caption
+    found = analysis(tmp_path / "b", "resnet34_kan")
+    rows = {row[0]: row[4] for row in differences_table(found).rows}
+    assert rows["ResNet34"] == f"{verdict} (trained once)"
+    assert rows["breast runs along a free side"] == verdict, "nothing of it is trained"
 
 
 @pytest.mark.usefixtures("few_suffice")
