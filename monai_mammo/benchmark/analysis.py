@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.metrics import brier_score_loss
 
 from monai_mammo.benchmark import statistics
+from monai_mammo.benchmark.plan import OWN, shared_patients
 from monai_mammo.benchmark.results import Entrant, Test
 from monai_mammo.benchmark.runs import read_curves
 from monai_mammo.benchmark.statistics import Difference, McNemar
@@ -317,7 +318,9 @@ class Check:
 
 def checks(analysis: Analysis, protocol: str) -> list[Check]:
     """Whether the results are consistent with their definitions, their files and the protocol."""
-    found = [_patients_apart(analysis.test, protocol), _files_agree(analysis)]
+    test = analysis.test
+    found = [_patients_apart(test, protocol), *([] if test.name == OWN else [_not_trained_on(test)])]
+    found.append(_files_agree(analysis))
     if analysis.task == "segmentation":
         found += _identities(analysis)
     else:
@@ -330,13 +333,20 @@ def checks(analysis: Analysis, protocol: str) -> list[Check]:
 def _patients_apart(test: Test, protocol: str) -> Check:
     sides = {section: {str(e["patient"]) for e in test.document.get(section) or []} for section in SECTIONS}
     both = {p for one in sides for other in sides if one < other for p in sides[one] & sides[other]}
-    if protocol == "paper":
+    if protocol == "paper" and test.name == OWN:
         leak: Mapping[str, Any] = test.document.get("leak") or {}
         told = (
             f"{leak['same_original']:.1%} of the held-out images have a sibling in training" if leak else "unmeasured"
         )
         return Check("the papers' protocol leaks, as it is meant to", bool(both), told)
     return Check("no patient is in two sections", not both, f"{len(both)} are" if both else "none is")
+
+
+def _not_trained_on(test: Test) -> Check:
+    """Of further test data: whether they are apart from the data set that was trained on."""
+    shared = shared_patients(test.trained, test.document, test.section)
+    told = "another data set" if shared is None else f"{len(shared)} are" if shared else "none is"
+    return Check("no patient tested was trained on or chose the epoch", not shared, told)
 
 
 def _files_agree(analysis: Analysis) -> Check:

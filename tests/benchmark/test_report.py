@@ -238,6 +238,18 @@ def test_the_numbers_are_those_of_the_files(data, tmp_path):
     assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_no_two_systems_share_the_drawing_of_their_seeds(data, tmp_path):
+    """Shared, their trainings would be paired by number: two systems with equal seeds would never differ."""
+    plan = benchmark(tmp_path / "b", data)
+    runs = {(run.system, run.seed): run for run in runs_of(tmp_path / "b", plan)}
+    for seed in plan.seeds:
+        result = runs["resnet34", seed].tests("test") / "per_image.csv"
+        shutil.copy(result, runs["resnet34_kan", seed].tests("test") / "per_image.csv")
+    found = analysis(tmp_path / "b", "resnet34").difference("resnet34_kan", "resnet34", "accuracy")
+    assert found.value == 0
+    assert found.low < 0 < found.high
+
+
 def test_an_interval_does_not_depend_on_which_other_systems_there_are(data, tmp_path):
     benchmark(tmp_path / "b", data)
     everyone = analysis(tmp_path / "b", "resnet34")
@@ -335,15 +347,54 @@ def test_results_of_other_images_are_refused(data, tmp_path):
         read_benchmark(tmp_path / "b")
 
 
-def test_a_patient_on_two_sides_is_told(data, tmp_path):
+@pytest.mark.parametrize(("one", "other"), [("training", "validation"), ("training", "test"), ("validation", "test")])
+def test_a_patient_on_two_sides_is_told(data, tmp_path, one, other):
     data = shutil.copytree(data, tmp_path / "copy")
     datalist = data / "quality" / "dataset.json"
     document = json.loads(datalist.read_text())
-    document["training"].append(document["test"][0])
+    document[one].append(document[other][0])
     datalist.write_text(json.dumps(document))
     benchmark(tmp_path / "b", data, done=lambda run: run.system == "resnet34")
     (told,) = [check for check in checks(analysis(tmp_path / "b", "resnet34"), "patient") if not check.passed]
     assert (told.what, told.detail) == ("no patient is in two sections", "1 are")
+
+
+def further_data(data: Path, out: Path, patients_of: str, name: str) -> Path:
+    """Prepared data of this name whose test patients are those of a section of `data`."""
+    out = shutil.copytree(data, out)
+    document = json.loads((out / "quality" / "dataset.json").read_text())
+    document |= {"test": document[patients_of], patients_of: [], "name": name}
+    (out / "quality" / "dataset.json").write_text(json.dumps(document))
+    return out
+
+
+@pytest.mark.parametrize("section", ["training", "validation"])
+def test_further_test_data_whose_patients_are_trained_on_are_refused(data, tmp_path, section):
+    """As two preparations of one data set with different seeds have them."""
+    name = json.loads((data / "quality" / "dataset.json").read_text())["name"]
+    further = further_data(data, tmp_path / "further", section, f"{name}, 16 samples a mammogram")
+    with pytest.raises(MammogramError, match=r"further.*[12] of its test patients are trained on.*--seed"):
+        benchmark(tmp_path / "b", data, test_data={"further": str(further)})
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_report_says_of_further_test_data_is_what_their_patients_are(data, tmp_path):
+    further = shutil.copytree(data, tmp_path / "further")
+    other = further_data(data, tmp_path / "other", "training", "another hospital's")
+    benchmark(tmp_path / "b", data, test_data={"further": str(further), "other": str(other)})
+    text = report(tmp_path / "b")[".md"]
+    assert text.count("Nothing of it was trained on.") == 1
+    assert text.count("By its name it is another data set than the one trained on.") == 1
+    assert "DOES NOT HOLD" not in text
+    kept = tmp_path / "b" / "datalists" / "test.json"
+    document = json.loads(kept.read_text())
+    document["validation"] += document["test"][:1]
+    kept.write_text(json.dumps(document))  # as no plan is settled any more
+    text = report(tmp_path / "b")[".md"]
+    assert "Nothing of it was trained on" not in text
+    assert "**1 of these patients were trained on or chose the epoch.**" in text
+    assert "| no patient tested was trained on or chose the epoch | DOES NOT HOLD | 1 are |" in text
+    assert "| no patient tested was trained on or chose the epoch | holds | another data set |" in text
 
 
 def test_cases_without_their_images_are_said_to_be_missing(data, tmp_path):
