@@ -344,6 +344,30 @@ def test_rare_views_come_first_among_equals_and_patients_take_turns_where_images
     assert len({image.split("-")[0] for image in chosen}) == 3
 
 
+def of_four_views(patient: str, uncertainty: float) -> list[Candidate]:
+    return case(patient, uncertainty, views="LCC RCC LMLO RMLO")
+
+
+@pytest.mark.parametrize("whole_cases", [True, False])
+def test_an_image_of_unknown_view_is_chosen_for_its_uncertainty_alone(whole_cases: bool) -> None:
+    labelled = [image for n in range(50) for image in of_four_views(f"done {n}", 0.0)]
+    unknown = [Candidate(f"u{n}", f"u{n}", "", 0.02, np.ones(2)) for n in range(5)]
+    pool = [image for n in range(10) for image in of_four_views(f"p{n}", 0.6)]
+    chosen = choose([*pool, *unknown], "uncertainty", 40, labelled=labelled, whole_cases=whole_cases)
+    assert not {image for image in chosen if image.startswith("u")}
+    unknown = [replace(image, uncertainty=0.7) for image in unknown]
+    assert choose([*pool, *unknown], "uncertainty", 1, labelled=labelled, whole_cases=whole_cases)[0].startswith("u")
+    assert choose(unknown, "uncertainty", 9) == choose(unknown, "uncertainty", 5)  # of no known view at all
+
+
+@pytest.mark.parametrize(("uncertainty", "first"), [(0.16, "p"), (0.22, "x"), (0.3, "x")])
+def test_a_view_that_is_new_counts_for_two_and_no_more(uncertainty: float, first: str) -> None:
+    """200 labelled images have four views evenly; a fifth view that is new counts for 2, the four for 0.8."""
+    labelled = [image for n in range(50) for image in of_four_views(f"done {n}", 0.0)]
+    pool = [*of_four_views("p", 0.5), Candidate("x", "x", "LXCCL", uncertainty, np.ones(2))]
+    assert choose(pool, "uncertainty", 1, labelled=labelled)[0][0] == first
+
+
 def test_a_rare_view_goes_before_one_that_lies_a_little_farther_away() -> None:
     def at(place: float, view: str) -> Candidate:
         return Candidate(f"{place} {view}", f"{place} {view}", view, 0.5, np.array([place, 0.0]))

@@ -63,6 +63,15 @@ def test_cases_are_labelled_whole_round_by_round_and_the_test_patients_never(roo
         assert record["labelled"][start["images"] :] == start["next"][record["strategy"]]
 
 
+def test_a_side_without_a_view_is_an_unknown_view(tmp_path) -> None:
+    about = ({"laterality": "L", "view": "CC"}, {"laterality": "L", "view": ""}, {"laterality": "R"}, {"view": "MLO"})
+    entries = [{"image": f"{n}.png", "patient": str(n), **known} for n, known in enumerate(about)]
+    for entry in entries:
+        (tmp_path / entry["image"]).touch()
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    assert [candidate.view for candidate in Pool(tmp_path).candidates.values()] == ["L CC", "", "", "MLO"]
+
+
 def test_finished_rounds_are_not_computed_again_and_a_lost_one_comes_out_the_same(
     root, phantoms, tmp_path, monkeypatch
 ) -> None:
@@ -182,6 +191,26 @@ def test_the_area_and_the_labels_needed_are_those_of_the_mean_curves() -> None:
     assert said["area_less_random"]["low"] < 0.1 < 0.25 < said["area_less_random"]["high"]  # two seeds are few
     assert said["images_to_reach_level"] == pytest.approx(10 + 10 * 0.4 / 0.5)
     assert said["share_of_random"]["value"] == pytest.approx(18 / 30)
+
+
+@pytest.mark.parametrize(
+    ("share", "shown", "goal"),
+    [
+        (0.7037, "70.4%", "not reached"),
+        (0.70004, "70.004%", "not reached"),
+        (0.7, "70%", "reached"),
+        (0.6963, "70%", "reached"),
+        (0.72, "72%", "not reached"),
+    ],
+)
+def test_a_share_just_above_the_goal_is_not_rounded_down_to_it(tmp_path, share, shown, goal) -> None:
+    images = round(share * 1e5)
+    records = rounds("random", 0, (10, 0.2), (100_000, 0.6))
+    records += rounds("uncertainty", 0, (10, 0.2), (images, 0.6), (100_000, 0.6))
+    write_curves(records, "m", tmp_path)
+    said = (tmp_path / "curve.md").read_text()
+    assert f"| {shown} |" in said
+    assert f"70% of random's labels for its last value: {goal}." in said
 
 
 def test_the_interval_over_seeds_is_students() -> None:

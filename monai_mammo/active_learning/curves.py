@@ -263,7 +263,14 @@ def _shown(estimate: Mapping[str, float | None]) -> str:
 def _percent(share: Mapping[str, float | None]) -> str:
     if share["value"] is None:
         return "more than all"
+    value = _beside_goal(share["value"])
     if share["low"] is None:
-        return f"{share['value']:.0%}"
+        return value
     high = "more than all" if share["high"] is None else f"{share['high']:.0%}"
-    return f"{share['value']:.0%} ({share['low']:.0%} to {high})"
+    return f"{value} ({share['low']:.0%} to {high})"
+
+
+def _beside_goal(share: float) -> str:
+    """A share in per cent, with as many decimals as show whether it has reached :data:`GOAL`."""
+    decimals = next(n for n in range(5) if (round(share, n + 2) <= GOAL) == (share <= GOAL))
+    return f"{share:.{decimals}%}"

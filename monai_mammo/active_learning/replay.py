@@ -102,7 +102,7 @@ class Pool:
         for number, entry in enumerate(entries):
             image = Path(os.path.relpath(entry["image"], root)).as_posix()
             self.entries.setdefault(image, []).append(number)
-            view = f"{entry.get('laterality', '')} {entry.get('view', '')}".strip()
+            view = f"{entry.get('laterality', '')} {entry['view']}".strip() if entry.get("view") else ""
             self.candidates[image] = Candidate(image, str(entry["patient"]), view)
 
     def choose(

@@ -18,6 +18,9 @@ STRATEGIES = ("random", "uncertainty", "diversity", "uncertainty+diversity")
 SHORTLIST = 3
 """How many times as many images as wanted `uncertainty+diversity` takes for uncertain enough."""
 
+BALANCE = (0.5, 2.0)
+"""What a view can count for: a frequent one at least half, a rare one at most twice as much as any other."""
+
 Weight = Callable[[list[int]], np.ndarray]
 
 
@@ -28,7 +31,7 @@ class Candidate:
     Args:
         id: of the image.
         patient: whose image it is.
-        view: and side, as in `L MLO`; empty where unknown.
+        view: and side, as in `L MLO`; empty where the view is unknown, whatever the side.
         uncertainty: not negative; None where the image has not been scored.
         embedding: (F,); None where the image has not been scored.
     """
@@ -52,12 +55,13 @@ def choose(
     """Choose images to annotate.
 
     `random` takes cases as they come from the seed. `uncertainty` takes those of the highest mean uncertainty of
-    their images. `diversity` takes those farthest from what is labelled and chosen (greedy k-centre: no choice of as
-    many covers the rest with less than half the radius; Gonzalez 1985; Sener and Savarese 2018, arXiv:1708.00489),
-    and first the one nearest to the mean where nothing is labelled. `uncertainty+diversity` takes the farthest among
-    the most uncertain `SHORTLIST` times as many (after Yang et al. 2017, arXiv:1706.04737). All but `random` prefer
-    views that are rare among what is labelled and chosen, and, where single images are chosen, patients with few such
-    images. What has not been scored comes last, at random.
+    their images. `diversity` takes those farthest from what is labelled and chosen (greedy k-centre; Gonzalez 1985;
+    Sener and Savarese 2018, arXiv:1708.00489), and first the one nearest to the mean where nothing is labelled.
+    `uncertainty+diversity` takes the farthest among the most uncertain `SHORTLIST` times as many (after Yang et al.
+    2017, arXiv:1706.04737). All but `random` prefer views that are rare among what is labelled and chosen, within
+    `BALANCE`, and, where single images are chosen, patients with few such images. Where neither preference is at work,
+    no choice of as many as `diversity` takes covers the rest with less than half the radius. What has not been scored
+    comes last, at random.
 
     The result depends on the set of candidates, the strategy and the seed, not on the order in which they come.
 
@@ -192,10 +196,14 @@ def _farthest_first(points: np.ndarray, centres: np.ndarray | None, weight: Weig
 
 
 def _balance(units: list[Unit], labelled: Sequence[Candidate], whole_cases: bool) -> Weight:
-    """The weight of every unit after some were chosen: above 1 for views that are rare so far, below for frequent."""
-    views = sorted({candidate.view for unit in units for candidate in unit} | {c.view for c in labelled})
+    """The weight of every unit after some were chosen: above 1 for views that are rare so far, below for frequent.
+
+    An unknown view is none that could be rare: it counts for 1.
+    """
+    views = sorted(({candidate.view for unit in units for candidate in unit} | {c.view for c in labelled}) - {""})
     tally = np.array([[sum(c.view == view for c in unit) for view in views] for unit in units])
-    share = tally / tally.sum(axis=1, keepdims=True)
+    size = np.array([len(unit) for unit in units])
+    share, unknown = tally / size[:, None], (size - tally.sum(axis=1)) / size
     patients, patient_of = np.unique([unit[0].patient for unit in units], return_inverse=True)
     had_views, had_patients = Counter(c.view for c in labelled), Counter(c.patient for c in labelled)
     views_before = np.array([had_views[view] for view in views])
@@ -203,7 +211,8 @@ def _balance(units: list[Unit], labelled: Sequence[Candidate], whole_cases: bool
 
     def weight(chosen: list[int]) -> np.ndarray:
         counts = (views_before + tally[chosen].sum(axis=0)).astype(float)
-        factor = share @ ((1 + counts.mean()) / (1 + counts))
+        usual = counts.sum() / max(1, len(views))
+        factor = unknown + share @ np.clip((1 + usual) / (1 + counts), *BALANCE)
         if whole_cases:
             return factor
         of_patients = patients_before + np.bincount(patient_of[chosen], minlength=len(patients))

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.metrics import brier_score_loss
 
 from monai_mammo.benchmark import statistics
+from monai_mammo.benchmark.plan import OWN, shared_patients
 from monai_mammo.benchmark.results import Entrant, Test
 from monai_mammo.benchmark.runs import read_curves
 from monai_mammo.benchmark.statistics import Difference, McNemar
@@ -35,13 +36,16 @@ from monai_mammo.metrics import (
 CHANCE = {"quality": math.log(2)}
 """The training loss (cross entropy of two classes) of who knows nothing; the segmentation losses have none such."""
 
+_ROUNDING = 1e-9
+"""By so little draws of one value may differ, being means of means."""
+
 FEWEST_PATIENTS = 5
 """Fewer than these say nothing of which system is better."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's mean over the seeds with its 95 % interval."""
+    """A metric's mean over the seeds with its 95 % interval; NaN for both ends where there is none."""
 
     value: float
     low: float
@@ -120,11 +124,15 @@ class Analysis:
         return statistics.difference(value, self.samples[name][metric], self.samples[other][metric])
 
     def against_reference(self) -> list[tuple[Entrant, Difference, float]]:
-        """Every other entrant with its difference in :data:`HEADLINE` and Holm's p; none without the reference."""
-        others = [entrant for entrant in self.test.finished if entrant.name != self.reference]
-        if self.entrant(self.reference) is None or not self.enough_patients:
+        """:meth:`against` the reference system."""
+        return self.against(self.reference)
+
+    def against(self, name: str) -> list[tuple[Entrant, Difference, float]]:
+        """Every other entrant with its difference in :data:`HEADLINE` and Holm's p; none where it has not run."""
+        others = [entrant for entrant in self.test.finished if entrant.name != name]
+        if self.entrant(name) is None or not self.enough_patients:
             return []
-        found = [self.difference(entrant.name, self.reference, self.headline) for entrant in others]
+        found = [self.difference(entrant.name, name, self.headline) for entrant in others]
         return list(zip(others, found, statistics.holm([difference.p for difference in found]), strict=True))
 
     def mcnemar(self, name: str, other: str) -> McNemar:
@@ -178,10 +186,22 @@ class Analysis:
 
 
 def _interval(samples: np.ndarray, metric: str) -> tuple[float, float]:
-    """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value."""
+    """A metric's interval, within what the metric can be: `statistics.over_seeds` may go beyond every seed's value.
+
+    NaN where all draws give one value: that two of two were found says little of the next one, and the bootstrap, which
+    knows these two alone, cannot say how little.
+    """
     highest = math.inf if metric in DISTANCES else 1.0
     low, high = interval(samples)
+    defined = samples[np.isfinite(samples)]
+    if defined.size and np.ptp(defined) < _ROUNDING:
+        return math.nan, math.nan
     return max(low, 0.0), min(high, highest)
+
+
+def trained_once(*entrants: Entrant) -> list[str]:
+    """Titles of those with a single training: no interval knows what another training of theirs would have given."""
+    return [entrant.title for entrant in entrants if len(entrant.records) == 1 and not entrant.baseline]
 
 
 def calibration_error(entrant: Entrant) -> float:
@@ -217,7 +237,8 @@ class Group:
 def subgroups(analysis: Analysis, name: str) -> list[Group]:
     """How one system does by view, density, kind and size of lesion, cause of incompleteness.
 
-    Groups of one patient have no interval. A metric that a group leaves undefined is NaN.
+    Groups of one patient have no interval, nor have groups in which every draw of the patients gives one value. A
+    metric that a group leaves undefined is NaN.
     """
     entrant = analysis.entrant(name)
     if entrant is None:
@@ -297,7 +318,9 @@ class Check:
 
 def checks(analysis: Analysis, protocol: str) -> list[Check]:
     """Whether the results are consistent with their definitions, their files and the protocol."""
-    found = [_patients_apart(analysis.test, protocol), _files_agree(analysis)]
+    test = analysis.test
+    found = [_patients_apart(test, protocol), *([] if test.name == OWN else [_not_trained_on(test)])]
+    found.append(_files_agree(analysis))
     if analysis.task == "segmentation":
         found += _identities(analysis)
     else:
@@ -310,13 +333,20 @@ def checks(analysis: Analysis, protocol: str) -> list[Check]:
 def _patients_apart(test: Test, protocol: str) -> Check:
     sides = {section: {str(e["patient"]) for e in test.document.get(section) or []} for section in SECTIONS}
     both = {p for one in sides for other in sides if one < other for p in sides[one] & sides[other]}
-    if protocol == "paper":
+    if protocol == "paper" and test.name == OWN:
         leak: Mapping[str, Any] = test.document.get("leak") or {}
         told = (
             f"{leak['same_original']:.1%} of the held-out images have a sibling in training" if leak else "unmeasured"
         )
         return Check("the papers' protocol leaks, as it is meant to", bool(both), told)
     return Check("no patient is in two sections", not both, f"{len(both)} are" if both else "none is")
+
+
+def _not_trained_on(test: Test) -> Check:
+    """Of further test data: whether they are apart from the data set that was trained on."""
+    shared = shared_patients(test.trained, test.document, test.section)
+    told = "another data set" if shared is None else f"{len(shared)} are" if shared else "none is"
+    return Check("no patient tested was trained on or chose the epoch", not shared, told)
 
 
 def _files_agree(analysis: Analysis) -> Check:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from monai_mammo.benchmark import papers
-from monai_mammo.benchmark.analysis import Analysis
+from monai_mammo.benchmark.analysis import Analysis, trained_once
 from monai_mammo.benchmark.statistics import LEVEL, holm
-from monai_mammo.benchmark.tables import percent, points
+from monai_mammo.benchmark.tables import cell, percent, points
 
 
 def headline(analysis: Analysis) -> str:
@@ -19,22 +21,23 @@ def headline(analysis: Analysis) -> str:
     name = analysis.heading(metric)
     if len(ranked) > 1:
         name = f"Highest of {len(ranked)} systems by {name}"
-    value = f"{percent(best.value)} [{percent(best.low)}, {percent(best.high)}]"
+    value = cell(best, metric)
     luck = ", though it did not learn" if analysis.unlearnt(first) else ""
     return f"{name}: {first.title}, {value}{luck}{_unsure_lead(analysis)}{f' ({beside})' if beside else ''}."
 
 
 def _unsure_lead(analysis: Analysis) -> str:
-    """Of the first over the reference; of a reference that is the first itself, over the next."""
+    """Of the first over the reference; where that is the first itself, or has not run, over the next."""
     first, *others = analysis.ranked()
     if not others:
         return ""
     rival = next((entrant for entrant in others if entrant.name == analysis.reference), others[0])
-    pair = {first.name, rival.name}
-    unsure = any(
-        p >= LEVEL for entrant, _, p in analysis.against_reference() if {entrant.name, analysis.reference} == pair
-    )
-    return f"; its lead over {rival.title} is not established" if unsure else ""
+    compared = analysis.against(first.name if rival.name != analysis.reference else rival.name)
+    p = next((p for entrant, _, p in compared if entrant.name in (first.name, rival.name)), math.nan)
+    if once := trained_once(first, rival):
+        sure = "established for these trainings alone" if p < LEVEL else "not established"
+        return f"; its lead over {rival.title} is {sure} ({' and '.join(once)} trained once)"
+    return "" if p < LEVEL else f"; its lead over {rival.title} is not established"
 
 
 def claims(analysis: Analysis) -> list[str]:
@@ -58,8 +61,7 @@ def claims(analysis: Analysis) -> list[str]:
         verdict = "not established"
         if p < LEVEL:
             verdict = "established" if difference.value * claimed > 0 else "the opposite is established"
-        once = [entrant.title for entrant in (ours, other) if len(entrant.records) == 1]
-        if once:  # the interval knows nothing of what another training would have given
+        if once := trained_once(ours, other):
             verdict += f" ({' and '.join(once)} trained once)"
         found.append(
             f"{ours.title} against {other.title}: the paper reports {claimed:+.1f} points of "

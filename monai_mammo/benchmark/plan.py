@@ -117,8 +117,8 @@ def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
         the joint plan: systems, seeds and test data of both, each once.
 
     Raises:
-        MammogramError: a system or value is unknown, a datalist is unusable or has changed, or the folder holds runs
-            of another task, protocol or configuration.
+        MammogramError: a system or value is unknown, a datalist is unusable or has changed, further test data hold
+            patients that are trained on, or the folder holds runs of another task, protocol or configuration.
     """
     _refuse_impossible(plan, bundle)
     known = read_plan(out) if (out / PLAN).is_file() else plan
@@ -129,9 +129,11 @@ def settle(out: Path, plan: Plan, bundle: Path) -> Plan:
         seeds=tuple(dict.fromkeys((*known.seeds, *plan.seeds))),
         test_data={**known.test_data, **plan.test_data},
     )
-    out.mkdir(parents=True, exist_ok=True)
-    for name, (folder, section) in plan.tests.items():
+    for folder, section in plan.tests.values():
         load_datalist(folder, section)
+    _refuse_trained_on(plan)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (folder, _) in plan.tests.items():
         _keep_datalist(out, name, folder / "dataset.json")
     write_json(out / PLAN, asdict(plan))
     return plan
@@ -156,6 +158,45 @@ def read_plan(out: Path) -> Plan:
 def kept_datalist(out: Path, test: str) -> Path:
     """The copy of a test's datalist in the benchmark folder."""
     return out / "datalists" / f"{test}.json"
+
+
+def shared_patients(trained: Mapping[str, Any], tested: Mapping[str, Any], section: str) -> set[str] | None:
+    """The patients of a test who were trained on or chose an epoch.
+
+    Args:
+        trained: document of the datalist that is trained on.
+        tested: document of the datalist that is tested on.
+        section: of the latter, what is tested on.
+
+    Returns:
+        None where the two bear the names of two data sets: what they call a patient cannot be compared.
+    """
+    if _source(trained) != _source(tested):
+        return None
+
+    def patients(document: Mapping[str, Any], name: str) -> set[str]:
+        return {str(entry["patient"]) for entry in document.get(name) or [] if "patient" in entry}
+
+    seen = set().union(*(patients(trained, name) for name in ("training", "validation", "originals")))
+    return seen & patients(tested, section)
+
+
+def _source(document: Mapping[str, Any]) -> str:
+    """A data set's name without the number of samples that `prepare` adds to it."""
+    return str(document.get("name") or "").split(", ")[0]
+
+
+def _refuse_trained_on(plan: Plan) -> None:
+    documents = {name: json.loads((folder / "dataset.json").read_text()) for name, (folder, _) in plan.tests.items()}
+    for name, (folder, section) in plan.tests.items():
+        shared = None if name == OWN else shared_patients(documents[OWN], documents[name], section)
+        if shared:
+            some = ", ".join(sorted(shared)[:3])
+            raise MammogramError(
+                folder / "dataset.json",
+                f"{len(shared)} of its test patients are trained on or choose the epoch (such as {some})",
+                "Prepare both with the same --seed; a different data set needs a different name",
+            )
 
 
 def _refuse_impossible(plan: Plan, bundle: Path) -> None:

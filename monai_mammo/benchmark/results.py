@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mammo.benchmark import baselines
-from monai_mammo.benchmark.plan import PLAN, Plan, kept_datalist, read_plan
+from monai_mammo.benchmark.plan import OWN, PLAN, Plan, kept_datalist, read_plan
 from monai_mammo.benchmark.runs import COSTS, PROBE, Run, baselines_of, runs_of
 from monai_mammo.benchmark.systems import SYSTEMS
 from monai_mammo.bootstrap import Record
@@ -53,6 +53,8 @@ class Test:
     entries: list[dict[str, Any]] = field(repr=False)
     document: dict[str, Any] = field(repr=False)
     entrants: list[Entrant]
+    trained: dict[str, Any] = field(repr=False, default_factory=dict)
+    """The document of the datalist that was trained on; of the test `OWN` the same as `document`."""
 
     @property
     def finished(self) -> list[Entrant]:
@@ -126,7 +128,8 @@ def _test(out: Path, plan: Plan, name: str, runs: list[Run]) -> Test:
     simple = [
         _entrant(run.system, baselines.TITLES[run.system], [run], name, entries) for run in baselines_of(out, plan)
     ]
-    return Test(name, document.get("name") or name, section, entries, document, systems + simple)
+    trained = _json(kept_datalist(out, OWN))
+    return Test(name, document.get("name") or name, section, entries, document, systems + simple, trained)
 
 
 def _entrant(name: str, shown: str, runs: list[Run], test: str, entries: list[dict[str, Any]]) -> Entrant:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from monai_mammo.benchmark import papers
-from monai_mammo.benchmark.analysis import Analysis, Check, Estimate, Group, brier_score, calibration_error
+from monai_mammo.benchmark.analysis import (
+    Analysis,
+    Check,
+    Estimate,
+    Group,
+    brier_score,
+    calibration_error,
+    trained_once,
+)
 from monai_mammo.benchmark.page import Table
 from monai_mammo.benchmark.results import Benchmark, Entrant
 from monai_mammo.benchmark.statistics import LEVEL, OPERATING_POINTS, Difference
@@ -25,6 +33,7 @@ FURTHER = {
 }
 
 NOT_RUN, NONE = "not run", "—"
+_NO_INTERVAL = f"[{NONE}]"
 
 
 def papers_table(analysis: Analysis) -> Table:
@@ -47,7 +56,7 @@ def papers_table(analysis: Analysis) -> Table:
         f"Mean over the seeds with its 95 % interval, in per cent. The last column is printed in the paper: "
         f"{papers.PROTOCOL[task]}. Shaded rows need no network."
     )
-    return Table(head, rows, caption, frozenset(marked))
+    return Table(head, rows, _explained(caption, rows), frozenset(marked))
 
 
 def further_table(analysis: Analysis) -> Table:
@@ -65,11 +74,11 @@ def further_table(analysis: Analysis) -> Table:
     for entrant in analysis.test.finished:
         if entrant.baseline:
             marked.add(len(rows))
-        cells = [_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns]
+        cells = [cell(analysis.estimate(entrant.name, metric), metric) for metric in columns]
         more = [f"{calibration_error(entrant):.3f}", f"{brier_score(entrant):.3f}"] if quality else []
         spread = analysis.estimate(entrant.name, analysis.headline).between_seeds
         rows.append([entrant.title, percent(spread), *cells, *more])
-    return Table(head, rows, "", frozenset(marked))
+    return Table(head, rows, _explained("", rows), frozenset(marked))
 
 
 def metrics_table(analysis: Analysis, name: str) -> Table:
@@ -80,26 +89,25 @@ def metrics_table(analysis: Analysis, name: str) -> Table:
         f"sensitivity_at_{rate:g}": f"Lesions found at {rate:g} false marks an image" for rate in OPERATING_POINTS
     }
     rows = [
-        [shown[metric], _cell(analysis.estimate(name, metric), metric)]
+        [shown[metric], cell(analysis.estimate(name, metric), metric)]
         for metric in shown
         if math.isfinite(present.get(metric, math.nan))
     ]
-    return Table(
-        ["Metric", "Value [95 % interval]"], rows, "In per cent, by a bootstrap of the patients; distances as named."
-    )
+    caption = "In per cent, by a bootstrap of the patients; distances as named."
+    return Table(["Metric", "Value [95 % interval]"], rows, _explained(caption, rows))
 
 
 def froc_table(analysis: Analysis) -> Table:
     """Sensitivity of whole images at fixed numbers of false marks."""
     metrics = [f"sensitivity_at_{rate:g}" for rate in OPERATING_POINTS]
     rows = [
-        [entrant.title, *(_cell(analysis.estimate(entrant.name, metric), metric) for metric in metrics)]
+        [entrant.title, *(cell(analysis.estimate(entrant.name, metric), metric) for metric in metrics)]
         for entrant in analysis.test.finished
     ]
     marked = {row for row, entrant in enumerate(analysis.test.finished) if entrant.baseline}
     head = ["Lesions found, at false marks per image", *(f"{rate:g}" for rate in OPERATING_POINTS)]
     caption = "A mark is a peak of the probability; it finds the lesion that it lies in. Touching lesions count as one."
-    return Table(head, rows, caption, frozenset(marked))
+    return Table(head, rows, _explained(caption, rows), frozenset(marked))
 
 
 def differences_table(analysis: Analysis) -> Table | None:
@@ -114,7 +122,8 @@ def differences_table(analysis: Analysis) -> Table | None:
     for entry, difference, p in compared:
         if entry.baseline:
             marked.add(len(rows))
-        established = NONE if math.isnan(p) else "yes" if p < LEVEL else "no"
+        once = " (trained once)" if trained_once(entry, reference) else ""
+        established = NONE if math.isnan(p) else ("yes" if p < LEVEL else "no") + once
         cells = [points(difference), _p(difference.p), _p(p), established]
         rows.append([entry.title, *cells, *(_mcnemar(analysis, entry) if quality else [])])
     ahead = f"{analysis.heading(analysis.headline)}, difference in points"
@@ -124,6 +133,8 @@ def differences_table(analysis: Analysis) -> Table | None:
         f"Each system less {reference.title}: paired bootstrap over patients (and seeds). Established where Holm's p, "
         f"which allows for the number of comparisons, is below {LEVEL}; the intervals do not allow for it."
     )
+    if any(trained_once(entry, reference) for entry, *_ in compared):
+        caption += " Trained once: the system or the reference was; another training might give another verdict."
     if quality:
         caption += (
             " McNemar's exact test is on the verdicts of the seeds' mean probability, image by image. It takes images "
@@ -197,12 +208,12 @@ def groups_table(groups: Sequence[Group], title: str) -> Table | None:
             str(group.images),
             str(group.patients),
             group.heading,
-            _cell(group.estimate, group.metric),
+            cell(group.estimate, group.metric),
         ]
         for group in groups
     ]
     caption = f"{title}. Groups are small: their intervals say how little is known of them."
-    return Table(["Group", "Entries", "Patients", "Metric", "Value"], rows, caption)
+    return Table(["Group", "Entries", "Patients", "Metric", "Value"], rows, _explained(caption, rows))
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
@@ -228,16 +239,31 @@ def _measured(analysis: Analysis, entrant: Entrant | None, columns: Sequence[str
         state = entrant.state if entrant else NOT_RUN
         return [state, *[NOT_RUN] * len(columns)]
     state = NONE if entrant.baseline else entrant.state
-    return [state, *(_cell(analysis.estimate(entrant.name, metric), metric) for metric in columns)]
+    return [state, *(cell(analysis.estimate(entrant.name, metric), metric) for metric in columns)]
 
 
-def _cell(estimate: Estimate, metric: str) -> str:
+def cell(estimate: Estimate, metric: str) -> str:
+    """A metric's value with its interval, in per cent, distances as they are; `[—]` where there is no interval."""
+
     def shown(value: float) -> str:
         return (f"{value:.1f}" if metric in DISTANCES else percent(value)) if math.isfinite(value) else NONE
 
-    if not (math.isfinite(estimate.value) and math.isfinite(estimate.low)):
-        return shown(estimate.value)
+    if not math.isfinite(estimate.value):
+        return NONE
+    if not math.isfinite(estimate.low):
+        return f"{shown(estimate.value)} {_NO_INTERVAL}"
     return _with_interval(*map(shown, (estimate.value, estimate.low, estimate.high)))
+
+
+def _explained(caption: str, rows: Sequence[Sequence[str]]) -> str:
+    """A caption that says, where it is so, why values have no interval."""
+    if not any(value.endswith(_NO_INTERVAL) for row in rows for value in row):
+        return caption
+    told = (
+        f"{_NO_INTERVAL}: no interval, because there is one patient or every draw of the patients gives the same "
+        "value, which does not make it sure."
+    )
+    return f"{caption} {told}".strip()
 
 
 def _with_interval(value: str, low: str, high: str) -> str:

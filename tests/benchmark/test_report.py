@@ -238,6 +238,18 @@ def test_the_numbers_are_those_of_the_files(data, tmp_path):
     assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_no_two_systems_share_the_drawing_of_their_seeds(data, tmp_path):
+    """Shared, their trainings would be paired by number: two systems with equal seeds would never differ."""
+    plan = benchmark(tmp_path / "b", data)
+    runs = {(run.system, run.seed): run for run in runs_of(tmp_path / "b", plan)}
+    for seed in plan.seeds:
+        result = runs["resnet34", seed].tests("test") / "per_image.csv"
+        shutil.copy(result, runs["resnet34_kan", seed].tests("test") / "per_image.csv")
+    found = analysis(tmp_path / "b", "resnet34").difference("resnet34_kan", "resnet34", "accuracy")
+    assert found.value == 0
+    assert found.low < 0 < found.high
+
+
 def test_an_interval_does_not_depend_on_which_other_systems_there_are(data, tmp_path):
     benchmark(tmp_path / "b", data)
     everyone = analysis(tmp_path / "b", "resnet34")
@@ -277,8 +289,13 @@ def test_the_highest_of_several_systems_is_not_called_better_than_chance_allows(
         sure = Difference(0.1, 0.05, 0.15, p)
         monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_, sure=sure: sure)
         first, second, third = analysis(tmp_path / "b", "resnet34").ranked()
-        for reference, rival in ((first, second), (second, second), (third, third)):
-            line = headline(analysis(tmp_path / "b", reference.name))
+        for reference, rival in (
+            (first.name, second),
+            (second.name, second),
+            (third.name, third),
+            ("resnet34_parb_kan", second),  # which has not run
+        ):
+            line = headline(analysis(tmp_path / "b", reference))
             assert line.startswith(f"Highest of 3 systems by AUC: {first.title}, ")
             assert (f"; its lead over {rival.title} is not established" in line) == told
 
@@ -330,15 +347,54 @@ def test_results_of_other_images_are_refused(data, tmp_path):
         read_benchmark(tmp_path / "b")
 
 
-def test_a_patient_on_two_sides_is_told(data, tmp_path):
+@pytest.mark.parametrize(("one", "other"), [("training", "validation"), ("training", "test"), ("validation", "test")])
+def test_a_patient_on_two_sides_is_told(data, tmp_path, one, other):
     data = shutil.copytree(data, tmp_path / "copy")
     datalist = data / "quality" / "dataset.json"
     document = json.loads(datalist.read_text())
-    document["training"].append(document["test"][0])
+    document[one].append(document[other][0])
     datalist.write_text(json.dumps(document))
     benchmark(tmp_path / "b", data, done=lambda run: run.system == "resnet34")
     (told,) = [check for check in checks(analysis(tmp_path / "b", "resnet34"), "patient") if not check.passed]
     assert (told.what, told.detail) == ("no patient is in two sections", "1 are")
+
+
+def further_data(data: Path, out: Path, patients_of: str, name: str) -> Path:
+    """Prepared data of this name whose test patients are those of a section of `data`."""
+    out = shutil.copytree(data, out)
+    document = json.loads((out / "quality" / "dataset.json").read_text())
+    document |= {"test": document[patients_of], patients_of: [], "name": name}
+    (out / "quality" / "dataset.json").write_text(json.dumps(document))
+    return out
+
+
+@pytest.mark.parametrize("section", ["training", "validation"])
+def test_further_test_data_whose_patients_are_trained_on_are_refused(data, tmp_path, section):
+    """As two preparations of one data set with different seeds have them."""
+    name = json.loads((data / "quality" / "dataset.json").read_text())["name"]
+    further = further_data(data, tmp_path / "further", section, f"{name}, 16 samples a mammogram")
+    with pytest.raises(MammogramError, match=r"further.*[12] of its test patients are trained on.*--seed"):
+        benchmark(tmp_path / "b", data, test_data={"further": str(further)})
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_report_says_of_further_test_data_is_what_their_patients_are(data, tmp_path):
+    further = shutil.copytree(data, tmp_path / "further")
+    other = further_data(data, tmp_path / "other", "training", "another hospital's")
+    benchmark(tmp_path / "b", data, test_data={"further": str(further), "other": str(other)})
+    text = report(tmp_path / "b")[".md"]
+    assert text.count("Nothing of it was trained on.") == 1
+    assert text.count("By its name it is another data set than the one trained on.") == 1
+    assert "DOES NOT HOLD" not in text
+    kept = tmp_path / "b" / "datalists" / "test.json"
+    document = json.loads(kept.read_text())
+    document["validation"] += document["test"][:1]
+    kept.write_text(json.dumps(document))  # as no plan is settled any more
+    text = report(tmp_path / "b")[".md"]
+    assert "Nothing of it was trained on" not in text
+    assert "**1 of these patients were trained on or chose the epoch.**" in text
+    assert "| no patient tested was trained on or chose the epoch | DOES NOT HOLD | 1 are |" in text
+    assert "| no patient tested was trained on or chose the epoch | holds | another data set |" in text
 
 
 def test_cases_without_their_images_are_said_to_be_missing(data, tmp_path):
@@ -384,6 +440,36 @@ def test_a_model_card_gives_every_metric_and_the_subgroups_of_one_set_of_weights
     assert "| view: MLO |" in written
 
 
+def test_what_every_draw_gives_alike_has_no_interval(data, tmp_path):
+    """All or none found of a few patients says little of the next one; a bootstrap would be certain of it."""
+    records = records_of("quality", load_datalist(data / "quality", "test"), seed=0)
+    for record in records:
+        record["probability"] = 0.9 if record["label"] or record["patient"] == records[0]["patient"] else 0.1
+    QualityReport(output_dir=tmp_path, resamples=20).write(records)
+    written = card("quality", "A model", {data / "quality": tmp_path}, resamples=100)
+    assert len({record["patient"] for record in records if record["label"]}) > 1
+    assert "| Recall | 100.0 [—] |" in written
+    assert not re.search(r"\[(\S+), \1\]", written)
+    assert re.search(r"\| Accuracy \| \d\d\.\d \[\d+\.\d, 100\.0\] \|", written)
+    for caption in (
+        "distances as named. [—]: no interval, because",
+        "little is known of them. [—]: no interval, because",
+    ):
+        assert caption in written
+
+
+def test_two_seeds_that_are_each_alike_in_every_draw_have_an_interval(data, tmp_path):
+    plan = benchmark(tmp_path / "b", data)
+    for run, share in zip(
+        [r for r in runs_of(tmp_path / "b", plan) if r.system == "resnet34"], (0.9, 0.1), strict=True
+    ):
+        records = records_of("quality", load_datalist(data / "quality", "test"), seed=0)
+        QualityReport(output_dir=run.tests("test"), resamples=20).write([{**r, "probability": share} for r in records])
+    found = analysis(tmp_path / "b", "resnet34").estimate("resnet34", "recall_incomplete")
+    assert found.value == 0.5
+    assert found.low < found.high
+
+
 @pytest.mark.parametrize("task", ["quality", "segmentation"])
 def test_records_give_the_same_report_without_weights_masks_and_logs(data, tmp_path, task):
     benchmark(tmp_path / "b", data, task)
@@ -415,6 +501,27 @@ def test_a_claim_about_a_system_that_was_trained_once_says_so(data, tmp_path):
     claims = [line for line in report(tmp_path / "b")[".md"].splitlines() if "the paper reports" in line]
     assert claims
     assert all("trained once)" in claim and "ResNet34 trained once" not in claim for claim in claims)
+
+
+@pytest.mark.usefixtures("few_suffice")
+@pytest.mark.parametrize(("p", "sure"), [(0.01, "established for these trainings alone"), (0.9, "not established")])
+def test_a_lead_of_systems_that_were_trained_once_says_so(data, tmp_path, monkeypatch, p, sure):
+    """An interval and a p of one training say nothing of what the next would have given."""
+    benchmark(tmp_path / "b", data, done=lambda run: run.seed in (0, None) or run.system == "resnet34_kan")
+    monkeypatch.setattr("monai_mammo.benchmark.statistics.difference", lambda *_: Difference(0.1, 0.05, 0.15, p))
+    found = analysis(tmp_path / "b", "resnet34")
+    first = found.ranked()[0]
+    pair = [entrant for entrant in (first, found.entrant("resnet34")) if entrant.name != "resnet34_kan"]
+    once = " and ".join(dict.fromkeys(entrant.title for entrant in pair))
+    assert f"{sure} ({once} trained once)" in headline(found)
+    table = differences_table(found)
+    verdict = "yes" if p < 0.05 else "no"
+    assert [row[4] for row in table.rows] == [f"{verdict} (trained once)"] * 3, "the reference was"
+    assert "Trained once:" in table.caption
+    found = analysis(tmp_path / "b", "resnet34_kan")
+    rows = {row[0]: row[4] for row in differences_table(found).rows}
+    assert rows["ResNet34"] == f"{verdict} (trained once)"
+    assert rows["breast runs along a free side"] == verdict, "nothing of it is trained"
 
 
 @pytest.mark.usefixtures("few_suffice")

@@ -101,7 +101,7 @@ class CaseChoice(Strategy):
 
 def _candidate(datastore: MammogramDatastore, image_id: str, score: Score | None) -> Candidate:
     image = datastore.image(image_id)
-    view = f"{image.laterality or ''} {image.view or ''}".strip()
+    view = f"{image.laterality or ''} {image.view}".strip() if image.view else ""
     if score is None:
         return Candidate(image_id, image.patient, view)
     return Candidate(image_id, image.patient, view, score.uncertainty, score.embedding)
