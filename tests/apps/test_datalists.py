@@ -72,6 +72,18 @@ def test_every_lesion_is_an_entry_of_its_own_with_its_box(datastore: MammogramDa
     assert mask.sum() == 4
 
 
+def test_a_speck_beside_a_lesion_is_no_entry_of_its_own_and_alone_it_is(
+    datastore: MammogramDatastore, tmp_path: Path
+) -> None:
+    save(datastore, "P1-1", {1: [[10, 10, 30, 30], [50, 40, 51, 41], [60, 40, 70, 50], [80, 40, 89, 51]]})
+    save(datastore, "P2-1", {1: [[50, 40, 51, 41], [60, 40, 64, 44]]})
+    entries = entries_of(lesion_datalist(datastore, tmp_path / "data", first_validates))
+    boxes = {name: sorted(e["box"] for e in entries if Path(e["image"]).parent.name == name) for name in ("P1", "P2")}
+    assert boxes == {"P1": [[10, 10, 30, 30], [60, 40, 70, 50]], "P2": [[50, 40, 51, 41], [60, 40, 64, 44]]}
+    marked = {Path(e["image"]).parent.name: int(read_mask(e["label"]).sum()) for e in entries}
+    assert marked == {"P1": 400 + 1 + 100 + 99, "P2": 17}, "what was marked is kept"
+
+
 def test_a_normal_breast_is_an_entry_of_the_whole_mode_and_none_of_the_lesion_mode(
     datastore: MammogramDatastore, tmp_path: Path
 ) -> None:

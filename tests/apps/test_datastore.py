@@ -10,7 +10,6 @@ import shutil
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -463,21 +462,6 @@ def test_a_damaged_record_takes_its_image_out_of_the_list_and_is_named_until_it_
     file.write_text(sound)
     assert datastore.json() == before
     assert datastore.status()["damaged_records"] == []
-
-
-def test_the_archive_holds_images_with_their_labels_only(studies: Path, tmp_path: Path) -> None:
-    datastore = MammogramDatastore(studies)
-    with pytest.raises(RequestRefused, match="no image has a final label"):
-        datastore.get_dataset_archive(None)
-    datastore.save_label("film", str(save_mask(tmp_path / "label.nrrd")), "final", {})
-    with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
-        assert sorted(archive.namelist()) == ["image/film.png", "label/film.json", "label/film.nrrd"]
-        assert json.loads(archive.read("label/film.json")) == {"label_info": []}
-    named = [{"name": "mass", "idx": 1}]
-    datastore.update_label_info("film", "final", {"label_info": named})
-    with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
-        assert json.loads(archive.read("label/film.json")) == {"label_info": named}
-    assert [entry["label_info"] for entry in datastore.datalist()] == [named]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")

@@ -82,6 +82,20 @@ def test_when_the_present_label_is_removed_the_latest_of_the_others_is_there_aga
     assert (said(labels), labels.readers("x.1"), labels.labelled(FINAL)) == (None, [], set())
 
 
+@pytest.mark.parametrize(
+    "order", [("cid", "ana", "ben", "dan"), ("ana", "dan", "ben", "cid"), ("ben", "cid", "ana", "dan")]
+)
+def test_of_several_others_the_latest_takes_the_place_of_a_removed_label_within_a_second_too(
+    labels: Labels, order: tuple[str, ...]
+) -> None:
+    for reader in order:
+        save(labels, f"by {reader}", reader)
+    for reader in reversed(order):
+        assert said(labels) == (f"by {reader}",) * 2
+        labels.remove("x.1", FINAL)
+    assert said(labels) is None
+
+
 def test_the_last_labels_that_a_reader_replaced_or_removed_are_kept_but_no_labels_any_more(labels: Labels) -> None:
     for number in range(1, 8):
         save(labels, f"a{number}", "ana", extension=".nii.gz")

@@ -25,7 +25,7 @@ from .ohif_studies import SHAPE, row_of, saved_mask, study
 pytestmark = pytest.mark.slow
 
 TOKENS = {"anna": "annas-token-0123456789", "bert": "berts-token-0123456789", "cora": "coras-token-0123456789"}
-VERDICTS, SECOND_READER, OTHER_TAB = range(1, 4)
+VERDICTS, SECOND_READER, OTHER_TAB, FINDINGS = range(1, 5)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def running(viewer: None, tmp_path_factory: pytest.TempPathFactory, bundles: Pat
     folder = tmp_path_factory.mktemp("readers")
     studies, users = folder / "studies", folder / "users"
     users.write_text("".join(f"{name}: {token}\n" for name, token in TOKENS.items()))
-    phantom.write_phantoms(studies, patients=OTHER_TAB, seed=7, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
+    phantom.write_phantoms(studies, patients=FINDINGS, seed=7, rows=SHAPE[0], columns=SHAPE[1], truncated_fraction=0)
     shutil.rmtree(studies / "masks")
     server = start_server(studies, bundles, folder, "scoring", "off", "users", str(users), token=TOKENS["anna"])
     yield server
@@ -74,13 +74,14 @@ def judge(server: Server, name: str, image: str, verdict: str) -> None:
         client.put("/datastore/image/info", params={"image": image}, data=info).raise_for_status()
 
 
-def submit(server: Server, name: str, image: str, mask: np.ndarray, folder: Path) -> None:
+def submit(server: Server, name: str, image: str, mask: np.ndarray, folder: Path, **params: Any) -> None:
     """Save a reader's final label."""
     file = folder / "label.png"
     Image.fromarray(mask).save(file)
     with client_of(server, name) as client:
         sent = {"label": (file.name, file.read_bytes())}
-        client.put("/datastore/label", params={"image": image}, files=sent).raise_for_status()
+        said = {"params": json.dumps(params)}
+        client.put("/datastore/label", params={"image": image}, data=said, files=sent).raise_for_status()
 
 
 def case_in_words(reader: OhifPage) -> str:
@@ -188,4 +189,39 @@ def test_a_page_saves_nothing_under_the_name_of_who_logged_in_since(
     tab.close()
     anna.press("submit")
     assert row_of(running, where, "RCC")["readers"] == ["anna"]
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), drawn)
+
+
+def test_what_a_label_holds_beside_tumours_is_named_and_stays_when_its_reader_submits(
+    running: Server, readers: dict[str, OhifPage], tmp_path: Path
+) -> None:
+    where = study(running, FINDINGS)
+    image, sop = where.ids["RCC"], where.sops["RCC"]
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[100:130, 60:90], mask[200:210, 60:70] = 1, 2
+    names = [{"name": "tumour", "idx": 1}, {"name": "calcification", "idx": 2}]
+    submit(running, "anna", image, mask, tmp_path, label_info=names)
+    for name, said in (("bert", "Not shown, not taken over: "), ("anna", "Not shown, stays in your label: ")):
+        reader = readers[name]
+        reader.open(where.uid)
+        reader.choose(image)
+        assert reader.page.locator("mammo-panel .unseen").inner_text() == f"{said}calcification"
+        np.testing.assert_array_equal(reader.labelmap(image, SHAPE), mask == 1)
+    anna = readers["anna"]
+    anna.press("submit")
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), mask)
+    anna.choose(image)
+    anna.press("brush")
+    anna.drag(sop, (150, 190), (165, 210))
+    anna.idle()
+    drawn = anna.labelmap(image, SHAPE)
+    anna.press("submit")
+    np.testing.assert_array_equal(saved_mask(running, tmp_path, image), np.where(mask == 2, 2, drawn))
+    assert row_of(running, where, "RCC")["revision"] == 3
+    bert = readers["bert"]
+    bert.open(where.uid)
+    bert.choose(image)
+    bert.press("submit")
+    bert.choose(image)
+    assert bert.page.locator("mammo-panel .unseen").count() == 0
     np.testing.assert_array_equal(saved_mask(running, tmp_path, image), drawn)

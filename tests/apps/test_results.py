@@ -21,6 +21,7 @@ from lib.users import current_user
 
 from monai_mammo.datasets import folder
 from monai_mammo.dicom import segmentation
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.dicom.segmentation import read_segmentation
 
 from .conftest import blob, strip, write_dicom, write_png
@@ -179,6 +180,34 @@ def test_a_label_saved_while_another_is_delivered_is_delivered_too(
     save(store, np.zeros((ROWS, COLUMNS)), reader="ana")
     assert store.status()["labels_to_deliver"] == 0
     assert {reader for _, reader, _ in segmentations(store)} == {"ana", "ben"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_label_that_its_reader_saves_again_while_the_former_one_is_stored_is_delivered_too(
+    store: MammogramDatastore, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """What becomes of the former one says nothing of the new one."""
+    stored: list[int] = []
+
+    def note(file: Path) -> None:
+        stored.append(int(masks(store, file)["tumour"].sum()))
+
+    def slow(file: Path) -> None:
+        monkeypatch.setattr(store.origin, "store", note)
+        again = threading.Thread(target=save, args=(store, blob()[1]))
+        again.start()
+        again.join()
+        assert store.status()["labels_to_deliver"] == 1
+        note(file)
+        if fails:
+            raise MammogramError(file, "it cannot be stored", "Nobody knows")
+
+    monkeypatch.setattr(store.origin, "store", slow)
+    save(store, np.zeros((ROWS, COLUMNS)))
+    assert stored == [0, blob()[1].sum()]
+    assert (store.status()["labels_to_deliver"], store.status()["labels_undeliverable"]) == (0, [])
+    ((_, _, file),) = segmentations(store)
+    np.testing.assert_array_equal(masks(store, file)["tumour"], blob()[1])
 
 
 def test_a_label_that_another_thread_has_just_delivered_is_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pydicom
@@ -122,6 +123,24 @@ def test_a_saved_mask_is_the_readers_own_before_the_latest(
         marked[reader] = int(read_mask(tmp_path / "mask.nrrd").sum())
         current_user.reset(token)
     assert marked == {"ana": 48 * 64, "ben": 0, "cid": 0}
+
+
+def test_a_saved_mask_shows_what_may_be_a_tumour_and_names_what_it_does_not_show(
+    client: TestClient, store: MammogramDatastore, tmp_path: Path
+) -> None:
+    image_id, mask = sorted(store.index.images())[0], Image.new("L", (48, 64))
+    for value, row in ((1, 5), (2, 15), (3, 25)):
+        mask.paste(value, (8, row, 18, row + 4))
+    mask.save(tmp_path / "label.png")
+    names = ["tumour", "scar", "calcification", "nipple"]
+    named = [{"name": name, "idx": value} for value, name in enumerate(names, start=1)]
+    store.save_label(image_id, str(tmp_path / "label.png"), "final", {"label_info": named})
+    answer = client.get(f"/mammo/masks/{image_id}").raise_for_status()
+    (tmp_path / "mask.nrrd").write_bytes(answer.content)
+    shown = read_mask(tmp_path / "mask.nrrd")
+    assert [int(shown[row : row + 4, 8:18].sum()) for row in (5, 15, 25)] == [40, 40, 0]
+    assert shown.sum() == 80
+    assert json.loads(answer.headers["Mammo-Segments"]) == {"hidden": ["calcification"], "unknown": ["scar"]}
 
 
 @pytest.mark.parametrize("study", ["1.2.3", "..%2f..%2fetc", "%20", "x" * 3000])

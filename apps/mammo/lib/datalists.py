@@ -17,6 +17,7 @@ from PIL import Image
 from skimage.measure import label as connected_components
 
 from monai_mammo.datasets.datalist import LABEL_NAMES, write_datalist
+from monai_mammo.datasets.lesions import LEAST_LESION
 from monai_mammo.regions import bounding_box
 
 from .datastore import QUALITY_VERDICTS, MammogramDatastore
@@ -137,9 +138,14 @@ def _with_mask(datastore: MammogramDatastore, said: Said, folder: Path) -> list[
 
 
 def _by_lesion(datastore: MammogramDatastore, said: Said, folder: Path) -> list[Entry]:
-    """An entry a connected lesion, with its box."""
+    """An entry a connected lesion, with its box; a speck, a slip of the brush say, is one only if there is no other.
+
+    As `monai_mammo.datasets.lesions` has it, save that a reader's only mark is never dropped, for it is meant.
+    """
     (entry,), components = _with_mask(datastore, said, folder), connected_components(said[2])
-    boxes = (bounding_box(components == number) for number in range(1, components.max() + 1))
+    sizes = np.bincount(components.ravel())[1:]
+    large = [number for number, size in enumerate(sizes, start=1) if size >= LEAST_LESION]
+    boxes = (bounding_box(components == number) for number in large or range(1, len(sizes) + 1))
     return [{**entry, "box": box} for box in boxes]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from .index import ImageIndex
 from .labels import FINAL, QUALITY_VERDICTS, Labels
 from .masks import label_extension, labels_in, read_label, segments_of_file
 from .names import check_named, safe_name, with_segments
+from .partial import with_others
 from .results import Results
-from .tumours import unclear_labels
+from .tumours import marked_pixels, unclear_labels
 from .users import current_user
 
 __all__ = ["QUALITY_VERDICTS", "MammogramDatastore"]
@@ -262,7 +263,7 @@ class MammogramDatastore(Datastore):
         Raises:
             RequestRefused: no such image, an unsafe tag, no mask, a mask of another size or place, segments without
                 names and values, or values that these do not name; or, where `label_info` says which `revision` the
-                client knew, there is a newer one of this reader (409).
+                client knew, there is a newer one of this reader (409). Where it says `keep_others`, as `with_others`.
         """
         self.keep_label(image_id, label_filename, label_tag, label_info)
         return image_id
@@ -286,10 +287,13 @@ class MammogramDatastore(Datastore):
             return self._keep(image_id, file, placed, tag, info, reader)
 
     def _keep(self, image_id: str, file: Path, mask: np.ndarray, tag: str, info: dict[str, Any], reader: str) -> int:
+        keep_others = info.get("keep_others", False)
+        info = {key: value for key, value in info.items() if key != "keep_others"}
         with self.labels.exclusively():
-            present = self.labels.info(image_id, tag, reader).get("revision", 0)
+            own = self.labels.info(image_id, tag, reader)
+            own_file, present = self.labels.file(image_id, tag, reader), own.get("revision", 0)
             if present > info.get("revision", present):
-                if self._is_kept(image_id, tag, reader, mask):  # saved before, and only the answer was lost
+                if _is_kept(own_file, own, mask, keep_others):  # saved before, and only the answer was lost
                     return int(present)
                 raise RequestRefused(
                     409,
@@ -298,17 +302,10 @@ class MammogramDatastore(Datastore):
                 )
             if tag == FINAL and self.image(image_id).sop:
                 self.results.announce(image_id, reader)
-            kept = self.labels.save(image_id, file, label_extension(file.name), tag, info, reader)
+            with with_others(own_file, own, file, mask, info) if keep_others else nullcontext((file, info)) as whole:
+                kept = self.labels.save(image_id, whole[0], label_extension(whole[0].name), tag, whole[1], reader)
         self._deliver()
         return int(kept["revision"])
-
-    def _is_kept(self, image_id: str, tag: str, reader: str, mask: np.ndarray) -> bool:
-        """Whether a reader's label is this mask; one that cannot be read is not."""
-        file = self.labels.file(image_id, tag, reader)
-        with suppress(MammogramError):
-            kept = self.labels.info(image_id, tag, reader)
-            return file is not None and np.array_equal(labels_in(file, kept), mask)
-        return False
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Label ids of an image by tag."""
@@ -393,3 +390,11 @@ class MammogramDatastore(Datastore):
             self.results.deliver_in_background()
         else:
             self.results.deliver()
+
+
+def _is_kept(file: Path | None, info: dict[str, Any], mask: np.ndarray, marks: bool) -> bool:
+    """Whether a label, or of it the marks alone, is this mask; one that cannot be read is not."""
+    with suppress(MammogramError):
+        kept = labels_in(file, info) if file else None
+        return kept is not None and np.array_equal(*((marked_pixels(kept, info), mask > 0) if marks else (kept, mask)))
+    return False

@@ -221,11 +221,14 @@ def _uploads(app: MONAILabelApp) -> APIRouter:
         image: str, label: UploadFile, tag: str = DefaultLabelTag.FINAL.value, params: JsonText = "{}"
     ) -> dict[str, Any]:
         """`revision` in the parameters is that of the label which the client knew, 0 for none; the answer has the new
-        one. Without it, the reader's label is replaced whatever it is. An image that cannot be decoded, which a viewer
-        may show all the same, takes no label."""
+        one. Without it, the reader's label is replaced whatever it is. With `keep_others` true, for a client that got
+        the label from `/mammo/masks/`, its other segments stay. An image that cannot be decoded, which a viewer may
+        show all the same, takes no label."""
         info = {**_object(params), "user": current_user.get()}
         if type(info.get("revision", 0)) is not int:
             raise RequestRefused(400, "'revision' is not a whole number", "Give that of the label known, 0 for none")
+        if type(info.get("keep_others", False)) is not bool:
+            raise RequestRefused(400, "'keep_others' is neither true nor false", "Leave it out to replace a label")
         try:
             decode(app.datastore(), image)
         except RequestRefused as refused:

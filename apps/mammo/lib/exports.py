@@ -5,6 +5,7 @@ With every label goes what its values mean. Not here: the labels themselves.
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from collections.abc import Iterator
@@ -28,16 +29,14 @@ def labelled_pairs(datastore: MammogramDatastore) -> Iterator[dict[str, Any]]:
 
     Without those of which a record is damaged.
     """
-    for image_id in datastore.get_labeled_images():
-        with suppress(DamagedRecord):  # which the status names
-            info = datastore.get_label_info(image_id, FINAL)
-            label = datastore.get_label_uri(image_id, FINAL)
-            meaning = info.get("label_info") or []
-            yield {"image": datastore.get_image_uri(image_id), "label": label, "label_info": meaning}
+    for image_id, label, meaning in _labelled(datastore):
+        yield {"image": datastore.get_image_uri(image_id), "label": label, "label_info": meaning}
 
 
 def write_archive(datastore: MammogramDatastore, archive: Path, limit: int | None) -> Path:
     """Write a ZIP: `image/<id>.<extension>`, `label/<id>.<extension>` and `label/<id>.json` with `label_info`.
+
+    Without those of which a record is damaged.
 
     Args:
         datastore: of the labels.
@@ -45,17 +44,26 @@ def write_archive(datastore: MammogramDatastore, archive: Path, limit: int | Non
         limit: so many images at most; all if None or 0.
 
     Raises:
-        RequestRefused: nothing has a final label yet (404).
+        RequestRefused: nothing has a final label yet, or none with a sound record (404).
     """
-    labelled = datastore.get_labeled_images()[: limit or None]
-    if not labelled:
-        raise RequestRefused(404, "no image has a final label yet", "Save a label first")
+    labelled = itertools.islice(_labelled(datastore), limit or None)  # looked up one by one, for images may take long
+    first = next(labelled, None)
+    if first is None:
+        remedy = "Save a label first, or mend the records that /info/ names as damaged"
+        raise RequestRefused(404, "no image has a final label yet", remedy)
     with replacing(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as opened:
-        for image_id in labelled:
+        for image_id, label, meaning in itertools.chain([first], labelled):
             extension = image_extension(datastore.image(image_id).file)
             opened.write(datastore.get_image_uri(image_id), f"image/{image_id}{extension}")
-            label = datastore.get_label_uri(image_id, FINAL)
             opened.write(label, f"label/{Path(label).name}")
-            meaning = datastore.get_label_info(image_id, FINAL).get("label_info") or []
             opened.writestr(f"label/{image_id}.json", json.dumps({"label_info": meaning}))
     return archive
+
+
+def _labelled(datastore: MammogramDatastore) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Id, path of the final label and its `label_info`, of each image that has one with a sound record."""
+    for image_id in datastore.get_labeled_images():
+        with suppress(DamagedRecord):  # which the status names
+            info = datastore.get_label_info(image_id, FINAL)
+            label = datastore.get_label_uri(image_id, FINAL)
+            yield image_id, label, info.get("label_info") or []

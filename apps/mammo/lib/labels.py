@@ -97,6 +97,8 @@ class Labels:
     def info(self, image_id: str, tag: str, reader: str | None = None) -> dict[str, Any]:
         """What was saved with a label: `reader`, `ts`, `name` and the client's; {} if there is no such label.
 
+        `ts` is in seconds since 1970, with fractions: among labels of one second the latest counts, too.
+
         Args:
             image_id: of the image.
             tag: of the label.
@@ -136,7 +138,7 @@ class Labels:
             if former and tag == FINAL and former["reader"] != reader:
                 self._set_aside(image_id, former)
             kept = {key: value for key, value in info.items() if key not in _OWN_KEYS}
-            kept |= {"ts": int(time.time()), "name": f"{image_id}{extension}", "reader": reader}
+            kept |= {"ts": time.time(), "name": f"{image_id}{extension}", "reader": reader}
             former_ones = self._former(image_id, reader) if tag == FINAL else []
             kept["revision"] = max(own.get("revision", 0), *former_ones, 0) + 1
             self._put(image_id, tag, source, kept)

@@ -98,8 +98,9 @@ class ServedModel:
         return twin
 
     def _current(self) -> Predictor:
-        own = self.weights if self.weights.is_file() else None
-        if self._predictor is None or self._loaded != _version(own or self._predictor.weights):
+        own = _version(self.weights)
+        present = own or (self._predictor and _version(self._predictor.weights))
+        if self._predictor is None or present is None or self._loaded != present:
             try:
                 predictor = load(self.bundle, self.weights, self.overrides)
             except FileNotFoundError as error:
@@ -111,7 +112,9 @@ class ServedModel:
                     f"the weights of {self.weights.stem} in service cannot be loaded",
                     f"Restore former ones: POST /mammo/models/{self.weights.stem}/restore",
                 ) from error
-            self._predictor, self._loaded = predictor, _version(predictor.weights)
+            # As it was before: what took the file's place meanwhile may not be what was loaded, so it counts as newer.
+            self._loaded = own if predictor.weights == self.weights else _version(predictor.weights)
+            self._predictor = predictor
             logger.info("Serving %s with %s", self.weights.stem, predictor.weights)
         return self._predictor
 

@@ -5,6 +5,7 @@ Not here: MONAI Label's, and who may use any of them.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +19,15 @@ from .datastore import MammogramDatastore
 from .errors import RequestRefused, unknown
 from .labels import FINAL
 from .masks import Geometry, write_mask
-from .tumours import marked_pixels
+from .tumours import marked_pixels, unseen_names
 from .users import current_user
 
 if TYPE_CHECKING:
     from main import MammoApp
 
+
+MOST_NAMES = 16
+"""Names of segments in a header, which browsers do not take at any length."""
 
 Params = Annotated[dict[str, Any] | None, Body()]
 
@@ -47,13 +51,16 @@ def _study_routes(router: APIRouter, app: MammoApp) -> None:
     @router.get("/masks/{image}", summary="The tumours of a final label, as NRRD", response_class=Response)
     def saved_mask(image: str) -> Response:
         """In pixels of the image; the reader's own label before another's. What it calls by a name that is not known is
-        shown, too: whoever sees it may know."""
+        shown, too: whoever sees it may know. Who changes it and saves it with `keep_others` loses nothing else of the
+        label; the header `Mammo-Segments` names what that is: `hidden` segments, and shown ones of `unknown` names."""
         datastore, reader = app.datastore(), current_user.get()
         datastore.image(image)
         own_label = reader if reader in datastore.labels.readers(image) else None
-        mask = marked_pixels(*datastore.read_label(image, FINAL, own_label)).astype(np.uint8)
-        file = Path(write_mask(mask, Geometry(), {"result_extension": ".nrrd"}))
-        return FileResponse(file, media_type="application/octet-stream", background=BackgroundTask(file.unlink))
+        label = datastore.read_label(image, FINAL, own_label)
+        file = Path(write_mask(marked_pixels(*label).astype(np.uint8), Geometry(), {"result_extension": ".nrrd"}))
+        names = {kind: [name[:64] for name in some[:MOST_NAMES]] for kind, some in unseen_names(*label).items()}
+        headers = {"Mammo-Segments": json.dumps(names)}
+        return FileResponse(file, 200, headers, "application/octet-stream", BackgroundTask(file.unlink))
 
 
 def _history_routes(router: APIRouter, app: MammoApp) -> None:

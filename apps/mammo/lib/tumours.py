@@ -6,6 +6,7 @@ Which names mean a tumour is for `monai_mammo.dicom.segment_codes` to say.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +61,46 @@ def marked_pixels(mask: np.ndarray, info: dict[str, Any]) -> np.ndarray:
     if not segments:
         return mask > 0
     return np.isin(mask, [value for name, value in segments if tells_of_tumours(name) is not False])
+
+
+def with_marks(mask: np.ndarray, info: dict[str, Any], marked: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """A label once its `marked_pixels` were changed by somebody who saw these alone, and not the names of segments.
+
+    A pixel that was marked and still is keeps its segment, one that is marked now is a tumour whatever it was, one that
+    is marked no more is nothing; all else stays. It says that there is no tumour, if it said nothing of any before.
+
+    Args:
+        mask: of the label, (rows, columns).
+        info: what was saved with it; it names segments.
+        marked: bool, of the same shape.
+
+    Returns:
+        the mask, uint8 or uint16, and its `label_info`.
+    """
+    named, shown = list(info["label_info"]), marked_pixels(mask, info)
+    tumours = sorted((name.lower() != "tumour", value) for name, value in _segments(info) if tells_of_tumours(name))
+    if not tumours:
+        taken = {entry["idx"] for entry in named} | set(np.unique(mask).tolist())
+        tumours = [(False, next(value for value in itertools.count(1) if value not in taken))]
+        named.append({"name": "tumour", "idx": tumours[0][1]})
+    changed = mask.astype(np.uint16)
+    changed[shown & ~marked] = 0
+    changed[marked & ~shown] = tumours[0][1]
+    return changed.astype(np.min_scalar_type(int(changed.max()))), {"label_info": named}
+
+
+def unseen_names(mask: np.ndarray, info: dict[str, Any]) -> dict[str, list[str]]:
+    """Names of a label's segments that have pixels and that who looks at its `marked_pixels` does not know of.
+
+    Returns:
+        `hidden`, those that these leave out, and `unknown`, those that are among them by a name that is not known.
+    """
+    drawn = set(np.unique(mask).tolist())
+    segments = [(name, tells_of_tumours(name)) for name, value in _segments(info) if value in drawn]
+    return {
+        "hidden": sorted({name for name, tells in segments if tells is False}),
+        "unknown": sorted({name for name, tells in segments if tells is None}),
+    }
 
 
 def unclear_labels(labels: Labels, images: Iterable[str]) -> list[dict[str, str]]:

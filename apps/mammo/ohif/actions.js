@@ -205,7 +205,8 @@ async function save(images, isWanted = () => true) {
     try {
       const { revision } = await server.saveMask(image, pixels, image.mask.origin);
       image.mask.saved(last);
-      Object.assign(image, { labelled: true, revision });
+      const names = image.isOthers ? null : image.names; // which the reader's own label does not have
+      Object.assign(image, { labelled: true, revision, names });
       study.forgetDraft(image, pixels);
     } catch (error) {
       if (error.status !== 409) {

@@ -238,6 +238,7 @@ function edit() {
       brushInWords,
       value => setBrush(sizeAt(value))
     ),
+    unseenNames(state.active),
     row(
       button('Undo', actions.commands.mammoUndo, { className: 'even', key: 'undo', title: 'Ctrl+Z', disabled: !mask?.canUndo }),
       button('Redo', actions.commands.mammoRedo, { className: 'even', key: 'redo', title: 'Ctrl+Y', disabled: !mask?.canRedo }),
@@ -250,6 +251,17 @@ function edit() {
 const RANGE = Math.log(BRUSH.largest / BRUSH.smallest);
 const sizeAt = step => BRUSH.smallest * Math.exp((RANGE * step) / 100);
 const stepOf = mm => Math.round((Math.log(mm / BRUSH.smallest) / RANGE) * 100);
+
+/** What the saved label holds that the mask does not show. */
+function unseenNames(image) {
+  const { hidden = [], unknown = [] } = image?.names ?? {};
+  const own = image?.isOwn;
+  const said = [
+    hidden.length && `Not shown, ${own ? 'stays in your label' : 'not taken over'}: ${hidden.join(', ')}`,
+    unknown.length && `Shown as a tumour${own ? ', but keeps its name' : ''}: ${unknown.join(', ')}`,
+  ].filter(Boolean);
+  return said.length ? element('div', { className: 'quiet small unseen' }, said.join('. ')) : null;
+}
 
 /** The marked area in words. */
 function sizeOf(image) {

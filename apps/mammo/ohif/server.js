@@ -80,11 +80,15 @@ export async function quality(image) {
   return (await json(inferPath(MODELS.quality, image, 'json'), { method: 'POST', body })).quality;
 }
 
-/** The saved mask of an image that is labelled, and how it was made: `{mask, origin}`. */
+/**
+ * The tumours of the saved label of an image, how it was made, and the names that these pixels do not show: of other
+ * segments, and of those that only may be tumours: `{mask, origin, names: {hidden: string[], unknown: string[]}}`.
+ */
 export async function savedMask(image) {
   const answer = await request(`/mammo/masks/${encodeURIComponent(image.id)}`);
+  const names = JSON.parse(answer.headers.get('Mammo-Segments'));
   const mask = await readMask(await answer.arrayBuffer(), image);
-  return { mask, origin: await originOfSaved(image) };
+  return { mask, origin: await originOfSaved(image), names };
 }
 
 /** What the server knows is of the latest reader's label, so among several it might be of another than the mask. */
@@ -97,13 +101,14 @@ async function originOfSaved(image) {
 }
 
 /**
- * Save a mask, which may be empty, as an image's final label; refused (409) if the server has a newer one of the
- * reader's than the image's `revision` says.
+ * Save a mask of tumours, which may be empty, as an image's final label, in which all else that the reader's own label
+ * holds stays; refused (409) if the server has a newer one of the reader's than the image's `revision` says.
  * @param {import('./masks.js').Origin} origin how the mask was made
  */
 export async function saveMask(image, mask, origin) {
   const { revision } = image; // not sent where the server does not tell it
-  const body = form({ params: { label_info: [{ name: 'tumour', idx: 1 }], ...origin, revision } });
+  const params = { label_info: [{ name: 'tumour', idx: 1 }], ...origin, revision, keep_others: true };
+  const body = form({ params });
   body.append('label', await writeMask(mask, image), 'label.nrrd');
   return json(`/datastore/label?image=${encodeURIComponent(image.id)}&tag=final`, { method: 'PUT', body });
 }

@@ -24,6 +24,7 @@ class StudyImage {
     this.seen = false; // has been in a viewport
     this.busy = '';
     this.quality = null; // the model's verdict
+    this.names = null; // of segments that the saved label has and the mask does not show, as of `server.savedMask`
   }
 
   /** Whether the reader has submitted it. */
@@ -310,6 +311,7 @@ async function fill(image) {
   } else if (image.labelled) {
     const saved = await server.savedMask(image);
     mask.load(saved.mask, saved.origin);
+    image.names = saved.names;
   }
   image.restored = true;
   if (state.problem?.image === image) {
