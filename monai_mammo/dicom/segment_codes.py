@@ -17,6 +17,9 @@ _TUMOURS = {
     "tumor": ("4147007", "SCT", "Mass"),
     "mass": ("4147007", "SCT", "Mass"),
     "neoplasm": ("108369006", "SCT", "Neoplasm"),
+    "carcinoma": ("108369006", "SCT", "Neoplasm"),
+    "cancer": ("108369006", "SCT", "Neoplasm"),
+    "nodule": ("27925004", "SCT", "Nodule"),
 }
 _OTHER_FINDINGS = {
     "calcification": ("129748009", "SCT", "Radiographic calcification finding"),
@@ -38,7 +41,6 @@ _TUMOUR_TYPES: tuple[_Code, ...] = (
     *_TUMOURS.values(),
     _LESION,
     ("129788004", "SCT", "Mammographic breast mass"),
-    ("27925004", "SCT", "Nodule"),
     ("86049000", "SCT", "Neoplasm, Primary"),
     ("14799000", "SCT", "Neoplasm, Secondary"),
 )
@@ -73,8 +75,9 @@ def tells_of_tumours(name: str) -> bool | None:
 def type_tells_of_tumours(kind: _Code, category: _Code, *, ours: bool) -> bool | None:
     """Whether a segment of this property type shows tumours; None where the type is none of those that are known.
 
-    A mass, a nodule and a neoplasm are tumours here, and a "Lesion": whoever chose that code outlined what a reader is
-    to look at. `segment_description` chooses it for every name that it does not know, so that it tells nothing there.
+    A mass, a nodule, a neoplasm and a carcinoma are tumours here, and a "Lesion": whoever chose that code outlined
+    what a reader is to look at. `segment_description` chooses it for every name that it does not know, so that it
+    tells nothing there.
 
     Args:
         kind: value, scheme and meaning of the property type's code; the meaning counts where the code is not known, as

@@ -94,8 +94,8 @@ def write_segmentation(
         path: the file to write, in one step: an interrupted call leaves no half of a file.
         image: the mammogram's DICOM file; its pixels are not read.
         masks: (rows, columns) of the image's size by the segment's name; not 0 is inside. Names with a code of their
-            own are tumour, mass, neoplasm, calcification, architectural distortion, lymph node, cyst, breast, nipple
-            and pectoral muscle; complete and incomplete are the breast's outline; others are coded as lesions.
+            own are tumour, mass, nodule, neoplasm, calcification, architectural distortion, lymph node, cyst, breast,
+            nipple and pectoral muscle; complete and incomplete are the breast's outline; others are coded as lesions.
         creator: the reader's name for ContentCreatorName.
         method: how the masks were made.
         algorithm: name of the algorithm behind masks that are not MANUAL.

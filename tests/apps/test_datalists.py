@@ -94,7 +94,7 @@ def test_a_normal_breast_is_an_entry_of_the_whole_mode_and_none_of_the_lesion_mo
         lesion_datalist(datastore, tmp_path / "lesions", first_validates)
 
 
-@pytest.mark.parametrize("name", ["Tumour", "tumor", "Mass", " neoplasm"])
+@pytest.mark.parametrize("name", ["Tumour", "tumor", "Mass", " neoplasm", "carcinoma", "Cancer", "nodule"])
 def test_only_what_the_label_calls_tumour_is_tumour(datastore: MammogramDatastore, tmp_path: Path, name: str) -> None:
     named = [{"name": "incomplete", "idx": 1}, {"name": name, "idx": 2}]
     save(datastore, "P1-1", {1: [[0, 0, 100, 80]], 2: [[10, 20, 30, 40]]}, label_info=named)

@@ -169,7 +169,8 @@ ABNORMAL, STRUCTURE = ("49755003", "SCT", "abnormal"), ("123037004", "SCT", "str
         (("59441001", "SCT", "Mass"), ABNORMAL, False),  # the code counts, not its text
         (("7", "99HOUSE", "lymph node"), ABNORMAL, False),
         (("59820001", "SCT", "Blood vessel"), STRUCTURE, False),
-        (("68453008", "SCT", "Carcinoma"), ABNORMAL, None),
+        (("68453008", "SCT", "Carcinoma"), ABNORMAL, True),
+        (("35566002", "SCT", "Hematoma"), ABNORMAL, None),
         (("", "", ""), ABNORMAL, None),
     ],
 )
@@ -187,7 +188,7 @@ def test_another_programs_types_are_told_by_their_codes(
     (image,), defects = found_in(tmp_path)
     assert len(image.lesions) == (told is True)
     assert image.attributes.get("lesions_listed") == (1 if told is None else None)
-    kind_of_it = "is of the type 'carcinoma'" if kind[2] else "has no type"
+    kind_of_it = "is of the type 'hematoma'" if kind[2] else "has no type"
     expected = {
         True: [],
         False: [f"segment 1 outlines no tumour ({kind[2].lower()})"],
