@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_mammo.bootstrap import Metrics, Record, patient_intervals
+from monai_mammo.bundles import no_numbers
 from monai_mammo.detections import candidates
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.metrics import confusion_matrix, heading, overlap_record, quality_metrics, segmentation_metrics
@@ -213,8 +214,15 @@ class QualityReport(Report):
     title = "Complete or incomplete mammogram"
 
     def record(self, output: Mapping[str, Any]) -> Record:
-        """Truth and probability of one image; `pred` holds the two classes' probabilities."""
-        return {"label": int(output["label"]), "probability": float(output["pred"][1])}
+        """Truth and probability of one image; `pred` holds the two classes' probabilities.
+
+        Raises:
+            MammogramError: the probability is not a number, which would count as the verdict "complete".
+        """
+        probability = float(output["pred"][1])
+        if not math.isfinite(probability):
+            raise no_numbers(source_of(output["image"]))
+        return {"label": int(output["label"]), "probability": probability}
 
     def metrics(self, records: Sequence[Record]) -> Metrics:
         """See :func:`quality_metrics`."""

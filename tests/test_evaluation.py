@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ignite.engine import Engine
+from monai.data import MetaTensor
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport, SegmentationReport
 from monai_mammo.metrics import (
     DISTANCES,
@@ -201,3 +203,11 @@ def test_a_probability_of_two_classes_is_no_tumours():
     assert report.record({**image, "probability": torch.full((1, 4, 4), 0.9)})["candidates"].startswith("0.9:1")
     with pytest.raises(ValueError, match="2 channels"):
         report.record({**image, "probability": torch.full((2, 4, 4), 0.5)})
+
+
+def test_a_verdict_of_no_number_is_refused_by_its_images_name_not_counted_as_complete():
+    image = MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": "film.png"})
+    output = {"image": image, "label": 1, "pred": torch.tensor([math.nan, math.nan])}
+    with pytest.raises(MammogramError, match=r"film\.png: the network gives no numbers"):
+        QualityReport().record(output)
+    assert QualityReport().record({**output, "pred": torch.tensor([0.25, 0.75])}) == {"label": 1, "probability": 0.75}
