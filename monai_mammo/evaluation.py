@@ -185,7 +185,8 @@ class SegmentationReport(Report):
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
         if self.detections:
             peaks, found["lesions"] = candidates(_of_the_tumour(output["probability"]), label)
-            found["candidates"] = " ".join(f"{probability:.6g}:{lesion}" for probability, lesion in peaks)
+            # Nine digits tell any two float32 apart; rounded further, those of an overconfident network become ties.
+            found["candidates"] = " ".join(f"{probability:.9g}:{lesion}" for probability, lesion in peaks)
         return found
 
     def metrics(self, records: Sequence[Record]) -> Metrics:
