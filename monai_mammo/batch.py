@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch.utils.data import IterableDataset, get_worker_info
 
+from monai_mammo.bundles import no_numbers
 from monai_mammo.dicom.errors import MammogramError, cause_of
 from monai_mammo.transforms import source_of
 
@@ -69,6 +71,9 @@ class QualityTable:
     Args:
         output_dir: made if it does not exist; a table of an earlier run is replaced.
         data_root: folder that the paths are relative to.
+
+    Raises:
+        MammogramError: a probability is not a number, which would make the verdict "complete".
     """
 
     def __init__(self, output_dir: str | Path, data_root: str | Path) -> None:
@@ -84,6 +89,8 @@ class QualityTable:
         rows = []
         for item in engine.state.output:  # type: ignore[union-attr]
             complete, incomplete = (float(value) for value in item["pred"])
+            if not math.isfinite(incomplete):
+                raise no_numbers(source_of(item["image"]))
             image = Path(os.path.relpath(source_of(item["image"]), self.data_root)).as_posix()
             verdict = "incomplete" if incomplete > complete else "complete"
             rows.append((image, f"{complete:.4f}", f"{incomplete:.4f}", verdict))

@@ -112,6 +112,19 @@ def other_weights(weights: str | Path, network: str) -> MammogramError:
     )
 
 
+def no_numbers(path: str | Path) -> MammogramError:
+    """The error that says that a network's result holds NaN or infinity.
+
+    Args:
+        path: the weights; or the image, where the weights' file is not known.
+    """
+    return MammogramError(
+        path,
+        "the network gives no numbers (NaN or infinity), as after a training that has diverged",
+        "Take other weights; in a training, a lower learning rate",
+    )
+
+
 def refuse_unknown(values: Iterable[str], config: Mapping[str, Any], file: str = "train.yaml") -> None:
     """Let no value be given that does not exist: MONAI would take it and change nothing.
 

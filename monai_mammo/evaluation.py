@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_mammo.bootstrap import Metrics, Record, patient_intervals
+from monai_mammo.bundles import no_numbers
 from monai_mammo.detections import candidates
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.metrics import confusion_matrix, heading, overlap_record, quality_metrics, segmentation_metrics
@@ -184,7 +185,8 @@ class SegmentationReport(Report):
             found["mask"] = self._keep(pred, self.output_dir, Path(self._identity(output)["image"]).stem)
         if self.detections:
             peaks, found["lesions"] = candidates(_of_the_tumour(output["probability"]), label)
-            found["candidates"] = " ".join(f"{probability:.6g}:{lesion}" for probability, lesion in peaks)
+            # Nine digits tell any two float32 apart; rounded further, those of an overconfident network become ties.
+            found["candidates"] = " ".join(f"{probability:.9g}:{lesion}" for probability, lesion in peaks)
         return found
 
     def metrics(self, records: Sequence[Record]) -> Metrics:
@@ -213,8 +215,15 @@ class QualityReport(Report):
     title = "Complete or incomplete mammogram"
 
     def record(self, output: Mapping[str, Any]) -> Record:
-        """Truth and probability of one image; `pred` holds the two classes' probabilities."""
-        return {"label": int(output["label"]), "probability": float(output["pred"][1])}
+        """Truth and probability of one image; `pred` holds the two classes' probabilities.
+
+        Raises:
+            MammogramError: the probability is not a number, which would count as the verdict "complete".
+        """
+        probability = float(output["pred"][1])
+        if not math.isfinite(probability):
+            raise no_numbers(source_of(output["image"]))
+        return {"label": int(output["label"]), "probability": probability}
 
     def metrics(self, records: Sequence[Record]) -> Metrics:
         """See :func:`quality_metrics`."""

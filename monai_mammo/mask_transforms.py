@@ -19,6 +19,7 @@ from monai.utils import TraceKeys, convert_to_numpy, convert_to_tensor
 from PIL import Image
 from skimage.measure import label as connected_components
 
+from monai_mammo.bundles import no_numbers
 from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.pictures import save_picture
 from monai_mammo.resampling import empty_canvas, put_back
@@ -81,7 +82,7 @@ class RestoreMaskd(Transform):
 
     Raises:
         MammogramError: `ResampleRegiond` did not make the image, or a further transform moved it, before or after; only
-            `Invertd` takes back several.
+            `Invertd` takes back several. Or a probability is not a number, of which a threshold would make "no tumour".
     """
 
     def __init__(self, pred_key: str = "pred", threshold: float = 0.5, negligible: float = 0.002) -> None:
@@ -94,6 +95,8 @@ class RestoreMaskd(Transform):
         done = _resampling_of(image)
         info, shape = done[TraceKeys.EXTRA_INFO], done[TraceKeys.ORIG_SIZE]
         found = without_meta(d[self.pred_key])
+        if not found.isfinite().all():
+            raise no_numbers(source_of(image))
         counting = found.where(found >= self.negligible, 0.0)
         probability, reach = put_back(counting, info["region"], shape, info["mode"])
         mask = empty_canvas(probability.shape, torch.uint8, found.device)

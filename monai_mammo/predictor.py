@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_mammo.bundles import config_of, inference_of, labels_in, other_weights
+from monai_mammo.bundles import config_of, inference_of, labels_in, no_numbers, other_weights
 from monai_mammo.dicom.errors import MammogramError, cause_of, refusing
 from monai_mammo.networks.inference import for_inference
 from monai_mammo.networks.replay import Replayed
@@ -121,10 +121,13 @@ class Predictor:
             the data dictionary after the bundle's postprocessing.
 
         Raises:
-            MammogramError: the image or what is given with it cannot be used.
+            MammogramError: the image or what is given with it cannot be used; or, by the path of `weights`, these
+                cannot, as the network gives no numbers.
         """
         batch = list_data_collate([self.prepare(image, **given)])
         batch["pred"] = self.scores(batch["image"].to(self.device)).clone()  # whoever gets it may change it
+        if not batch["pred"].isfinite().all():  # a threshold would make "no tumour" of it, and "complete"
+            raise no_numbers(self.weights)
         return self.postprocessing(decollate_batch(batch)[0])
 
     @torch.inference_mode()

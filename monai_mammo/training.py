@@ -206,7 +206,8 @@ class BestWeights:
 
     Raises:
         MammogramError: the first validation gives no number, as nothing that it says would ever choose weights; a run
-            that went on would end with whatever weights lie at `path`.
+            that went on would end with whatever weights lie at `path`. Or the network's weights are not finite any
+            more, which no further step mends; what was kept of an earlier epoch stays at `path`.
     """
 
     def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
@@ -220,6 +221,14 @@ class BestWeights:
 
     def __call__(self, evaluator: Engine) -> None:
         """Save the weights if the key metric is as good as ever before."""
+        state_dict = getattr(self.network, "module", self.network).state_dict()
+        if lost := sum(not value.isfinite().all() for value in state_dict.values()):
+            # Checked here, since a validation does not tell: a mask made of NaN is empty, and its Dice 0 a number.
+            raise MammogramError(
+                str(self.path),
+                f"the training has diverged: {lost} of {len(state_dict)} weight tensors hold NaN or infinity",
+                "Lower the learning rate; the file still has what was best before, if there was anything",
+            )
         state: Any = evaluator.state  # MONAI adds the key metric's name to it
         metric = float(state.metrics[state.key_metric_name])
         if math.isnan(metric) and self.best == -math.inf:
@@ -233,7 +242,6 @@ class BestWeights:
         self.best = metric
         if idist.get_rank() != 0:
             return
-        state_dict = getattr(self.network, "module", self.network).state_dict()
         with replacing(self.path) as partial, partial.open("wb") as file:  # torch writes a path's name into the file
             torch.save({name: value.cpu() for name, value in state_dict.items()}, file)  # loads without a GPU, too
 

@@ -74,3 +74,15 @@ def test_the_table_has_a_header_survives_commas_and_keeps_what_a_broken_run_has_
     assert [row["image"] for row in rows] == names
     assert [row["verdict"] for row in rows] == ["incomplete", "complete"]
     assert float(rows[0]["incomplete"]) == 0.75
+
+
+def test_a_verdict_of_no_number_ends_the_run_and_does_not_stand_as_complete(tmp_path):
+    def step(engine, name):
+        image = MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": str(tmp_path / name)})
+        return [{"image": image, "pred": torch.full((2,), torch.nan)}]
+
+    engine = Engine(step)
+    QualityTable(tmp_path, tmp_path).attach(engine)
+    with pytest.raises(MammogramError, match=r"a\.png: the network gives no numbers"):
+        engine.run(["a.png"])
+    assert "complete\n" not in (tmp_path / "predictions.csv").read_text().partition("\n")[2]

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ignite.engine import Engine
+from monai.data import MetaTensor
 
+from monai_mammo.dicom.errors import MammogramError
 from monai_mammo.evaluation import QualityReport, SegmentationReport
 from monai_mammo.metrics import (
     DISTANCES,
@@ -198,6 +200,26 @@ def test_one_class_alone_has_no_auc():
 def test_a_probability_of_two_classes_is_no_tumours():
     image = {"pred": np.ones((1, 4, 4)), "reference": np.ones((1, 4, 4)), "patient": "P"}
     report = SegmentationReport("reference", detections=True)
-    assert report.record({**image, "probability": torch.full((1, 4, 4), 0.9)})["candidates"].startswith("0.9:1")
+    assert report.record({**image, "probability": torch.full((1, 4, 4), 0.75)})["candidates"].startswith("0.75:1")
     with pytest.raises(ValueError, match="2 channels"):
         report.record({**image, "probability": torch.full((2, 4, 4), 0.5)})
+
+
+def test_a_verdict_of_no_number_is_refused_by_its_images_name_not_counted_as_complete():
+    image = MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": "film.png"})
+    output = {"image": image, "label": 1, "pred": torch.tensor([math.nan, math.nan])}
+    with pytest.raises(MammogramError, match=r"film\.png: the network gives no numbers"):
+        QualityReport().record(output)
+    assert QualityReport().record({**output, "pred": torch.tensor([0.25, 0.75])}) == {"label": 1, "probability": 0.75}
+
+
+def test_marks_of_an_overconfident_network_keep_their_order():
+    """To six digits both are 1, and half of a curve's marks one tie."""
+    label = torch.zeros(1, 64, 64)
+    label[0, 10, 10] = 1
+    probability = torch.zeros(1, 64, 64)
+    probability[0, 10, 10], probability[0, 50, 50] = 1 - 1e-7, 1 - 4e-7
+    image = {"pred": label, "reference": label, "probability": probability, "patient": "P"}
+    marks = SegmentationReport("reference", detections=True).record(image)["candidates"].split()
+    found = {int(lesion): np.float32(value) for value, lesion in (mark.split(":") for mark in marks)}
+    assert found == {1: probability[0, 10, 10].numpy(), 0: probability[0, 50, 50].numpy()}

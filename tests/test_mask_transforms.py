@@ -141,6 +141,16 @@ def test_a_region_smaller_than_the_input_comes_back_from_all_its_lines(mode, lin
         assert sum(result["probability"] for result in restored)[0, 40:50, 30:35].numpy() == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_mask_is_made_of_what_is_no_number(value):
+    """Below no threshold and above none: it would be an empty mask, a breast free of tumours."""
+    data = ResampleRegiond("image", size=(64, 32))({"image": image_of(np.zeros((128, 64))), "region": [0, 0, 128, 64]})
+    found = torch.zeros(1, 64, 32)
+    found[0, 3, 3] = value
+    with pytest.raises(MammogramError, match=r"film\.png: the network gives no numbers"):
+        RestoreMaskd()({**data, "pred": MetaTensor(found)})
+
+
 def test_a_mask_without_the_region_that_the_network_saw_is_refused():
     with pytest.raises(MammogramError, match=r"film\.png.*which region the network was shown"):
         RestoreMaskd()({"image": image_of(np.zeros((8, 8))), "pred": torch.ones(1, 4, 4)})

@@ -177,6 +177,18 @@ def test_what_cannot_be_run_here_is_refused_with_its_cause(segmentation, given, 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("mode", "given"), [("whole", {}), ("roi", {"point": [100, 60]})])
+def test_weights_that_give_no_numbers_are_refused_by_their_name(segmentation, image, tmp_path, mode, given):
+    """The mask would be empty, the answer of a breast without a tumour."""
+    values = {"mode": mode, "width": 8, **SIZE}
+    state = torch.load(Predictor(segmentation, overrides=values).weights, weights_only=True)
+    lost = tmp_path / "lost.pt"
+    torch.save({name: value * np.nan if value.is_floating_point() else value for name, value in state.items()}, lost)
+    with pytest.raises(MammogramError, match=r"lost\.pt: the network gives no numbers") as refused:
+        Predictor(segmentation, weights=lost, overrides=values)(image, **given)
+    assert refused.value.path == lost
+
+
 def test_weights_of_another_network_are_refused_in_one_line(segmentation):
     with pytest.raises(MammogramError, match="not of this network") as refused:
         Predictor(segmentation, overrides={"width": 4})

@@ -100,6 +100,19 @@ def test_a_run_whose_validation_can_choose_nothing_stops_and_says_so(tmp_path):
     assert shipped.read_bytes() == b"shipped"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_that_has_diverged_ends_and_its_best_weights_stay(tmp_path, value):
+    """A mask made of NaN is empty: its Dice is a good number, 0, which once chose the weights."""
+    network = torch.nn.BatchNorm1d(1)
+    keeper = BestWeights(network, tmp_path / "model.pt")
+    keeper(evaluator_with(0.0))
+    kept = (tmp_path / "model.pt").read_bytes()
+    network.running_var.fill_(value)
+    with pytest.raises(MammogramError, match=r"model\.pt: the training has diverged: 1 of 5 .*Lower the learning rate"):
+        keeper(evaluator_with(0.0))
+    assert (tmp_path / "model.pt").read_bytes() == kept
+
+
 def test_a_resumed_run_remembers_what_it_has_to_beat(tmp_path):
     first = BestWeights(torch.nn.Linear(1, 1), tmp_path / "model.pt")
     first(evaluator_with(0.9))

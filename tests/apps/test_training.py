@@ -327,8 +327,8 @@ def test_weights_that_are_no_worse_are_served_and_the_run_can_be_repeated(
     """Learning nothing from where the bundle is: the same weights."""
     done = whole({**QUICK, "learning_rate": 0.0, "user": "ann"}, annotated)
     assert done["outcome"] == "accepted", done
-    assert done["score"]["difference"] == 0
-    assert done["score"]["patients"] == 2
+    assert done["score"]["tumour"]["difference"] == 0
+    assert done["score"]["tumour"]["patients"] == 2
     (record,) = whole.history.entries()
     assert record["settings"] == {**QUICK, "learning_rate": 0.0, "seed": 0, "pretrained": True}
     assert (record["user"], record["serving"], record["bundle"]) == ("ann", True, SEGMENTATION)
@@ -350,11 +350,40 @@ def test_worse_weights_are_refused_and_kept_for_inspection(
 ) -> None:
     done = whole({**QUICK, "learning_rate": 0.0, "pretrained": False}, annotated)
     assert done["outcome"] == "refused"
-    assert "fell" in done["reason"]
-    assert done["score"]["served"] > 0.9
+    assert "touch no tumour" in done["reason"]
+    assert done["score"]["tumour"]["served"] > 0.9
     assert not whole.history.served.exists(), "the bundle's own weights stay in service"
     assert whole.history.current() == 0
     assert (whole.history.folder / "0001" / "weights.pt").is_file()
+
+
+def test_falls_that_were_excused_are_remembered_with_the_weights_in_service(
+    whole: BundleTraining, annotated: MammogramDatastore
+) -> None:
+    whole({**QUICK, "learning_rate": 0.0}, annotated)
+    file = whole.history.folder / "0001" / "record.json"
+    record = json.loads(file.read_text())
+    record["score"]["tumour"]["behind"] = 0.009
+    write_json(file, record)
+    same = whole({**QUICK, "learning_rate": 0.0}, annotated)
+    assert same["score"]["tumour"]["served_behind"] == same["score"]["tumour"]["behind"] == 0.009
+    whole.history.restore(0, "ann")
+    again = whole({**QUICK, "learning_rate": 0.0}, annotated)
+    assert again["score"]["tumour"]["behind"] == 0, "the bundle's own weights were judged by nobody here"
+
+
+def test_a_training_that_diverges_fails_with_a_remedy_and_its_state_can_be_asked(
+    small_bundles: Path, annotated: MammogramDatastore, tmp_path: Path
+) -> None:
+    values = {"mode": "whole", "device": "$torch.device('cpu')"}
+    training = BundleTraining(small_bundles / SEGMENTATION, tmp_path / "model.pt", whole_datalist, values, "")
+    with pytest.raises(MammogramError, match=r"training has diverged: .* tensors .*Lower the learning rate"):
+        training({**QUICK, "epochs": 3, "learning_rate": 1e30}, annotated)
+    assert training.history.entries() == []
+    assert not training.history.served.exists()
+    state = read_progress(training.history.run)
+    assert "has diverged" in state["reason"]
+    json.dumps(state, allow_nan=False)
 
 
 def test_one_seed_gives_the_same_weights_to_the_bit_and_another_others(
@@ -405,6 +434,8 @@ def test_weights_in_service_that_do_not_load_give_way_and_are_kept(
 ) -> None:
     whole.history.served.parent.mkdir()
     whole.history.served.write_bytes(b"torn")
+    inference = whole.bundle / "configs" / "inference.yaml"
+    inference.write_text(inference.read_text().replace("peak: 0.9", "peak: 0.5"))  # it is sure of nothing yet
     done = whole({**QUICK, "learning_rate": 0.0}, annotated)
     assert done["outcome"] == "accepted"
     assert "no working weights" in done["reason"]

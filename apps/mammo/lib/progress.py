@@ -5,6 +5,7 @@ Not here: what the training does.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -80,7 +81,8 @@ class Progress:
     def _step(self, trainer: Engine) -> None:
         state: Any = trainer.state
         share = state.iteration / (state.epoch_length * state.max_epochs)
-        self.advance(TRAINING_SHARE * share, loss=float(state.output[0]["loss"]))
+        loss = float(state.output[0]["loss"])
+        self.advance(TRAINING_SHARE * share, loss=loss if math.isfinite(loss) else None)  # JSON has no word for NaN
 
     def _epoch(self, trainer: Engine) -> None:
         self.tell(epoch=trainer.state.epoch)

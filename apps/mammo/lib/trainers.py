@@ -26,7 +26,7 @@ from .datalists import Datalist
 from .datastore import MammogramDatastore
 from .errors import RequestRefused, system_reason
 from .files import read_json
-from .gate import Comparison, compare
+from .gate import Comparison, behind_of, compare
 from .history import History, ServiceChanged
 from .models import UnloadableWeights, load
 from .partition import Partition
@@ -175,7 +175,8 @@ class BundleTraining(TrainTask):
         entries = load_datalist(datalist.parent, "validation")
         while True:
             compared_with = self.history.in_service()
-            found = compare(candidate, self._in_service(), entries, progress.comparing)
+            serving = next((entry for entry in self.history.entries() if entry["serving"]), {})
+            found = compare(candidate, self._in_service(), entries, progress.comparing, behind_of(serving))
             progress.check_server()
             try:
                 number = self.history.keep({**record, **_outcome(found), "compared_with": compared_with}, compared_with)
