@@ -47,7 +47,8 @@ def test_who_has_a_split_keeps_it_and_the_others_are_dealt_to_the_shares(patient
     assert all(set(side) <= set(splits[name]) for name, side in known.items())
     assert sorted(patient for side in splits.values() for patient in side) == everybody
     for name, side in splits.items():
-        assert abs(len(side) - FRACTIONS[name] * len(everybody)) <= 2
+        # Who was kept and who comes first are dealt apart: three people, one to each side, are 1.1 off, and so twice.
+        assert abs(len(side) - FRACTIONS[name] * len(everybody)) < 2.5
 
 
 @given(
